@@ -1,0 +1,49 @@
+"""slotkit evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from slotkit.cli.output import percent, print_json, table
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")],
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    draws: Annotated[int | None, typer.Option(help="PS: networks drawn for the sampled reading.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Evaluate a checkpoint of a run; under PS in every reading."""
+    from slotkit.config import Layer
+    from slotkit.errors import SlotkitError
+    from slotkit.runs.folder import RunFolder, default_runs_dir
+    from slotkit.training.experiment import evaluate as evaluate_run
+
+    if checkpoint not in ("best", "last"):
+        raise SlotkitError(f"--checkpoint is {checkpoint!r}. Choose best or last.")
+    if split not in ("test", "validation"):
+        raise SlotkitError(f"--split is {split!r}. Choose test or validation.")
+    changes: dict[str, tuple[str, Any]] = {
+        "--draws": ("evaluation.draws", draws),
+        "--data-dir": ("data.dir", data_dir),
+        "--device": ("training.device", device),
+    }
+    layers = [Layer(flag, {path: value}) for flag, (path, value) in changes.items() if value is not None]
+    folder = RunFolder.open(run, runs_dir or default_runs_dir())
+    readings = {
+        kind: reading.as_dict() for kind, reading in evaluate_run(folder, checkpoint, split, layers).items()
+    }
+    if as_json:
+        print_json({"run": str(folder.path), "checkpoint": checkpoint, "split": split, "readings": readings})
+        return
+    rows = [(kind, percent(reading), f"{reading['loss']:.4f}") for kind, reading in readings.items()]
+    print(f"{folder.name}, {checkpoint} checkpoint, {split} images")
+    print(table(("reading", "accuracy", "loss (nats)"), rows))

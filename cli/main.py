@@ -1,0 +1,33 @@
+"""The `slotkit` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from slotkit.cli import data, evaluate, recipes, runs, train
+
+from slotkit.errors import SlotkitError
+
+app = typer.Typer(
+    name="slotkit",
+    help="Slot machines: networks of fixed random weights, trained by choosing among them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(runs.app, name="runs")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run a command; what a user can put right is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except SlotkitError as fault:
+        print(f"Error: {fault}", file=sys.stderr)
+        sys.exit(2)

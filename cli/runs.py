@@ -1,0 +1,74 @@
+"""slotkit runs list|show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from slotkit.cli.output import percent, print_json, table
+
+app = typer.Typer(help="Look at runs.", no_args_is_help=True)
+
+RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command("list")
+def list_(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """Every run: its settings in short, how far it is, its accuracies."""
+    from slotkit.runs.folder import default_runs_dir, list_runs
+
+    place = runs_dir or default_runs_dir()
+    rows = [_row(folder.name, folder.tables(), folder.summary()) for folder in list_runs(place)]
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print(table(tuple(rows[0]), [tuple(row.values()) for row in rows]))
+    else:
+        print(f"There are no runs in {place}. `slotkit train` makes one.")
+
+
+@app.command("show")
+def show(
+    run: Annotated[str, typer.Argument(help="A run: its folder or its name.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """One run: settings, where they came from, summary, last epochs."""
+    from slotkit.config import Resolved
+    from slotkit.runs.folder import RunFolder, default_runs_dir
+
+    folder = RunFolder.open(run, runs_dir or default_runs_dir())
+    tables, summary = folder.tables(), folder.summary()
+    epochs = [entry for entry in folder.metrics() if entry["kind"] == "epoch"]
+    if as_json:
+        print_json({"folder": str(folder.path), "config": tables, "summary": summary, "epochs": epochs})
+        return
+    print(f"{folder.path}: {summary['status']}")
+    settings = Resolved(folder.config(), tables["origins"]).explain()
+    print(table(("setting", "value", "origin"), [row for row in settings if row[1] is not None]))
+    print(table(("environment", ""), tables["environment"].items()))
+    rows = [
+        (e["epoch"], f"{e['loss']:.4f}", percent(e["validation"]), f"{e['lr']:.4g}", f"{e['seconds']:.1f}")
+        for e in epochs[-5:]
+    ]
+    print(table(("epoch", "loss (nats)", "validation", "lr", "seconds"), rows))
+    for which, readings in summary.get("test", {}).items():
+        for kind, reading in readings.items():
+            print(f"test accuracy, {which} epoch: {percent(reading)} {kind}")
+
+
+def _row(name: str, tables: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    slots = tables["slots"]
+    test = summary.get("test", {}).get("best", {})
+    return {
+        "run": name,
+        "model": tables["model"]["name"],
+        "dataset": tables["data"]["dataset"],
+        "method": f"K={slots['k']} {slots['selection']}" if tables["method"] == "slot" else "learned",
+        "status": summary["status"],
+        "epochs": f"{summary.get('epochs', 0)}/{tables['training']['epochs']}",
+        "validation": percent(summary.get("validation", {}).get("best")),
+        "test": percent(next(iter(test.values()), None)),
+    }

@@ -1,0 +1,155 @@
+"""slotkit train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from slotkit.cli.output import percent, print_json, progress, table
+
+from slotkit.errors import SlotkitError
+
+if TYPE_CHECKING:
+    from slotkit.config import Resolved
+    from slotkit.runs.folder import RunFolder
+
+SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Option(help="An experiment by name; `slotkit recipes list` shows them.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="lenet, conv2, conv4, conv6, vgg19 or timm/NAME.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="digits, mnist, cifar10, ..., imagefolder:DIR or parquet:DIR.")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the dataset if it is missing.")] = False,
+    method: Annotated[str | None, typer.Option(help="slot, or learned for ordinary weights.")] = None,
+    k: Annotated[int | None, typer.Option(help="Options a connection.")] = None,
+    selection: Annotated[str | None, typer.Option(help="greedy (GS) or probabilistic (PS).")] = None,
+    ps_eval: Annotated[
+        str | None, typer.Option(help="PS: greedy, sample or last selects the best checkpoint.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only deterministic operations.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of reels, data and training alike.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2: mean and spread.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print every setting and its origin, don't train.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a slot machine, or the same network with learned weights.
+
+    Without options: LeNet with K = 8 and greedy selection on scikit-learn's digits.
+    """
+    flags = {
+        "--model": ("model.name", model),
+        "--dataset": ("data.dataset", dataset),
+        "--data-dir": ("data.dir", data_dir),
+        "--download": ("data.download", download or None),
+        "--method": ("method", method),
+        "--k": ("slots.k", k),
+        "--selection": ("slots.selection", selection),
+        "--ps-eval": ("evaluation.ps", ps_eval),
+        "--epochs": ("training.epochs", epochs),
+        "--lr": ("training.lr", lr),
+        "--precision": ("training.precision", precision),
+        "--device": ("training.device", device),
+        "--deterministic": ("training.deterministic", deterministic or None),
+    }
+    several = _parse_seeds(seed, seeds, name)
+    resolved = [_resolve(recipe, flags, set_ or [], one) for one in several]
+    if show_config:
+        print(table(("setting", "value", "origin"), resolved[0].explain()))
+        return
+    folders = [_run(one, name, runs_dir) for one in resolved]
+    (print_json if as_json else _print_result)(
+        [folder.summary() | {"folder": str(folder.path)} for folder in folders]
+    )
+
+
+def _parse_seeds(seed: int | None, seeds: str | None, name: str | None) -> list[int | None]:
+    if seeds is None:
+        return [seed]
+    if seed is not None or name is not None:
+        raise SlotkitError("--seeds makes several runs, so --seed and --name can't go with it.")
+    try:
+        several: list[int | None] = [int(one) for one in seeds.split(",")]
+    except ValueError:
+        raise SlotkitError(f"--seeds {seeds} is not a list of integers such as 0,1,2.") from None
+    if len(set(several)) < len(several):
+        raise SlotkitError(f"--seeds {seeds} has a seed twice: the runs would be equal.")
+    return several
+
+
+def _resolve(
+    recipe: str | None, flags: dict[str, tuple[str, Any]], assignments: list[str], seed: int | None
+) -> Resolved:
+    from slotkit import recipes
+    from slotkit.config import Layer, parse_assignment, resolve
+
+    upper = [Layer(flag, {path: value}) for flag, (path, value) in flags.items() if value is not None]
+    upper += [parse_assignment(text) for text in assignments]
+    if seed is not None:
+        upper.append(Layer("--seed", dict.fromkeys(SEED_PATHS, seed)))
+    lower = []
+    if recipe is not None:
+        own_k = resolve(upper).config.slots.k if any("slots.k" in layer.values for layer in upper) else None
+        lower = recipes.load(recipe).layers(own_k)
+    return resolve([*lower, *upper])
+
+
+def _run(resolved: Resolved, name: str | None, runs_dir: Path | None) -> RunFolder:
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.training.experiment import run
+
+    try:
+        with progress() as report:
+            return run(resolved, runs_dir or default_runs_dir(), name, report)
+    except KeyboardInterrupt:
+        print("Interrupted. The run folder is whole; `slotkit runs list` shows it.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _print_result(summaries: list[dict[str, Any]]) -> None:
+    from slotkit.training.experiment import mean_and_spread
+
+    for summary in summaries:
+        for which in ("best", "last"):
+            epoch = summary["best_epoch"] if which == "best" else summary["epochs"]
+            readings = ", ".join(
+                f"{percent(reading)} {kind}" for kind, reading in summary["test"][which].items()
+            )
+            print(f"test accuracy, {which} epoch ({epoch}): {readings}")
+        print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
+    if len(summaries) > 1:
+        for kind in summaries[0]["test"]["best"]:
+            mean, spread = mean_and_spread(
+                [summary["test"]["best"][kind]["accuracy"] for summary in summaries]
+            )
+            over = {"accuracy": mean, "spread": spread, "n": len(summaries)}
+            print(f"test accuracy over seeds, best epoch: {percent(over)} {kind}")
+    print(f"next: slotkit evaluate {summaries[-1]['folder']}")
+    print(
+        "      slotkit train --k 64   (more options a connection)   slotkit recipes list   (the "
+        "paper's experiments)"
+    )

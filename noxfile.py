@@ -1,0 +1,74 @@
+"""The checks, the same for a contributor and for CI: plain `nox` runs lint, typecheck and tests."""
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "typecheck", "tests"]
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+
+# Two test processes with two threads each get in each other's way on two cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+PLACES = ["slotkit", "cli", "analyses", "tests", "benchmarks", "noxfile.py"]
+
+
+def installed(session: nox.Session) -> Path:
+    """The bin folder of the one environment with slotkit as a user gets it (not editable) and our tools.
+
+    The sessions that need it share it: PyTorch takes minutes and gigabytes to install.
+    """
+    place = Path(".nox/installed").absolute()
+    binaries = place / ("Scripts" if os.name == "nt" else "bin")
+    if not binaries.is_dir():
+        session.run(sys.executable, "-m", "venv", str(place))
+    session.run(str(binaries / "python"), "-m", "pip", "install", "--quiet", ".[dev]")
+    return binaries
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: lint and format."""
+    session.install("ruff==0.17.*")
+    session.run("ruff", "check", *PLACES)
+    session.run("ruff", "format", "--check", *PLACES)
+
+
+@nox.session(venv_backend="none")
+def typecheck(session: nox.Session) -> None:
+    """mypy on the installed package, so that py.typed and the package layout are checked too."""
+    session.run(str(installed(session) / "mypy"), "-p", "slotkit")
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """pytest on two cores; arguments after -- go to it."""
+    session.run(str(installed(session) / "pytest"), *(session.posargs or ["-n", "2"]), env=ONE_THREAD)
+
+
+@nox.session(venv_backend="none")
+def tests_cuda(session: nox.Session) -> None:
+    """The tests that run on every device, on a GPU; skips itself by name where there is none."""
+    binaries = installed(session)
+    seen = session.run(
+        str(binaries / "python"), "-c", "import torch; print(torch.cuda.is_available())", silent=True
+    )
+    if "True" not in str(seen):
+        session.skip("this PyTorch sees no CUDA device")
+    session.run(str(binaries / "pytest"), "-k", "cuda", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Timings, as ratios measured side by side in one process."""
+    session.run(str(installed(session) / "python"), "benchmarks/step.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, warnings being errors."""
+    session.install(".[docs]")
+    session.run("sphinx-build", "-W", "-b", "html", "docs", "docs/_build/html")

@@ -1,0 +1,51 @@
+"""slotkit: networks whose weights are selected among fixed random options, never learned.
+
+Importing it imports no torch: the public names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slotkit.dead import dead_layers
+    from slotkit.errors import SlotkitError
+    from slotkit.layers import SlotConv1d, SlotConv2d, SlotConv3d, SlotLinear
+    from slotkit.machine import SlotMachine, randomize, slotify
+    from slotkit.reel import Reel
+
+__version__ = version("slotkit")
+
+PUBLIC = {
+    "Reel": "slotkit.reel",
+    "SlotConv1d": "slotkit.layers",
+    "SlotConv2d": "slotkit.layers",
+    "SlotConv3d": "slotkit.layers",
+    "SlotLinear": "slotkit.layers",
+    "SlotMachine": "slotkit.machine",
+    "SlotkitError": "slotkit.errors",
+    "dead_layers": "slotkit.dead",
+    "randomize": "slotkit.machine",
+    "slotify": "slotkit.machine",
+}
+
+__all__ = [
+    "Reel",
+    "SlotConv1d",
+    "SlotConv2d",
+    "SlotConv3d",
+    "SlotLinear",
+    "SlotMachine",
+    "SlotkitError",
+    "dead_layers",
+    "randomize",
+    "slotify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'slotkit' has no attribute {name!r}")
+    return getattr(import_module(PUBLIC[name]), name)

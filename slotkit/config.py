@@ -1,0 +1,246 @@
+"""Every setting of a run: its type, its default, what it means and, once resolved, where it came from.
+
+Settings are layered: default < recipe < --set and flags. A layer is a flat mapping from dotted
+paths ("training.lr") to values; `resolve` merges layers, checks them and keeps each value's origin.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from slotkit.errors import SlotkitError
+
+
+def _plain_selection(value: Any) -> Any:
+    """The paper writes GS and PS; the settings hold the plain names."""
+    return (
+        {"gs": "greedy", "ps": "probabilistic"}.get(value.lower(), value) if isinstance(value, str) else value
+    )
+
+
+class Section(BaseModel):
+    """A table of settings: immutable, and a key it doesn't know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    name: str = Field("lenet", description="network: lenet, conv2, conv4, conv6, vgg19 or timm/NAME")
+    options: dict[str, Any] = Field({}, description="options of that network, such as padding or bias")
+
+
+class DataSettings(Section):
+    dataset: str = Field(
+        "digits", description="dataset: digits, mnist, cifar10, ..., imagefolder:DIR, parquet:DIR"
+    )
+    dir: str | None = Field(None, description="where the datasets lie; default SLOTKIT_DATA, else ./data")
+    download: bool = Field(False, description="fetch the dataset if it is missing")
+    size: int | None = Field(None, ge=1, description="resize images to size x size pixels")
+    validation: float | None = Field(
+        None, ge=0.01, lt=1, description="share of the training images held out; default by dataset"
+    )
+    augment: str = Field("none", description="augmentation of training images: none, flip, flip-crop")
+    mean: tuple[float, ...] | None = Field(None, description="subtracted per channel (pixels in 0..1)")
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="divided by, per channel")
+
+
+class SlotSettings(Section):
+    k: int = Field(8, ge=1, description="options a connection")
+    selection: Annotated[Literal["greedy", "probabilistic"], BeforeValidator(_plain_selection)] = Field(
+        "greedy", description="greedy (GS) or probabilistic (PS)"
+    )
+    sharing: Literal["none", "layer", "channel"] = Field(
+        "none", description="which connections share K options"
+    )
+    symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")
+    init: Literal["paper", "authors"] = Field(
+        "authors", description="distribution of options and initial scores"
+    )
+    update: Literal["all", "selected"] = Field(
+        "all", description="scores that get a gradient: all K, or the selected"
+    )
+    others: Literal["frozen", "trained", "kept"] = Field(
+        "frozen", description="what becomes of biases and norms"
+    )
+    where: tuple[str, ...] | None = Field(
+        None, description="names or patterns of the weights that become reels"
+    )
+
+
+class TrainingSettings(Section):
+    epochs: int = Field(30, ge=1, description="epochs of training")
+    batch_size: int = Field(128, ge=1, description="images a step")
+    lr: float = Field(0.1, gt=0, description="learning rate, per step")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    nesterov: bool = Field(False, description="Nesterov's form of momentum")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty; in a slot machine it acts on the scores")
+    schedule: Literal["constant", "multistep", "cosine", "restarts"] = Field(
+        "constant", description="learning rate over time"
+    )
+    milestones: tuple[int, ...] = Field(
+        (), description="multistep: epochs at which lr is multiplied by gamma"
+    )
+    gamma: float = Field(0.1, gt=0, description="multistep: the factor")
+    restart_epochs: tuple[int, ...] = Field(
+        (), description="restarts: epochs at which the cosine starts anew (SGDR)"
+    )
+    min_lr: float = Field(0.0, ge=0, description="cosine and restarts: where each cosine ends")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better validation"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: autocast, and channels_last for images"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    deterministic: bool = Field(False, description="refuse operations without a deterministic form")
+    limit_batches: int | None = Field(None, ge=1, description="end every epoch after so many batches")
+    log_every: int = Field(50, ge=1, description="steps between two loss entries of metrics.jsonl")
+
+    @field_validator("milestones", "restart_epochs")
+    @classmethod
+    def _epochs_rise(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
+        if list(epochs) != sorted(set(epochs)) or any(epoch < 1 for epoch in epochs):
+            raise ValueError("it should be epochs from 1 up in rising order")
+        return epochs
+
+
+class SeedSettings(Section):
+    reels: int = Field(0, ge=0, lt=2**63, description="options, initial scores and draws")
+    data: int = Field(0, ge=0, lt=2**63, description="validation split, order and augmentation of images")
+    training: int = Field(0, ge=0, lt=2**63, description="dropout, and PyTorch's own initial weights")
+
+
+class EvaluationSettings(Section):
+    ps: Literal["greedy", "sample", "last"] = Field(
+        "greedy", description="PS: which reading of the network selects the best checkpoint"
+    )
+    draws: int = Field(5, ge=1, description="PS: networks drawn for the sampled reading")
+    keep_dropout: bool = Field(False, description="leave dropout on in evaluation (the CENG501 code does)")
+
+
+class Config(Section):
+    method: Literal["slot", "learned"] = Field(
+        "slot", description="slot machine, or ordinary learned weights"
+    )
+    learned_init: Literal["reels", "torch"] = Field(
+        "reels", description="learned weights start as one of the K options each, or as PyTorch has it"
+    )
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    slots: SlotSettings = SlotSettings()
+    training: TrainingSettings = TrainingSettings()
+    seeds: SeedSettings = SeedSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def probabilistic(self) -> bool:
+        """Whether training samples its weights."""
+        return self.method == "slot" and self.slots.selection == "probabilistic"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some settings and where they come from ("recipe paper-lenet-greedy", "--lr")."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration and the origin of every value that is not a default."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+    def explain(self) -> list[tuple[str, Any, str]]:
+        """Every setting as (path, value, origin)."""
+        return [
+            (path, value, self.origins.get(path, "default"))
+            for path, value in flatten(self.config.model_dump())
+        ]
+
+
+def flatten(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested tables -> (dotted path, value)."""
+    for key, value in tables.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and (value or path != "model.options"):
+            yield from flatten(value, f"{path}.")
+        elif not isinstance(value, Mapping):
+            yield path, value
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Merge layers, later ones over earlier ones, and check the result.
+
+    Raises SlotkitError with one sentence for the first setting that is wrong, naming its origin.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for path, value in layer.values.items():
+            _check_path(path, layer.origin)
+            values[path], origins[path] = value, layer.origin
+    try:
+        return Resolved(Config.model_validate(_nest(values)), origins)
+    except ValidationError as fault:
+        raise SlotkitError(_sentence(fault, origins)) from None
+
+
+def parse_assignment(text: str) -> Layer:
+    """ "training.lr=0.2" -> a layer; the value is read as TOML, and as plain text where it is none."""
+    import tomllib
+
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise SlotkitError(f"--set {text} is not of the form a.b=value, such as training.lr=0.2.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return Layer(f"--set {path.strip()}", {path.strip(): parsed})
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, key = path.split(".")
+        table = tables
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[key] = value
+    return tables
+
+
+def setting_paths() -> list[str]:
+    """The dotted path of every setting."""
+    return [path for path, _ in flatten(Config().model_dump())]
+
+
+def _check_path(path: str, origin: str) -> None:
+    known = setting_paths()
+    if path in known or path.startswith("model.options."):
+        return
+    last = path.rpartition(".")[2]
+    near = [other for other in known if other.rpartition(".")[2] == last]
+    near += [other for other in difflib.get_close_matches(path, known, n=3, cutoff=0.5) if other not in near]
+    hint = f" Near it: {', '.join(near)}." if near else " `slotkit train --show-config` lists them all."
+    raise SlotkitError(f"{path} (from {origin}) is not a setting.{hint}")
+
+
+def _sentence(fault: ValidationError, origins: Mapping[str, str]) -> str:
+    error = fault.errors()[0]
+    place = [str(part) for part in error["loc"]]
+    path = next(
+        (".".join(place[:n]) for n in range(len(place), 0, -1) if ".".join(place[:n]) in origins),
+        ".".join(place),
+    )
+    reason = error["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1)
+    origin = f" (from {origins[path]})" if path in origins else ""
+    return f"{path}{origin} is {error['input']!r}, but {reason}."

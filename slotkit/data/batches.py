@@ -1,0 +1,177 @@
+"""Batches for training and evaluation, on the device of the images.
+
+The order of a training batch is a function of (seed, epoch) and its augmentation one of (seed, epoch, step):
+a run that stops and resumes sees the same bits as one that never stopped, on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from slotkit.data.images import ImageSet
+from slotkit.data.seeds import generator
+from slotkit.errors import SlotkitError
+
+CROP_PADDING = 4  # pixels on each side
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random change of a training batch.
+
+    apply: (images, generator) -> images, both uint8 of shape (n, channels, height, width), drawing from the
+        CPU generator only.
+    """
+
+    name: str
+    description: str
+    apply: Callable[[Tensor, torch.Generator], Tensor]
+
+
+def _unchanged(images: Tensor, draws: torch.Generator) -> Tensor:
+    return images
+
+
+# torchvision.transforms.v2 draws once a batch: all of its images would be flipped, or none, and cropped at
+# one place. Hence the next two functions, which draw once an image.
+def _flip(images: Tensor, draws: torch.Generator) -> Tensor:
+    mirrored = (torch.rand(len(images), generator=draws) < 0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def _crop(images: Tensor, draws: torch.Generator) -> Tensor:
+    n, _, height, width = images.shape
+    offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=draws).to(images.device)
+    padded = transforms.pad(images, [CROP_PADDING])
+    windows: Tensor = padded.unfold(2, height, 1).unfold(
+        3, width, 1
+    )  # view: (n, channels, 9, 9, height, width)
+    return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
+
+
+def _flip_crop(images: Tensor, draws: torch.Generator) -> Tensor:
+    return _crop(_flip(images, draws), draws)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    augmentation.name: augmentation
+    for augmentation in (
+        Augmentation("none", "the images as they are", _unchanged),
+        Augmentation("flip", "each image is mirrored left to right with probability 0.5", _flip),
+        Augmentation(
+            "flip-crop",
+            f"flip, then a random window of the image padded with {CROP_PADDING} black pixels a side",
+            _flip_crop,
+        ),
+    )
+}
+
+
+def batches(
+    images: ImageSet,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    augment: str = "none",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, shuffled: (dtype (b, channels, height, width), int64 (b,)) pairs.
+
+    b is `batch_size`, and what is left over in the last batch. `augment` names one of AUGMENTATIONS, applied
+    to the uint8 pixels. For `mean`, `std`, `dtype` and `channels_last` see `ordered_batches`.
+
+    Raises SlotkitError, at the call, for a value that is not accepted.
+    """
+    _check(images, batch_size, mean, std, dtype)
+    if augment not in AUGMENTATIONS:
+        raise SlotkitError(
+            f"there is no augmentation {augment!r}. Accepted are {', '.join(AUGMENTATIONS)}; "
+            "use none to train on the images as they are."
+        )
+    change = AUGMENTATIONS[augment].apply
+
+    def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(images), generator=generator("order", seed, epoch))
+        order = order.to(images.labels.device)  # one transfer an epoch, not one a step
+        for step, start in enumerate(range(0, len(images), batch_size)):
+            places = order[start : start + batch_size]
+            pixels = change(images.images[places], generator("augment", seed, epoch, step))
+            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[places]
+
+    return drawn()
+
+
+def ordered_batches(
+    images: ImageSet,
+    batch_size: int,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order and as it is, for evaluation: pairs as from `batches`.
+
+    Pixels are scaled to [0, 1]; with `mean` and `std`, one number a channel, they become (x - mean) / std.
+    That is computed in float32 or wider and rounded to `dtype` last. `channels_last` asks for torch's
+    memory format of that name; values and shapes stay the same.
+
+    Raises SlotkitError, at the call, for a value that is not accepted.
+    """
+    _check(images, batch_size, mean, std, dtype)
+    slices = (slice(start, start + batch_size) for start in range(0, len(images), batch_size))
+    return (
+        (_network_input(images.images[some], mean, std, dtype, channels_last), images.labels[some])
+        for some in slices
+    )
+
+
+def _network_input(
+    pixels: Tensor,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    # Normalising in bfloat16 would round three times.
+    scaled: Tensor = transforms.to_dtype(pixels, torch.promote_types(dtype, torch.float32), scale=True)
+    if mean is not None and std is not None:
+        scaled = transforms.normalize(scaled, list(mean), list(std))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return scaled.to(dtype=dtype, memory_format=layout)
+
+
+def _check(
+    images: ImageSet,
+    batch_size: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    dtype: torch.dtype,
+) -> None:
+    if batch_size < 1:
+        raise SlotkitError(f"the batch size came as {batch_size}; accepted is a number of images from 1 up.")
+    if not dtype.is_floating_point:
+        raise SlotkitError(f"the images' dtype came as {dtype}; accepted are floating-point types.")
+    if (mean is None) != (std is None):
+        raise SlotkitError(
+            "one of mean and std came without the other; give both to normalise, "
+            "or neither to scale to [0, 1]."
+        )
+    channels = images.images.shape[1]
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise SlotkitError(
+                f"{name} came with {len(values)} numbers for images of {channels} channels; "
+                "give one number a channel."
+            )
+    if std is not None and min(std) <= 0:
+        raise SlotkitError(f"std came as {tuple(std)}; accepted are numbers above 0.")

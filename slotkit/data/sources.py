@@ -1,0 +1,281 @@
+"""The registry of datasets: find one by name, load it, fetch it. Importing it does not import torch."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from slotkit.data.files import fetch_command, naming, parquet_files
+from slotkit.errors import SlotkitError
+
+if TYPE_CHECKING:
+    from slotkit.data.images import Dataset
+
+Kind = Literal["bundled", "idx", "cifar", "svhn", "imagefolder", "parquet"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known about a dataset before it is read.
+
+    name: as typed by the user; `imagefolder:DIR` and `parquet:DIR` stand for a folder of the user's.
+    kind: how it is stored, which decides who reads it.
+    classes: the number of classes, None where only the files know it.
+    image_shape: channels x height x width, as text.
+    validation_share: the default fraction of the training images that select a model.
+    mean, std: one number a channel, of the training images scaled to [0, 1]; None where they are unknown.
+    download_size: of all files to download, as text; None if there is nothing to download.
+    torchvision_class: the class in torchvision.datasets, "" if torchvision does not know the dataset.
+    files: paths below the data folder; empty for a dataset that does not live there.
+    """
+
+    name: str
+    description: str
+    kind: Kind
+    classes: int | None
+    image_shape: str
+    validation_share: float
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    download_size: str | None = None
+    torchvision_class: str = ""
+    files: tuple[str, ...] = ()
+
+    def is_in(self, data_dir: Path) -> bool:
+        """Whether each of `files` is in `data_dir`; says nothing of their content."""
+        return self.first_missing(data_dir) is None
+
+    def first_missing(self, data_dir: Path) -> str | None:
+        """The first of `files` that is not in `data_dir`, or None."""
+        for file in self.files:
+            with naming(data_dir / file):
+                if not (data_dir / file).is_file():
+                    return file
+        return None
+
+
+def _idx_files(folder: str) -> tuple[str, ...]:
+    """Training images, training labels, test images, test labels: an order that `vision` relies on."""
+    names = (f"{half}-{what}-ubyte" for half in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+    return tuple(f"{folder}/raw/{name}" for name in names)
+
+
+# The means and standard deviations are those of the training images, as commonly published; digits were
+# computed here. For CIFAR-10 they are the numbers of the Slot Machines authors' code.
+_ALL = (
+    Source(
+        "digits",
+        "1,797 handwritten digits that come with scikit-learn; needs no download",
+        "bundled",
+        classes=10,
+        image_shape="1 x 8 x 8",
+        validation_share=0.15,
+        mean=(0.3054,),
+        std=(0.3760,),
+    ),
+    Source(
+        "mnist",
+        "60,000 + 10,000 handwritten digits",
+        "idx",
+        classes=10,
+        image_shape="1 x 28 x 28",
+        validation_share=0.15,
+        mean=(0.1307,),
+        std=(0.3081,),
+        download_size="12 MB",
+        torchvision_class="MNIST",
+        files=_idx_files("MNIST"),
+    ),
+    Source(
+        "fashionmnist",
+        "60,000 + 10,000 pieces of clothing",
+        "idx",
+        classes=10,
+        image_shape="1 x 28 x 28",
+        validation_share=0.15,
+        mean=(0.2860,),
+        std=(0.3530,),
+        download_size="31 MB",
+        torchvision_class="FashionMNIST",
+        files=_idx_files("FashionMNIST"),
+    ),
+    Source(
+        "kmnist",
+        "60,000 + 10,000 cursive Japanese characters (Kuzushiji-MNIST)",
+        "idx",
+        classes=10,
+        image_shape="1 x 28 x 28",
+        validation_share=0.15,
+        mean=(0.1918,),
+        std=(0.3483,),
+        download_size="21 MB",
+        torchvision_class="KMNIST",
+        files=_idx_files("KMNIST"),
+    ),
+    Source(
+        "cifar10",
+        "50,000 + 10,000 photographs of animals and vehicles",
+        "cifar",
+        classes=10,
+        image_shape="3 x 32 x 32",
+        validation_share=0.10,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.247, 0.243, 0.261),
+        download_size="170 MB",
+        torchvision_class="CIFAR10",
+        files=tuple(
+            f"cifar-10-batches-py/{name}"
+            for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+        ),
+    ),
+    Source(
+        "cifar100",
+        "50,000 + 10,000 photographs in 100 fine classes",
+        "cifar",
+        classes=100,
+        image_shape="3 x 32 x 32",
+        validation_share=0.10,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        download_size="169 MB",
+        torchvision_class="CIFAR100",
+        files=tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
+    ),
+    Source(
+        "svhn",
+        "73,257 + 26,032 house numbers from street views",
+        "svhn",
+        classes=10,
+        image_shape="3 x 32 x 32",
+        validation_share=0.10,
+        mean=(0.4377, 0.4438, 0.4728),
+        std=(0.1980, 0.2010, 0.1970),
+        download_size="246 MB",
+        torchvision_class="SVHN",
+        files=("train_32x32.mat", "test_32x32.mat"),
+    ),
+    Source(
+        "imagefolder:DIR",
+        "pictures in DIR/train/CLASS/* and DIR/test/CLASS/*",
+        "imagefolder",
+        classes=None,
+        image_shape="that of the pictures",
+        validation_share=0.10,
+    ),
+    Source(
+        "parquet:DIR",
+        "DIR/train-*.parquet and DIR/test-*.parquet from the Hugging Face hub",
+        "parquet",
+        classes=None,
+        image_shape="that of the pictures",
+        validation_share=0.10,
+    ),
+)
+
+SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
+
+
+def find(name: str) -> Source:
+    """The source called `name`, in any case; a name such as `parquet:some/folder` gives `parquet:DIR`.
+
+    Raises SlotkitError, with the nearest and all accepted names, if there is none.
+    """
+    return _resolve(name)[0]
+
+
+def resolve_data_dir(data_dir: Path | None) -> Path:
+    """The folder that holds the datasets: `data_dir`, else the variable SLOTKIT_DATA, else ./data."""
+    return Path(data_dir or os.environ.get("SLOTKIT_DATA") or "data").expanduser().absolute()
+
+
+def is_present(name: str, data_dir: Path | None) -> bool:
+    """Whether the files of `name` are in place. Their content is not looked at; torch is not imported."""
+    source, folder = _resolve(name)
+    if source.kind == "imagefolder":
+        return all((folder / half).is_dir() for half in ("train", "test"))
+    if source.kind == "parquet":
+        return all(parquet_files(folder, half) for half in ("train", "test"))
+    return source.is_in(resolve_data_dir(data_dir))
+
+
+def load(dataset: str, data_dir: Path | None, size: int | None = None, download: bool = False) -> Dataset:
+    """Read a dataset into memory, on the CPU.
+
+    dataset: a name that `find` accepts. DIR of `imagefolder:DIR` and `parquet:DIR` counts from the current
+        folder, not from `data_dir`.
+    data_dir: see `resolve_data_dir`.
+    size: stretch every image to size x size pixels.
+    download: fetch a dataset that is missing, if there is something to fetch; without it, the network is
+        never touched.
+
+    Raises SlotkitError, naming the file, for a dataset that is missing, unreadable or damaged.
+    """
+    source, folder = _resolve(dataset)
+    if size is not None and size < 1:
+        raise SlotkitError(f"size came as {size}; accepted is a number of pixels from 1 up, such as 32.")
+    if source.kind == "bundled":
+        from slotkit.data import digits
+
+        return digits.load(size)
+    if source.kind == "imagefolder":
+        from slotkit.data import folders
+
+        return folders.load(folder, size)
+    if source.kind == "parquet":
+        from slotkit.data import parquet
+
+        return parquet.load(folder, size)
+    from slotkit.data import vision
+
+    root = resolve_data_dir(data_dir)
+    if download and not source.is_in(root):
+        vision.fetch(source, root)
+    return vision.load(source, root, size)
+
+
+def fetch(name: str, data_dir: Path | None) -> Path:
+    """Download a dataset, unless it is in place, and check its files. Returns the folder it is in.
+
+    Raises SlotkitError if there is nothing to download, if the download fails, or for a damaged file.
+    """
+    source = find(name)
+    if source.download_size is None:
+        fetchable = ", ".join(known.name for known in _ALL if known.download_size)
+        raise SlotkitError(
+            f"{source.name} is not downloaded: {source.description}. Datasets to fetch are {fetchable}."
+        )
+    from slotkit.data import vision
+
+    root = resolve_data_dir(data_dir)
+    vision.fetch(source, root)
+    return root
+
+
+def require(source: Source, data_dir: Path) -> None:
+    """Raise SlotkitError if a file of `source` is missing from `data_dir`, with the ways to get it."""
+    missing = source.first_missing(data_dir)
+    if missing is not None:
+        raise SlotkitError(
+            f"{source.name} is not in {data_dir}: there is no {missing}. "
+            f"Run `{fetch_command(source.name, data_dir)}`, add --download, "
+            "or set --data-dir or SLOTKIT_DATA to the folder that holds it."
+        )
+
+
+def _resolve(name: str) -> tuple[Source, Path]:
+    """The source and the folder after its colon (the empty path for sources without one)."""
+    key, colon, folder = name.partition(":")
+    if not colon and (source := SOURCES.get(key.lower())):
+        return source, Path()
+    if colon and (source := SOURCES.get(f"{key.lower()}:DIR")):
+        if not folder:
+            raise SlotkitError(
+                f"{name!r} names no folder; write it after the colon, as in {key}:my/pictures."
+            )
+        return source, Path(folder).expanduser().absolute()
+    near = difflib.get_close_matches(name.lower(), SOURCES)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise SlotkitError(f"there is no dataset {name!r}.{hint} Accepted are {', '.join(SOURCES)}.")

@@ -1,0 +1,9 @@
+"""The one exception type for everything a user can put right."""
+
+
+class SlotkitError(ValueError):
+    """Bad input: a wrong value, a missing dataset, a damaged file.
+
+    Its text is a sentence that says what came, what is accepted and what to do next.
+    Commands print it and exit with code 2; a traceback is kept for faults of slotkit itself.
+    """

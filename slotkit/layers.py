@@ -1,0 +1,68 @@
+"""The paper's layers in the dense form, for people who build a network by hand.
+
+    net = nn.Sequential(SlotLinear(784, 300, k=8), nn.ReLU(), SlotLinear(300, 10, k=8))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+Each layer is a slot machine of its own (`layer.machine`). Networks that exist already are easier
+made with `slotkit.slotify`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from slotkit.machine import SlotMachine, slotify
+from slotkit.reel import Init
+
+
+class _SlotLayer(nn.Module):
+    """What the layers below add to their PyTorch layer; their positional arguments are PyTorch's.
+
+    Args:
+        k, selection, init, sharing, symmetric, update: as in `slotkit.slotify`.
+        seed: of this layer's options and scores. None draws one from torch's global generator, as
+            ordinary layers do, so torch.manual_seed decides. Two layers of one seed are equal.
+        bias: off by default, as in the paper's networks. If on, it is trained.
+    """
+
+    machine: SlotMachine
+
+    def __init__(
+        self,
+        *arguments: Any,
+        k: int = 8,
+        selection: str = "greedy",
+        init: str | Init = "authors",
+        sharing: str = "none",
+        symmetric: bool = False,
+        update: str = "all",
+        seed: int | None = None,
+        bias: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, bias=bias, **options)
+        chosen = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        self.machine = slotify(
+            self, k, selection, sharing, init, chosen, others="trained", update=update, symmetric=symmetric
+        )
+        weight = self.parametrizations["weight"][0]  # type: ignore[index]
+        weight.follows_seed = True
+
+
+class SlotLinear(_SlotLayer, nn.Linear):
+    """`torch.nn.Linear` with K options a connection."""
+
+
+class SlotConv1d(_SlotLayer, nn.Conv1d):
+    """`torch.nn.Conv1d` with K options a connection."""
+
+
+class SlotConv2d(_SlotLayer, nn.Conv2d):
+    """`torch.nn.Conv2d` with K options a connection."""
+
+
+class SlotConv3d(_SlotLayer, nn.Conv3d):
+    """`torch.nn.Conv3d` with K options a connection."""

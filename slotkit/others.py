@@ -1,0 +1,43 @@
+"""What becomes of the parameters that are not reels: biases, norms, embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slotkit.errors import SlotkitError
+from slotkit.picking import Picked
+
+OTHERS = ("frozen", "trained", "kept")
+
+
+def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[str, nn.Parameter]:
+    """Freeze or keep every parameter that is not picked; return those that are to be trained.
+
+    "frozen": biases become 0 and norms the identity, anything else keeps its value, nothing is
+    trained (the paper's networks). "kept": all keep their values, nothing is trained (the CENG501
+    code, whose biases stay where torch put them). "trained": all are trained.
+    """
+    if others not in OTHERS:
+        raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
+    reels = {id(place.parameter) for place in picked}
+    rest = {name: value for name, value in model.named_parameters() if id(value) not in reels}
+    if others == "trained":
+        return {name: value for name, value in rest.items() if value.requires_grad}
+    for value in rest.values():
+        value.requires_grad_(False)
+    if others == "frozen":
+        for module in model.modules():
+            for name, value in module.named_parameters(recurse=False):
+                if id(value) not in reels:
+                    _neutralize(module, name, value)
+    return {}
+
+
+def _neutralize(module: nn.Module, name: str, value: nn.Parameter) -> None:
+    with torch.no_grad():
+        if name.endswith("bias"):
+            value.zero_()
+        # timm and others write norms of their own; all of them have the word in their class name.
+        elif name == "weight" and "norm" in type(module).__name__.lower():
+            value.fill_(1.0)

@@ -1,0 +1,100 @@
+"""Which parameters of a model become reels."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from slotkit.errors import SlotkitError
+
+Where = None | str | Iterable[str] | Callable[[str, nn.Parameter], bool]
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A parameter that becomes reels: its first name in the model and all that hold it (ties)."""
+
+    name: str
+    parameter: nn.Parameter
+    owners: list[tuple[nn.Module, str]]
+    channel_dim: int
+
+
+def pick(model: nn.Module, where: Where = None) -> list[Picked]:
+    """The parameters that `where` picks, in the model's order, each tied tensor once.
+
+    Raises SlotkitError if nothing is picked, if a pattern matches nothing, or if a parameter is lazy
+    or already a slot machine's.
+    """
+    holders = _holders(model)
+    if where is None:
+        names = [name for name, owners in holders.items() if _is_layer_weight(owners)]
+    elif callable(where):
+        names = [name for name, owners in holders.items() if where(name, _parameter(owners))]
+    else:
+        names = _matching([where] if isinstance(where, str) else list(where), list(holders))
+    if not names:
+        raise SlotkitError(
+            f"{type(model).__name__} has no weight to slotify: `where` picks none of its parameters "
+            f"({', '.join(holders) or 'it has none'}). By default every weight of Linear and Conv "
+            "layers is picked."
+        )
+    return [_picked(name, holders[name]) for name in names]
+
+
+def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """First full name of each parameter -> every (module, name) that holds it."""
+    first_name: dict[int, str] = {}
+    holders: dict[str, list[tuple[nn.Module, str]]] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            full = f"{prefix}.{name}" if prefix else name
+            first = first_name.setdefault(id(parameter), full)
+            holders.setdefault(first, []).append((module, name))
+    return holders
+
+
+def _is_layer_weight(owners: list[tuple[nn.Module, str]]) -> bool:
+    return any(isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name == "weight" for module, name in owners)
+
+
+def _parameter(owners: list[tuple[nn.Module, str]]) -> nn.Parameter:
+    module, name = owners[0]
+    parameter = module._parameters[name]
+    assert parameter is not None
+    return parameter
+
+
+def _matching(patterns: list[str], names: list[str]) -> list[str]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise SlotkitError(
+                f"`where` names {pattern!r}, which matches no parameter. Near it: {', '.join(near)}."
+            )
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _picked(name: str, owners: list[tuple[nn.Module, str]]) -> Picked:
+    parameter = _parameter(owners)
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise SlotkitError(
+            f"{name} belongs to a lazy layer without a shape yet. Run one batch through the model first."
+        )
+    if any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module, _ in owners):
+        raise SlotkitError(
+            f"{name} is parametrized already (a slot machine, or weight norm). Remove that first, "
+            "or leave it out of `where`."
+        )
+    if not parameter.is_floating_point():
+        raise SlotkitError(
+            f"{name} is of type {parameter.dtype}. Reels are real numbers: leave it out of `where`."
+        )
+    return Picked(name, parameter, owners, int(isinstance(owners[0][0], TRANSPOSED)))

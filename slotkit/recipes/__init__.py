@@ -1,0 +1,73 @@
+"""Recipes: every experiment of the sources as a TOML file, one a row.
+
+A recipe has a table `about` (source, differences, expected), settings in the tables of
+`slotkit.config.Config`, and any number of `[[for_k]]` entries whose settings hold where K is above
+a number (the sources lower the learning rate for large K).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from slotkit.config import Layer, flatten
+from slotkit.errors import SlotkitError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment: what it is, its settings, and those that depend on K.
+
+    Attributes:
+        source: who reports it, and where.
+        differences: how it departs from the other sources.
+        expected: the result to expect, or that none is known.
+    """
+
+    name: str
+    text: str
+    source: str
+    differences: str
+    expected: str
+    settings: dict[str, Any]
+    for_k: tuple[tuple[int, dict[str, Any]], ...]
+
+    def layers(self, k: int | None = None) -> list[Layer]:
+        """Its settings as layers for `slotkit.config.resolve`; k overrides the recipe's own K."""
+        chosen = k if k is not None else self.settings.get("slots.k", 8)
+        base = Layer(f"recipe {self.name}", self.settings)
+        return [base] + [
+            Layer(f"recipe {self.name} for k > {above}", settings)
+            for above, settings in self.for_k
+            if chosen > above
+        ]
+
+
+def names() -> list[str]:
+    """Every recipe's name, sorted."""
+    return sorted(
+        path.name.removesuffix(".toml") for path in files(__name__).iterdir() if path.name.endswith(".toml")
+    )
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name. Raises SlotkitError with the nearest names."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise SlotkitError(f"There is no recipe {name!r}. {hint}`slotkit recipes list` shows them all.")
+    text = (files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    about = tables.pop("about")
+    if set(about) != {"source", "differences", "expected"}:
+        raise SlotkitError(
+            f"Recipe {name}: the table `about` needs source, differences and expected, and has "
+            f"{', '.join(about)}."
+        )
+    for_k = tuple((entry.pop("above"), dict(flatten(entry))) for entry in tables.pop("for_k", []))
+    return Recipe(
+        name, text, about["source"], about["differences"], about["expected"], dict(flatten(tables)), for_k
+    )

@@ -1,0 +1,217 @@
+"""The front door: K options and K initial scores of every connection of a weight tensor.
+
+A reel is a pure function of (seed, tensor name, connection, option). Nothing is drawn from a
+generator with a history, so one connection can be recomputed alone, on any device, and gives the
+same bits. The mapping from those four to bits is "reel spec 1", written down in docs/reel-spec-1.md
+and pinned by golden vectors in the tests: it may never change, only be followed by a spec 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
+
+REEL_SPEC = 1
+
+# The fourth counter word says what the bits are for.
+OPTIONS, SCORES, TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK = range(5)
+
+SHARINGS = ("none", "layer", "channel")
+
+# Connections are handled in runs whose int64 words stay in a core's cache.
+CHUNK = 1 << 14
+
+
+@dataclass(frozen=True)
+class Fans:
+    """How wide a weight tensor is, as torch.nn.init counts it from the shape; K plays no part."""
+
+    fan_in: int
+    fan_out: int
+    convolution: bool
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Fans:
+        """Fans of a weight of shape (out, in) or (out, in / groups, *kernel)."""
+        receptive_field = math.prod(shape[2:])
+        return cls(shape[1] * receptive_field, shape[0] * receptive_field, len(shape) > 2)
+
+
+class Init(Protocol):
+    """A distribution of options and initial scores.
+
+    Both methods map uniform numbers to values elementwise, so that any subset of connections can be
+    recomputed: the value of an element may depend on that element and on `fans` only. Bits are the
+    same on every device only if the arithmetic is (products and sums are; exp or erf may not be).
+    """
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        """float32 in (-1, 1), any shape -> options, float32, the same shape."""
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        """float32 in (0, 1), any shape -> initial scores, float32, the same shape."""
+
+
+@dataclass(frozen=True)
+class UniformInit:
+    """Options U(-b, b) and scores U(0, l b), with b = sqrt(numerator / (fan_in + fan_out)).
+
+    l is `convolution_scores` for convolutions and `linear_scores` for fully connected layers.
+    """
+
+    numerator: float
+    convolution_scores: float = 1.0
+    linear_scores: float = 1.0
+
+    def bound(self, fans: Fans) -> float:
+        """b, rounded to float32 once."""
+        exact = math.sqrt(self.numerator / (fans.fan_in + fans.fan_out))
+        return float(torch.tensor(exact, dtype=torch.float32))
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform * self.bound(fans)
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        scale = self.convolution_scores if fans.convolution else self.linear_scores
+        return uniform * self.bound(fans) * scale
+
+
+INITS: dict[str, Init] = {
+    # The paper as its readers report it: the bound is the deviation of Glorot's normal distribution.
+    "paper": UniformInit(numerator=2.0, linear_scores=0.1),
+    # The authors' code: Glorot's uniform bound for options and scores alike.
+    "authors": UniformInit(numerator=6.0),
+}
+
+
+def find_init(init: str | Init) -> Init:
+    """The init of that name, or the object itself.
+
+    Raises SlotkitError for an unknown name or an object without the two methods.
+    """
+    if isinstance(init, str):
+        if init not in INITS:
+            raise SlotkitError(
+                f"There is no init {init!r}. Choose one of {', '.join(INITS)}, or pass an object."
+            )
+        return INITS[init]
+    if not (callable(getattr(init, "options", None)) and callable(getattr(init, "scores", None))):
+        raise SlotkitError(
+            f"An init object needs the methods options(uniform, fans) and scores(uniform, fans); "
+            f"{type(init).__name__} lacks one. See slotkit.reel.Init."
+        )
+    return init
+
+
+@dataclass(frozen=True)
+class Reel:
+    """K options and K initial scores for every connection of one weight tensor.
+
+    Args:
+        name: the tensor's name in its network, such as "fc1.weight". Part of the key.
+        shape: the weight's shape, two dimensions or more.
+        k: options a connection, at least 1.
+        seed: 0 <= seed < 2**63. Part of the key.
+        init: "paper", "authors" or an `Init`.
+        sharing: which connections have the same K options: "none", "layer" (all of the tensor) or
+            "channel" (all of an output channel). Scores are each connection's own in every case.
+        symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.
+        channel_dim: the dimension that counts output channels (1 in a transposed convolution).
+            With groups there, channels at the same place in different groups share.
+
+    The options of K = 4 are the first four of K = 8, and so are the scores.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    k: int
+    seed: int = 0
+    init: str | Init = "authors"
+    sharing: str = "none"
+    symmetric: bool = False
+    channel_dim: int = 0
+    key: tuple[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        if len(self.shape) < 2:
+            raise SlotkitError(
+                f"{self.name} has shape {self.shape}. A reel needs a weight of two dimensions or more, "
+                f"because its bound comes from fan_in and fan_out; leave this tensor out of `where`."
+            )
+        object.__setattr__(self, "key", key_of("slotkit reel spec", REEL_SPEC, self.seed, self.name))
+
+    @property
+    def fans(self) -> Fans:
+        return Fans.of(self.shape)
+
+    def options(self, device: torch.device | str = "cpu") -> Tensor:
+        """All options, float32, shape (*shape, K); a broadcast view where they are shared."""
+        return self.distinct_options(device).expand(*self.shape, self.k)
+
+    def distinct_options(self, device: torch.device | str = "cpu") -> Tensor:
+        """The options without repetition, float32: `options` with size 1 in every shared dimension."""
+        lead = [1] * len(self.shape)
+        if self.sharing == "none":
+            lead = list(self.shape)
+        elif self.sharing == "channel":
+            lead[self.channel_dim] = self.shape[self.channel_dim]
+        owners = torch.arange(math.prod(lead), device=device)
+        count = self.k // 2 if self.symmetric else self.k
+        uniform = self._uniform(owners, OPTIONS, count, symmetric_uniform)
+        values = find_init(self.init).options(uniform, self.fans)
+        if self.symmetric:
+            values = torch.stack([values, -values], dim=-1)
+        return values.reshape(*lead, self.k)
+
+    def scores(self, device: torch.device | str = "cpu") -> Tensor:
+        """The initial scores, float32, shape (*shape, K)."""
+        connections = torch.arange(math.prod(self.shape), device=device)
+        uniform = self._uniform(connections, SCORES, self.k, unit_uniform)
+        return find_init(self.init).scores(uniform, self.fans).reshape(*self.shape, self.k)
+
+    def draw(self, stream: int, number: int, device: torch.device | str = "cpu") -> Tensor:
+        """One uniform number in (0, 1) a connection, float32, of the weight's shape.
+
+        `stream` says what for (TRAINING_DRAWS, EVALUATION_DRAWS or INITIAL_PICK), `number`
+        (0 .. 2**32 - 1) which time. Four neighbouring connections share one Philox block.
+        """
+        n = math.prod(self.shape)
+        blocks = torch.arange((n + 3) // 4, device=device)
+        uniform = self._uniform(blocks, stream, 4, unit_uniform, third=number)
+        return uniform.reshape(-1)[:n].reshape(self.shape)
+
+    def _uniform(
+        self, owners: Tensor, stream: int, count: int, convert: Callable[[Tensor], Tensor], third: int = 0
+    ) -> Tensor:
+        """`count` numbers for each owner: number j is word j % 4 of block (owner, third + j // 4, stream)."""
+        out = torch.empty(len(owners), count, dtype=torch.float32, device=owners.device)
+        for first in range(0, len(owners), CHUNK):
+            run = owners[first : first + CHUNK]
+            low, high = run & WORD, run >> 32
+            for block in range(0, count, 4):
+                counter = (low, high, torch.full_like(run, third + block // 4), torch.full_like(run, stream))
+                words = torch.stack(philox(counter, self.key), dim=-1)
+                out[first : first + CHUNK, block : block + 4] = convert(words[:, : count - block])
+        return out
+
+
+def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, symmetric: bool) -> None:
+    """Refuse settings no reel can have, whatever its tensor. Raises SlotkitError."""
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise SlotkitError(f"k is {k!r}. A connection needs at least one option: give an integer from 1 up.")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise SlotkitError(f"The seed is {seed!r}. Give an integer from 0 to 2**63 - 1.")
+    if sharing not in SHARINGS:
+        raise SlotkitError(f"There is no sharing {sharing!r}. Choose one of {', '.join(SHARINGS)}.")
+    if symmetric and k % 2:
+        raise SlotkitError(f"k is {k}, but symmetric options come in pairs +v, -v. Choose an even k.")
+    find_init(init)

@@ -1,0 +1,103 @@
+"""Choose one of K: the whole idea of a slot machine, in one place.
+
+Every connection has options W_1..W_K, which are never changed, and scores s_1..s_K, which are
+trained. The weight in use is w = W_k*, where
+
+    greedy selection (GS)          k* = argmax_k s_k
+    probabilistic sampling (PS)    k* ~ softmax(s_1..s_K)
+
+and the gradient goes straight through to all K scores (Eq. 9 of the paper): ds_k = dL/dw * W_k.
+Layers, checkpoints, evaluation and analyses all call the functions of this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+
+SELECTIONS = ("greedy", "probabilistic")
+ALIASES = {"gs": "greedy", "ps": "probabilistic"}
+UPDATES = ("all", "selected")
+
+
+def find_selection(name: str) -> str:
+    """ "greedy" or "probabilistic" for a name or the paper's short form (GS, PS), in any case."""
+    plain = ALIASES.get(name.lower(), name.lower())
+    if plain not in SELECTIONS:
+        raise SlotkitError(f"There is no selection {name!r}. Choose greedy (GS) or probabilistic (PS).")
+    return plain
+
+
+def greedy(scores: Tensor) -> Tensor:
+    """Greedy selection: the index of the highest score; among equal scores the lowest index.
+
+    scores (..., K) -> int64 (...).
+    """
+    return scores.argmax(dim=-1)
+
+
+def sample(scores: Tensor, uniform: Tensor) -> Tensor:
+    """Probabilistic sampling: index k with probability softmax(scores)_k, by the inverse CDF.
+
+    scores (..., K) and uniform (...) in (0, 1) -> int64 (...). The first k whose cumulative weight
+    reaches uniform * total: an option of probability zero is never chosen.
+    """
+    cumulative = torch.exp(scores - scores.amax(dim=-1, keepdim=True)).cumsum_(dim=-1)
+    target = uniform.to(scores.dtype).unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target).squeeze(-1)
+
+
+def pick_uniformly(k: int, uniform: Tensor) -> Tensor:
+    """Index floor(uniform * k): every option equally likely. uniform (...) in (0, 1) -> int64 (...)."""
+    return (uniform.double() * k).long()
+
+
+def take(options: Tensor, selected: Tensor) -> Tensor:
+    """The weight in use: options (..., K) at indices selected (...) -> (...)."""
+    return options.gather(-1, selected.unsqueeze(-1)).squeeze(-1)
+
+
+class StraightThrough(torch.autograd.Function):
+    """w = W_k* forward; backward dL/ds_k = dL/dw * W_k, for all k or for the selected one only.
+
+    Forward and backward each make one tensor of at most K values a connection (the gradient).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, options: Tensor, selected: Tensor, update: str) -> Tensor:
+        ctx.save_for_backward(options, selected)
+        ctx.update = update
+        return take(options, selected)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        options, selected = ctx.saved_tensors
+        gradient = gradients[0].unsqueeze(-1)
+        if ctx.update == "all":
+            return gradient * options, None, None, None
+        index = selected.unsqueeze(-1)
+        only = torch.zeros(options.shape, dtype=options.dtype, device=options.device)
+        return only.scatter_(-1, index, gradient * options.gather(-1, index)), None, None, None
+
+
+def select(scores: Tensor, options: Tensor, selected: Tensor, update: str = "all") -> Tensor:
+    """`take` with the straight-through gradient to `scores`.
+
+    scores and options (..., K), selected int64 (...) -> weight (...). update="all" is the paper's
+    Eq. 9; update="selected" moves only the chosen option's score, as the CENG501 reproduction does.
+    """
+    weight: Tensor = StraightThrough.apply(scores, options, selected, update)
+    return weight
+
+
+def find_update(name: str) -> str:
+    """ "all" or "selected"; raises SlotkitError for anything else."""
+    if name not in UPDATES:
+        raise SlotkitError(
+            f"There is no update {name!r}. Choose all (the paper) or selected (the CENG501 code)."
+        )
+    return name

@@ -1,0 +1,1 @@
+"""Training: one loop for slot machines and learned weights, schedules, evaluation, experiments."""

@@ -1,0 +1,124 @@
+"""How good a network is. Under probabilistic sampling that has three readings, and each is named.
+
+greedy   the option with the highest score everywhere (what a reader of the paper reports)
+sample   n networks drawn from the scores: mean and spread (what the authors' loop does, n = 1)
+last     the weights of the last training step
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from slotkit.config import Config
+from slotkit.data.batches import ordered_batches
+from slotkit.data.images import ImageSet
+from slotkit.training.trainee import Trainee
+
+# Evaluation keeps no gradients, so it can take more images at once than training.
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Accuracy (a fraction) and mean cross-entropy (nats) of one reading of a network.
+
+    Attributes:
+        kind: "greedy", "sample", "last", or "learned" for learned weights.
+        accuracies: one a network evaluated: several only for "sample".
+    """
+
+    kind: str
+    accuracies: tuple[float, ...]
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the drawn networks (n - 1 in the denominator); None for one network."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        return {
+            "accuracy": self.accuracy,
+            "spread": self.spread,
+            "n": len(self.accuracies),
+            "loss": self.loss,
+        }
+
+    def __str__(self) -> str:
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.2f}, n = {len(self.accuracies)}"
+        return f"{100 * self.accuracy:.2f} %{spread} ({self.kind})"
+
+
+def reading_kinds(config: Config) -> tuple[str, ...]:
+    """Every reading that a summary gives."""
+    if config.method == "learned":
+        return ("learned",)
+    if not config.probabilistic:
+        return ("greedy",)
+    return ("greedy", "sample", "last") if config.evaluation.ps == "last" else ("greedy", "sample")
+
+
+def selecting_kind(config: Config) -> str:
+    """The reading that selects the best checkpoint."""
+    return config.evaluation.ps if config.probabilistic else reading_kinds(config)[0]
+
+
+def read(trainee: Trainee, images: ImageSet, kind: str, config: Config) -> Reading:
+    """Evaluate one reading on `images`, in evaluation mode."""
+    with evaluation_mode(trainee.model, config.evaluation.keep_dropout):
+        if trainee.machine is None or kind == "last":
+            pairs = [_measure(trainee, images, config)]
+        elif kind == "greedy":
+            with trainee.machine.using("greedy"):
+                pairs = [_measure(trainee, images, config)]
+        else:
+            pairs = []
+            for draw in range(config.evaluation.draws):
+                with trainee.machine.using("probabilistic", draw):
+                    pairs.append(_measure(trainee, images, config))
+    accuracies, losses = zip(*pairs, strict=True)
+    return Reading(kind, accuracies, statistics.fmean(losses))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module, keep_dropout: bool = False) -> Iterator[None]:
+    """Put the network in evaluation mode, and back in the mode it was in.
+
+    `keep_dropout` leaves dropout on, which is what evaluating without `.eval()` amounts to in the
+    CENG501 code (its networks have no batch norm).
+    """
+    training = model.training
+    model.eval()
+    if keep_dropout:
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.train()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _measure(trainee: Trainee, images: ImageSet, config: Config) -> tuple[float, float]:
+    correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
+    loss = torch.zeros(
+        (), dtype=torch.float64, device="cpu" if trainee.device.type == "mps" else trainee.device
+    )
+    for pixels, labels in ordered_batches(
+        images, EVALUATION_BATCH, mean=config.data.mean, std=config.data.std, channels_last=trainee.bf16
+    ):
+        logits = trainee.forward(pixels)
+        correct += (logits.argmax(dim=-1) == labels).sum()
+        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").to(loss.device)
+    return correct.item() / len(images), loss.item() / len(images)

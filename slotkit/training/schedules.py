@@ -1,0 +1,43 @@
+"""Learning rates over time, all from torch.optim.lr_scheduler, stepped once a training step."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, SequentialLR
+
+from slotkit.config import TrainingSettings
+from slotkit.errors import SlotkitError
+
+
+def schedule(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: int) -> LRScheduler:
+    """The scheduler that `settings` ask for.
+
+    "restarts" is SGDR (Loshchilov & Hutter, ICLR 2017) with restarts at chosen epochs: a cosine from
+    lr to min_lr between each two, the last one ending with training.
+    """
+    total = settings.epochs * steps_per_epoch
+    if settings.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=total, eta_min=settings.min_lr)
+    if settings.schedule == "multistep":
+        milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
+        return MultiStepLR(optimizer, milestones=milestones, gamma=settings.gamma)
+    if settings.schedule == "restarts":
+        return _restarts(optimizer, settings, steps_per_epoch)
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def _restarts(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: int) -> LRScheduler:
+    if not settings.restart_epochs:
+        raise SlotkitError(
+            "training.schedule is restarts, but training.restart_epochs is empty. Give e.g. [25, 75]."
+        )
+    # Restarts beyond the end never happen; the cosine that training is in then ends with training.
+    inner = [epoch for epoch in settings.restart_epochs if epoch < settings.epochs]
+    edges = [0, *inner, settings.epochs]
+    cosines: list[LRScheduler] = [
+        CosineAnnealingLR(optimizer, T_max=(end - start) * steps_per_epoch, eta_min=settings.min_lr)
+        for start, end in pairwise(edges)
+    ]
+    return SequentialLR(optimizer, cosines, milestones=[epoch * steps_per_epoch for epoch in inner])

@@ -1,0 +1,111 @@
+"""What is trained: a slot machine, or the same network with learned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from slotkit.config import Config, TrainingSettings
+from slotkit.errors import SlotkitError
+from slotkit.machine import SlotMachine, randomize, slotify
+from slotkit.models import create
+
+
+@dataclass
+class Trainee:
+    """A network with what training needs to know of it; `machine` is None for learned weights."""
+
+    model: nn.Module
+    machine: SlotMachine | None
+    device: torch.device
+    bf16: bool
+
+    def optimizer(self, settings: TrainingSettings) -> Optimizer:
+        """SGD over the scores, or over the learned weights, with the same settings."""
+        parameters: Iterator[nn.Parameter] = (
+            self.machine.parameters() if self.machine else self.model.parameters()
+        )
+        return torch.optim.SGD(
+            parameters,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, float32, shape (n, classes)."""
+        with self._autocast():
+            logits: Tensor = self.model(images)
+        return logits.float()
+
+    def state(self) -> dict[str, Any]:
+        """All that has been trained, as `SlotMachine.state_dict` or as {"weights": model.state_dict()}."""
+        return self.machine.state_dict() if self.machine else {"weights": self.model.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over a `state` of a trainee built from the same configuration."""
+        if self.machine:
+            self.machine.load_state_dict(state)
+        else:
+            self.model.load_state_dict(state["weights"])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+
+def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
+    """The network of `config` for images (channels, height, width), ready to be trained.
+
+    Raises SlotkitError if the network, the device or the slot settings are refused.
+    """
+    device = find_device(config.training.device)
+    torch.manual_seed(config.seeds.training)
+    model = create(config.model.name, image, classes, **config.model.options).to(device)
+    slots = config.slots
+    machine = None
+    if config.method == "slot":
+        machine = slotify(
+            model,
+            k=slots.k,
+            selection=slots.selection,
+            sharing=slots.sharing,
+            init=slots.init,
+            seed=config.seeds.reels,
+            where=slots.where,
+            others=slots.others,
+            update=slots.update,
+            symmetric=slots.symmetric,
+        )
+    elif config.learned_init == "reels":
+        randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
+    return Trainee(model, machine, device, config.training.precision == "bf16")
+
+
+def find_device(name: str) -> torch.device:
+    """ "auto" is the first of cuda, mps and cpu that is there; another name is that device, or an error."""
+    if name == "auto":
+        for kind in ("cuda", "mps"):
+            if getattr(torch, kind).is_available():
+                return torch.device(kind)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SlotkitError(f"There is no device {name!r}. Choose auto, cpu, cuda, cuda:N or mps.") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SlotkitError(f"slotkit doesn't train on {name!r}. Choose auto, cpu, cuda, cuda:N or mps.")
+    if device.type != "cpu":
+        present = torch.cuda.device_count() if device.type == "cuda" else int(torch.mps.is_available())
+        if (device.index or 0) >= present:
+            raise SlotkitError(
+                f"The device {name} was asked for, but this PyTorch sees {present} of its kind. Use "
+                "--device cpu or auto."
+            )
+    return device
