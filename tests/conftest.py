@@ -1,0 +1,37 @@
+"""What every test shares: the devices and the way hypothesis runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from timm.models.vgg import cfgs
+
+from slotkit.models import conv
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+# Derandomized: what fails on one machine fails on every machine. No deadline: a busy machine is no fault.
+settings.register_profile("slotkit", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("slotkit")
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device of this machine. Session scope, so that tests under hypothesis may ask for it."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seed_torch() -> None:
+    """Ordinary layers start from the same weights in every run of the suite."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONV-N and VGG-19 with a few channels: the same layers at a thousandth of the weights and time."""
+    monkeypatch.setattr(conv, "WIDTHS", (4, 6, 8))
+    monkeypatch.setattr(conv, "HIDDEN", 16)
+    vgg = [2, 2, "M", 2, 2, "M", 3, 3, 3, 3, "M", 4, 4, 4, 4, "M", 4, 4, 4, 4, "M"]
+    monkeypatch.setitem(cfgs, "vgg19", vgg)

@@ -1,0 +1,77 @@
+"""Recipes: one for every row of the sources, and each of them can be built."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from slotkit import recipes
+from slotkit.config import Layer, resolve
+from slotkit.errors import SlotkitError
+from slotkit.training.trainee import build
+
+METHODS = ("greedy", "probabilistic", "learned")
+NETWORKS = ("lenet", "conv2", "conv4", "conv6", "vgg19")
+ROWS = {"-".join(row) for row in product(("paper", "authors"), NETWORKS, METHODS)} | {
+    "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
+}
+
+def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
+    assert set(recipes.names()) == ROWS
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_recipe_loads_tells_its_source_and_builds(name: str, narrow_networks: None) -> None:
+    recipe = recipes.load(name)
+    source, network, method = name.split("-")
+    assert recipe.source
+    assert recipe.differences
+    assert recipe.expected
+    assert {"paper": "paper", "authors": "authors", "ceng501": "CENG501"}[source] in recipe.source
+    config = resolve([*recipe.layers(), Layer("test", {"training.device": "cpu"})]).config
+    assert config.model.name == network
+    assert config.method == ("learned" if method == "learned" else "slot")
+    if method != "learned":
+        assert config.slots.selection == method
+    image = (1, 28, 28) if network == "lenet" else (3, 32, 32)
+    trainee = build(config, image, 10)
+    assert (trainee.machine is None) == (method == "learned")
+    assert trainee.forward(torch.zeros(2, *image)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "lr"),
+    [
+        ("paper-conv2-greedy", 8, 0.2),
+        ("paper-conv2-greedy", 16, 0.1),
+        ("authors-lenet-greedy", 8, 0.1),
+        ("authors-lenet-greedy", 64, 0.01),
+        ("ceng501-conv6-greedy", 64, 0.1),
+        ("authors-conv6-probabilistic", 64, 25.0),
+        ("authors-conv4-probabilistic", 8, 50.0),
+    ],
+)
+def test_the_learning_rate_follows_k_as_in_the_sources(name: str, k: int, lr: float) -> None:
+    assert resolve(recipes.load(name).layers(k)).config.training.lr == lr
+
+
+def test_a_flag_wins_over_what_a_recipe_says_for_large_k() -> None:
+    layers = [*recipes.load("paper-conv2-greedy").layers(64), Layer("--lr", {"training.lr": 3.0})]
+    resolved = resolve(layers)
+    assert resolved.config.training.lr == 3.0
+    assert resolved.origins["training.momentum"] == "recipe paper-conv2-greedy"
+
+
+def test_ceng501_recipes_have_the_settings_that_set_them_apart() -> None:
+    config = resolve(recipes.load("ceng501-conv4-probabilistic").layers()).config
+    assert (config.slots.update, config.slots.others, config.training.momentum) == ("selected", "kept", 0.0)
+    assert config.evaluation.keep_dropout
+    assert config.evaluation.ps == "sample"
+    assert config.model.options == {"padding": "same", "dropout": 0.5, "dropout_at": "after", "bias": True}
+
+
+def test_an_unknown_recipe_brings_the_nearest_names() -> None:
+    with pytest.raises(SlotkitError, match=r"no recipe 'paper-lenet-gredy'. Did you mean paper-lenet-greedy"):
+        recipes.load("paper-lenet-gredy")
