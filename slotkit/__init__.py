@@ -6,7 +6,6 @@ Importing it imports no torch: the public names are looked up when they are firs
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from slotkit.machine import SlotMachine, randomize, slotify
     from slotkit.reel import Reel
 
-__version__ = version("slotkit")
+    __version__: str
 
 PUBLIC = {
     "Reel": "slotkit.reel",
@@ -46,6 +45,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # importlib.metadata takes a tenth of a second to import: not for every --help.
+        from importlib.metadata import version
+
+        return version("slotkit")
     if name not in PUBLIC:
         raise AttributeError(f"module 'slotkit' has no attribute {name!r}")
     return getattr(import_module(PUBLIC[name]), name)

@@ -102,11 +102,10 @@ def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Parame
     (module, name), *tied = owners
     # unsafe: the checks would call right_inverse a second time, which is refused on purpose.
     parametrize.register_parametrization(module, name, weight, unsafe=True)
-    shared = module.parametrizations[name]  # type: ignore[index]
+    shared = module.get_submodule(f"parametrizations.{name}")
     for other, other_name in tied:
         parametrize.register_parametrization(other, other_name, nn.Identity(), unsafe=True)
-        other.parametrizations[other_name] = shared  # type: ignore[index, operator]
-    scores = shared.original
-    assert isinstance(scores, nn.Parameter)
+        other.get_submodule("parametrizations").add_module(other_name, shared)
+    scores = shared.get_parameter("original")
     scores.requires_grad_(True)
     return scores

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slotkit.dense import SlotWeight
 from slotkit.machine import SlotMachine, slotify
 from slotkit.reel import Init
 
@@ -48,7 +49,8 @@ class _SlotLayer(nn.Module):
         self.machine = slotify(
             self, k, selection, sharing, init, chosen, others="trained", update=update, symmetric=symmetric
         )
-        weight = self.parametrizations["weight"][0]  # type: ignore[index]
+        weight = self.get_submodule("parametrizations.weight.0")
+        assert isinstance(weight, SlotWeight)
         weight.follows_seed = True
 
 

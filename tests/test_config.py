@@ -23,13 +23,17 @@ def test_later_layers_win_and_every_value_knows_its_origin() -> None:
 
 
 def test_explained_settings_resolve_to_the_same_configuration() -> None:
-    resolved = resolve([Layer("test", {"model.options.padding": "same", "data.mean": [0.5], "data.std": [1.0]})])
+    resolved = resolve(
+        [Layer("test", {"model.options.padding": "same", "data.mean": [0.5], "data.std": [1.0]})]
+    )
     given = {path: value for path, value, _ in resolved.explain() if value is not None}
     assert resolve([Layer("again", given)]).config == resolved.config
 
 
 def test_network_options_pass_through_one_by_one() -> None:
-    resolved = resolve([Layer("a", {"model.options.bias": True}), Layer("b", {"model.options.padding": "same"})])
+    resolved = resolve(
+        [Layer("a", {"model.options.bias": True}), Layer("b", {"model.options.padding": "same"})]
+    )
     assert resolved.config.model.options == {"bias": True, "padding": "same"}
 
 
@@ -75,7 +79,9 @@ def test_an_assignment_without_a_name_or_value_is_refused(text: str) -> None:
         parse_assignment(text)
 
 
-@pytest.mark.parametrize(("short", "plain"), [("GS", "greedy"), ("ps", "probabilistic"), ("greedy", "greedy")])
+@pytest.mark.parametrize(
+    ("short", "plain"), [("GS", "greedy"), ("ps", "probabilistic"), ("greedy", "greedy")]
+)
 def test_the_papers_short_names_of_selections_are_known(short: str, plain: str) -> None:
     assert resolve([Layer("here", {"slots.selection": short})]).config.slots.selection == plain
 

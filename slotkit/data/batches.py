@@ -48,9 +48,8 @@ def _crop(images: Tensor, draws: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=draws).to(images.device)
     padded = transforms.pad(images, [CROP_PADDING])
-    windows: Tensor = padded.unfold(2, height, 1).unfold(
-        3, width, 1
-    )  # view: (n, channels, 9, 9, height, width)
+    # A view of shape (n, channels, 9, 9, height, width): every window of every image.
+    windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
 
 

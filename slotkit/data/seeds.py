@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 
 import torch
+
+from slotkit.philox import key_of
 
 
 def subseed(purpose: str, *numbers: int) -> int:
     """Hash `(purpose, *numbers)` to an integer in [0, 2**64).
 
     The same arguments give the same integer on every machine and in every process. `purpose` keeps the
-    streams of different uses apart, such as `"order"` and `"augment"` of one epoch. The hash is BLAKE2b
-    (RFC 7693) of the text of the tuple.
+    streams of different uses apart, such as `"order"` and `"augment"` of one epoch. The hash is that of
+    `slotkit.philox.key_of`.
     """
-    text = repr((purpose, *(operator.index(number) for number in numbers)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    low, high = key_of(purpose, *(operator.index(number) for number in numbers))
+    return low | high << 32
 
 
 def generator(purpose: str, *numbers: int) -> torch.Generator:

@@ -85,7 +85,7 @@ def fit(trainee: Trainee, train: ImageSet, validation: ImageSet, config: Config)
             step = (epoch - 1) * per_epoch + index + 1
             lr = optimizer.param_groups[0]["lr"]
             loss = nn.functional.cross_entropy(trainee.forward(images), labels)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step()

@@ -18,6 +18,7 @@ ROWS = {"-".join(row) for row in product(("paper", "authors"), NETWORKS, METHODS
     "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
 }
 
+
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
     assert set(recipes.names()) == ROWS
 

@@ -50,7 +50,9 @@ def test_cosine_falls_over_the_whole_training(epochs: int, per_epoch: int, min_l
     epochs=st.integers(1, 10),
     per_epoch=st.integers(1, 4),
 )
-def test_restarts_begin_a_new_cosine_at_each_chosen_epoch(edges: set[int], epochs: int, per_epoch: int) -> None:
+def test_restarts_begin_a_new_cosine_at_each_chosen_epoch(
+    edges: set[int], epochs: int, per_epoch: int
+) -> None:
     settings = TrainingSettings(
         epochs=epochs, lr=0.2, schedule="restarts", restart_epochs=tuple(sorted(edges)), min_lr=0.01
     )

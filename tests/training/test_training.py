@@ -128,7 +128,9 @@ def test_an_epoch_can_be_limited_and_losses_are_told_at_intervals() -> None:
 
 def test_a_loss_that_is_not_finite_stops_training_with_a_sentence() -> None:
     config = configure(method="learned", training__lr=1e30, training__log_every=1)
-    with pytest.raises(SlotkitError, match=r"The training loss became (nan|inf) in epoch 1, by step \d+, at learning"):
+    with pytest.raises(
+        SlotkitError, match=r"The training loss became (nan|inf) in epoch 1, by step \d+, at learning"
+    ):
         train(config)
 
 
@@ -137,7 +139,9 @@ def test_dead_layers_are_told_with_what_to_do() -> None:
     seeds = range(6)
     notes = []
     for seed in seeds:
-        _, events = train(config.model_copy(update={"seeds": config.seeds.model_copy(update={"reels": seed})}))
+        _, events = train(
+            config.model_copy(update={"seeds": config.seeds.model_copy(update={"reels": seed})})
+        )
         notes += [event.text for event in events if isinstance(event, Note)]
     # One negative value for every connection of a layer: some of six seeds must have it.
     assert any("dead layers, all of whose outputs are zero" in note for note in notes)
@@ -157,7 +161,9 @@ def test_evaluation_mode_turns_dropout_off_and_restores_the_mode() -> None:
 def test_dropout_left_on_lowers_the_reading_as_in_ceng501(narrow_networks: None) -> None:
     config = configure(model__name="conv2", model__options__dropout=0.9, training__epochs=6)
     trainee, _ = train(config)
-    left_on = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"keep_dropout": True})})
+    left_on = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"keep_dropout": True})}
+    )
     images = stripes(200)
     torch.manual_seed(0)
     assert read(trainee, images, "greedy", left_on).loss > read(trainee, images, "greedy", config).loss

@@ -1,0 +1,204 @@
+"""The run folder: config.toml, metrics.jsonl, summary.json, split.safetensors, checkpoints/, log.txt."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from slotkit.config import Config, Resolved
+from slotkit.errors import SlotkitError
+from slotkit.runs.files import unwritable, write_whole
+
+VERSIONS = ("slotkit", "torch", "torchvision", "timm", "numpy")
+
+
+class RunFolder:
+    """One run on the disk. `create` makes one, `open` finds one that is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls, runs_dir: Path, name: str | None, resolved: Resolved, environment: Mapping[str, Any]
+    ) -> RunFolder:
+        """A new folder with the resolved configuration in it.
+
+        Raises SlotkitError if a run of that name is there or the folder can't be made.
+        """
+        wanted = name or default_name(resolved.config)
+        if Path(wanted).name != wanted or wanted in ("", ".", ".."):
+            raise SlotkitError(
+                f"{wanted!r} can't name a run: use one folder name, and --runs-dir for the place."
+            )
+        folder = cls(_free(runs_dir / wanted, exactly=name is not None))
+        try:
+            (folder.path / "checkpoints").mkdir(parents=True)
+        except OSError as fault:
+            raise unwritable(folder.path, fault) from fault
+        tables = without_none(resolved.config.model_dump(mode="json"))
+        extra = {"origins": dict(resolved.origins), "environment": dict(environment)}
+        folder._write_text("config.toml", tomli_w.dumps({**tables, **extra}))
+        folder.write_summary({"status": "running"})
+        return folder
+
+    @classmethod
+    def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
+        """The run at that path, or of that name in `runs_dir`. Raises SlotkitError if there is none."""
+        for path in (Path(run), runs_dir / run):
+            if (path / "config.toml").is_file():
+                return cls(path)
+        raise SlotkitError(
+            f"There is no run {str(run)!r}, neither as a path nor in {runs_dir}. "
+            "`slotkit runs list` shows what is there."
+        )
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def config(self) -> Config:
+        """The configuration that the run was made with."""
+        tables = self.tables()
+        return Config.model_validate(
+            {key: value for key, value in tables.items() if key not in ("origins", "environment")}
+        )
+
+    def tables(self) -> dict[str, Any]:
+        """config.toml as it is, with origins and environment."""
+        try:
+            return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+            raise SlotkitError(
+                f"{self.path / 'config.toml'} can't be read: {fault}. Restore it, or train again."
+            ) from fault
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        path = self.path / "summary.json"
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as fault:
+            raise SlotkitError(
+                f"{path} can't be read: {fault}. The other files of the run may still be whole."
+            ) from fault
+        return summary
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The entries of metrics.jsonl; a last line that was cut off is left out."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def checkpoint(self, which: str) -> Path:
+        """Where the checkpoint "best" or "last" lies."""
+        return self.path / "checkpoints" / f"{which}.safetensors"
+
+    def append_metric(self, entry: Mapping[str, Any]) -> None:
+        self._append("metrics.jsonl", json.dumps(entry))
+
+    def log(self, text: str) -> None:
+        self._append("log.txt", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self._write_text("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def _write_text(self, name: str, text: str) -> None:
+        def write(path: Path) -> None:
+            path.write_text(text, encoding="utf-8")
+
+        write_whole(self.path / name, write)
+
+    def _append(self, name: str, line: str) -> None:
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as fault:
+            raise unwritable(self.path / name, fault) from fault
+
+
+def default_runs_dir() -> Path:
+    """SLOTKIT_RUNS, else ./runs."""
+    return Path(os.environ.get("SLOTKIT_RUNS", "runs"))
+
+
+def list_runs(runs_dir: Path) -> list[RunFolder]:
+    """Every run in that folder, oldest first by name."""
+    if not runs_dir.is_dir():
+        return []
+    return [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/config.toml"))]
+
+
+def default_name(config: Config) -> str:
+    """Date, time, and what tells runs apart, such as "20261121-204501-lenet-digits-k8-greedy-s0"."""
+    kind = f"k{config.slots.k}-{config.slots.selection}" if config.method == "slot" else "learned"
+    dataset = Path(config.data.dataset.partition(":")[2] or config.data.dataset).name
+    model = config.model.name.replace("/", "-")
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{dataset}-{kind}-s{config.seeds.reels}"
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """What a reported number has to say about where it was made."""
+    return {
+        "command": " ".join(sys.argv),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "threads": threads,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in VERSIONS},
+        "git_commit": _git_commit(),
+    }
+
+
+def without_none(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null: a setting without a value is left out."""
+    return {
+        key: without_none(value) if isinstance(value, Mapping) else value
+        for key, value in tables.items()
+        if value is not None
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    """The commit of the working folder, "-dirty" with changes; "none" where there is no checkout or no git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return done.stdout.strip() or "none"
+
+
+def _free(path: Path, exactly: bool) -> Path:
+    if not path.exists():
+        return path
+    if exactly:
+        raise SlotkitError(f"There is a run {path} already. Choose another --name, or delete it.")
+    return next(free for n in range(2, 1000) if not (free := path.with_name(f"{path.name}-{n}")).exists())

@@ -1,0 +1,38 @@
+"""What the documentation tells people to type works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from slotkit import recipes
+from slotkit.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CALLS = [
+    (page.name, call.strip())
+    for page in PAGES
+    for call in re.findall(r"^ {4}(slotkit train .*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("page", "call"), CALLS)
+def test_every_train_command_of_the_docs_resolves(page: str, call: str) -> None:
+    arguments = call.split("#")[0].split()[1:]
+    done = CliRunner().invoke(app, [*arguments, "--show-config"], catch_exceptions=False)
+    assert done.exit_code == 0
+
+
+def test_every_example_call_of_the_ceng501_readme_has_an_equivalent() -> None:
+    calls = [call for page, call in CALLS if page == "ceng501.md"]
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_recipes_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"\b(?:paper|authors|ceng501)-[a-z0-9]+-[a-z]+\b", page.read_text(encoding="utf-8"))
+    assert set(named) <= set(recipes.names())
