@@ -136,10 +136,10 @@ class SlotMachine:
     def __repr__(self) -> str:
         reel = next(iter(self.reels.values()))
         total = sum(scores[..., 0].numel() for scores in self._scores.values())
-        pairs = ", in pairs +v -v" if reel.symmetric else ""
+        values = "in pairs +v -v" if reel.symmetric else "plain"
         return (
-            f"SlotMachine({total:,} connections in {len(self._scores)} tensors, K = {reel.k}{pairs}, "
-            f"{self.selection} selection, sharing {reel.sharing}, seed {reel.seed})"
+            f"SlotMachine({total:,} connections in {len(self._scores)} tensors, K = {reel.k}, "
+            f"{self.selection} selection, options {values}, sharing {reel.sharing}, seed {reel.seed})"
         )
 
     @property

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from slotkit.cli.main import app
 from typer.testing import CliRunner
 
 from slotkit import recipes
-from slotkit.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,7 +22,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("page", "call"), CALLS)
 def test_every_train_command_of_the_docs_resolves(page: str, call: str) -> None:
-    arguments = call.split("#")[0].split()[1:]
+    arguments = call.partition("#")[0].split()[1:]
     done = CliRunner().invoke(app, [*arguments, "--show-config"], catch_exceptions=False)
     assert done.exit_code == 0
 

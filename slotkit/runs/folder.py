@@ -182,7 +182,7 @@ def _version(package: str) -> str:
 
 
 def _git_commit() -> str:
-    """The commit of the working folder, "-dirty" with changes; "none" where there is no checkout or no git."""
+    """The commit of the working folder, "-dirty" with changes; "none" without a checkout or git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

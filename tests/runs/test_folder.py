@@ -134,7 +134,7 @@ def test_runs_are_listed_and_missing_ones_named(tmp_path: Path) -> None:
     (tmp_path / "not-a-run").mkdir()
     assert [folder.name for folder in list_runs(tmp_path)] == ["a", "b"]
     with pytest.raises(
-        SlotkitError, match="There is no run 'c', neither as a path nor in .*slotkit runs list"
+        SlotkitError, match=r"There is no run 'c', neither as a path nor in .*slotkit runs list"
     ):
         RunFolder.open("c", tmp_path)
 
