@@ -13,7 +13,7 @@ nox.options.reuse_venv = "yes"
 # Two test processes with two threads each get in each other's way on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
-PLACES = ["slotkit", "cli", "analyses", "tests", "benchmarks", "noxfile.py"]
+PLACES = ["slotkit", "cli", "analyses", "tests", "noxfile.py"]
 
 
 def installed(session: nox.Session) -> Path:
@@ -64,7 +64,7 @@ def tests_cuda(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Timings, as ratios measured side by side in one process."""
-    session.run(str(installed(session) / "python"), "benchmarks/step.py", *session.posargs)
+    session.run(str(installed(session) / "slotkit"), "bench", *session.posargs)
 
 
 @nox.session

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
-from slotkit.cli import data, evaluate, recipes, runs, train
+from slotkit.cli import bench, data, evaluate, recipes, runs, train
 
 from slotkit.errors import SlotkitError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("bench")(bench.bench)
 app.add_typer(runs.app, name="runs")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from slotkit.errors import SlotkitError
     from slotkit.layers import SlotConv1d, SlotConv2d, SlotConv3d, SlotLinear
     from slotkit.machine import SlotMachine, randomize, slotify
+    from slotkit.optim import SlotAdam, SlotSGD
     from slotkit.reel import Reel
 
     __version__: str
 
 PUBLIC = {
+    "SlotAdam": "slotkit.optim",
+    "SlotSGD": "slotkit.optim",
     "Reel": "slotkit.reel",
     "SlotConv1d": "slotkit.layers",
     "SlotConv2d": "slotkit.layers",
@@ -32,11 +35,13 @@ PUBLIC = {
 
 __all__ = [
     "Reel",
+    "SlotAdam",
     "SlotConv1d",
     "SlotConv2d",
     "SlotConv3d",
     "SlotLinear",
     "SlotMachine",
+    "SlotSGD",
     "SlotkitError",
     "dead_layers",
     "randomize",

@@ -64,6 +64,14 @@ class SlotSettings(Section):
     update: Literal["all", "selected"] = Field(
         "all", description="scores that get a gradient: all K, or the selected"
     )
+    form: Literal["auto", "latent", "dense"] = Field(
+        "auto",
+        description="latent: one number a connection; dense: K scores; auto: dense if update is selected",
+    )
+    engine: str = Field("auto", description="engine of the latent form: auto, numba, eager")
+    tables: Literal["auto", "stored", "recomputed"] = Field(
+        "auto", description="latent form: keep options and scores, or recompute them when needed"
+    )
     others: Literal["frozen", "trained", "kept"] = Field(
         "frozen", description="what becomes of biases and norms"
     )
@@ -76,6 +84,9 @@ class TrainingSettings(Section):
     epochs: int = Field(30, ge=1, description="epochs of training")
     batch_size: int = Field(128, ge=1, description="images a step")
     lr: float = Field(0.1, gt=0, description="learning rate, per step")
+    optimizer: Literal["sgd", "adam"] = Field(
+        "sgd", description="adam: Adam on the latents (beyond the paper), AdamW on learned weights"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="Nesterov's form of momentum")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty; in a slot machine it acts on the scores")
@@ -136,6 +147,13 @@ class Config(Section):
     training: TrainingSettings = TrainingSettings()
     seeds: SeedSettings = SeedSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def form(self) -> str:
+        """The form of a slot machine, with "auto" decided."""
+        if self.slots.form != "auto":
+            return self.slots.form
+        return "dense" if self.slots.update == "selected" else "latent"
 
     @property
     def probabilistic(self) -> bool:

@@ -8,6 +8,8 @@ which makes this form the oracle for every other one.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slotkit.errors import SlotkitError
+from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
-from slotkit.selection import find_update, greedy, select
+from slotkit.selection import find_update, greedy, sample, select
 
 
 class SlotWeight(nn.Module):
@@ -31,6 +34,7 @@ class SlotWeight(nn.Module):
 
     Args:
         reel: where options and initial scores come from.
+        selection: "greedy" or "probabilistic", how training selects.
         update: "all" or "selected", see `slotkit.selection.select`.
         device, dtype: those of the weight that is replaced.
     """
@@ -38,11 +42,15 @@ class SlotWeight(nn.Module):
     options: Tensor
     seed: Tensor
     last_options: Tensor
+    probabilistic: Tensor
     held: Tensor | None
 
-    def __init__(self, reel: Reel, update: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, reel: Reel, selection: str, update: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.update = find_update(update)
+        self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
         # Whether a state_dict of another seed is followed (a layer built by hand) or refused.
         self.follows_seed = False
         self.register_buffer("held", None)
@@ -52,7 +60,7 @@ class SlotWeight(nn.Module):
     def _set_reel(self, reel: Reel, device: torch.device, dtype: torch.dtype) -> None:
         self.reel = reel
         self.register_buffer("options", reel.distinct_options(device).to(dtype), persistent=False)
-        self.register_buffer("last_options", self.options.reshape(-1, reel.k)[-1].clone())
+        self.register_buffer("last_options", _last_options(reel).to(device, dtype))
         self.register_buffer("seed", torch.tensor(reel.seed, device=device))
 
     def forward(self, scores: Tensor) -> Tensor:
@@ -73,16 +81,27 @@ class SlotWeight(nn.Module):
         return initial
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        errors: list[str] = rest[-1]
+        sampled = state.get(prefix + "probabilistic")
+        if sampled is not None and bool(sampled) != bool(self.probabilistic):
+            names = ("greedy", "probabilistic")
+            errors.append(
+                f"{self.reel.name}: this state_dict is that of a machine with "
+                f"{names[bool(sampled)]} selection, and "
+                f"this one selects by {names[bool(self.probabilistic)]}. Build the network with the "
+                "same selection."
+            )
+            return
         seed, last = state.get(prefix + "seed"), state.get(prefix + "last_options")
         if seed is not None and last is not None:
             there = replace(self.reel, seed=int(seed)) if self.follows_seed else self.reel
-            expected = there.distinct_options().reshape(-1, there.k)[-1].to(last)
+            expected = _last_options(there).to(last)
             if int(seed) != there.seed or not torch.equal(expected, last):
-                errors: list[str] = rest[-1]
                 errors.append(
                     f"{self.reel.name}: this state_dict was saved with other options (seed "
                     f"{int(seed)}) than those of "
-                    f"{self.reel}. Build the network with the seed, k, init and sharing of the saved one."
+                    f"{self.reel}. Build the network with the seed, k, init, sharing and dtype of "
+                    "the saved one."
                 )
                 return
             if there != self.reel:
@@ -93,8 +112,15 @@ class SlotWeight(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
 
-def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Parameter:
-    """Put `weight` in the place of a parameter and return the scores, the new Parameter (*shape, K).
+def _last_options(reel: Reel) -> Tensor:
+    """The options of the last connection, float32 (K,)."""
+    return reel.rows(torch.tensor([math.prod(reel.shape) - 1]))[0][0]
+
+
+def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module:
+    """Put `weight` in the place of a parameter.
+
+    Returns the module whose `original` is the scores, the new Parameter (*shape, K).
 
     `owners` lists every (module, parameter name) that holds the tensor: a tied weight has several,
     and all of them come to share one set of scores.
@@ -106,6 +132,91 @@ def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Parame
     for other, other_name in tied:
         parametrize.register_parametrization(other, other_name, nn.Identity(), unsafe=True)
         other.get_submodule("parametrizations").add_module(other_name, shared)
-    scores = shared.get_parameter("original")
-    scores.requires_grad_(True)
-    return scores
+    claim(shared.get_parameter("original").requires_grad_(True))
+    return shared
+
+
+class DenseForm:
+    """The tensors of a machine in the dense form; see `slotkit.form.Form`."""
+
+    name = "dense"
+
+    def __init__(self, picked: list[Picked], reels: list[Reel], selection: str, update: str) -> None:
+        self.update = update
+        self._weights: dict[str, SlotWeight] = {}
+        self._lists: dict[str, nn.Module] = {}
+        for place, reel in zip(picked, reels, strict=True):
+            weight = SlotWeight(reel, selection, update, place.parameter.device, place.parameter.dtype)
+            self._weights[reel.name] = weight
+            self._lists[reel.name] = attach(place.owners, weight)
+
+    @property
+    def reels(self) -> Mapping[str, Reel]:
+        return {name: weight.reel for name, weight in self._weights.items()}
+
+    @property
+    def _scores(self) -> dict[str, nn.Parameter]:
+        # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
+        return {name: shared.get_parameter("original") for name, shared in self._lists.items()}
+
+    def __str__(self) -> str:
+        return "dense form"
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        yield from self._scores.values()
+
+    def optimizer(self, others: list[nn.Parameter], **hyperparameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD([*self.parameters(), *others], **hyperparameters)
+
+    def options(self, name: str) -> Tensor:
+        return self._weights[name].options.expand_as(self._scores[name])
+
+    def scores(self, name: str) -> Tensor:
+        return self._scores[name].detach()
+
+    def selected(self, name: str) -> Tensor:
+        return self._weights[name].selected(self._scores[name])
+
+    def choose_greedy(self, follow: bool) -> None:
+        for name, weight in self._weights.items():
+            weight.held = None if follow else greedy(self.scores(name))
+
+    def choose_sample(self, stream: int, number: int) -> None:
+        for name, weight in self._weights.items():
+            scores = self.scores(name)
+            if not torch.isfinite(scores).all():
+                raise SlotkitError(
+                    f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
+                    "learning rate."
+                )
+            weight.held = sample(scores, weight.reel.draw(stream, number, scores.device))
+
+    def snapshot(self) -> dict[str, Tensor | None]:
+        return {name: weight.held for name, weight in self._weights.items()}
+
+    def restore(self, snapshot: Mapping[str, Tensor | None]) -> None:
+        for name, weight in self._weights.items():
+            weight.held = snapshot[name]
+
+    def entries(self, model: nn.Module) -> set[str]:
+        lists = (
+            prefix
+            for prefix, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SlotWeight)
+        )
+        inside = tuple(f"{prefix}." for prefix in lists)
+        return {name for name in model.state_dict() if name.startswith(inside)}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "scores": {name: scores.detach() for name, scores in self._scores.items()},
+            "held": {name: weight.held for name, weight in self._weights.items() if weight.held is not None},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for name, scores in self._scores.items():
+                scores.copy_(state["scores"][name])
+            for name, weight in self._weights.items():
+                held = state["held"].get(name)
+                weight.held = None if held is None else held.to(weight.options.device).clone()

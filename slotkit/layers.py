@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slotkit.dense import SlotWeight
 from slotkit.machine import SlotMachine, slotify
@@ -20,7 +20,7 @@ from slotkit.reel import Init
 
 
 class _SlotLayer(nn.Module):
-    """What the layers below add to their PyTorch layer; their positional arguments are PyTorch's.
+    """What the layers below add to their PyTorch layer, whose sizes are the positional arguments.
 
     Args:
         k, selection, init, sharing, symmetric, update: as in `slotkit.slotify`.
@@ -47,11 +47,27 @@ class _SlotLayer(nn.Module):
         super().__init__(*arguments, bias=bias, **options)
         chosen = int(torch.randint(2**62, ()).item()) if seed is None else seed
         self.machine = slotify(
-            self, k, selection, sharing, init, chosen, others="trained", update=update, symmetric=symmetric
+            self,
+            k,
+            selection,
+            sharing,
+            init,
+            chosen,
+            form="dense",
+            others="trained",
+            update=update,
+            symmetric=symmetric,
         )
         weight = self.get_submodule("parametrizations.weight.0")
         assert isinstance(weight, SlotWeight)
         weight.follows_seed = True
+
+    def get_extra_state(self) -> Tensor:
+        """How many times training has sampled: a resumed run goes on with the next draw."""
+        return torch.tensor(self.machine.draws)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.machine.draws = int(state)
 
 
 class SlotLinear(_SlotLayer, nn.Linear):

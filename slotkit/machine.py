@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
-from slotkit.dense import SlotWeight, attach
+from slotkit.dense import DenseForm
 from slotkit.errors import SlotkitError
+from slotkit.form import Form
 from slotkit.others import settle_others
 from slotkit.picking import Picked, Where, pick
 from slotkit.reel import (
@@ -22,10 +23,12 @@ from slotkit.reel import (
     Init,
     Reel,
     check_reel_settings,
+    init_name,
 )
-from slotkit.selection import find_selection, find_update, greedy, pick_uniformly, sample, take
+from slotkit.selection import find_selection, find_update, pick_uniformly, take
 
-FORMS = ("dense",)
+FORMS = ("latent", "dense")
+TABLES = ("auto", "stored", "recomputed")
 
 
 def slotify(
@@ -35,18 +38,19 @@ def slotify(
     sharing: str = "none",
     init: str | Init = "authors",
     seed: int = 0,
-    form: str = "dense",
+    form: str = "latent",
+    engine: str = "auto",
     where: Where = None,
     others: str = "frozen",
     update: str = "all",
     symmetric: bool = False,
+    tables: str = "auto",
 ) -> SlotMachine:
     """Make a slot machine of `model`, in place.
 
     Every picked weight gets K fixed random options and K scores a connection; its values are
     replaced by the selected options. Nothing else changes in a training loop but the optimizer,
-    which comes from `SlotMachine.optimizer` or is any torch optimizer over
-    `SlotMachine.parameters()`.
+    which comes from `SlotMachine.optimizer`.
 
     Args:
         model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
@@ -55,7 +59,10 @@ def slotify(
         sharing: "none", "layer" or "channel": which connections have the same K options.
         init: "authors", "paper" or an object (`slotkit.reel.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
-        form: "dense", the literal form.
+        form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
+            ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
+            options and K scores, for any torch optimizer and for update="selected".
+        engine: of the latent form: "auto", "numba" (CPU) or "eager" (plain PyTorch, every device).
         where: which parameters become reels: None (every weight of the layers above), names or glob
             patterns, or a predicate (name, parameter) -> bool.
         others: what becomes of the other parameters: "frozen" (biases 0, norms identity, as in the
@@ -63,24 +70,26 @@ def slotify(
         update: "all" scores get a gradient (the paper) or only the "selected" one (CENG501).
         symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
             by a layer don't average to zero, and can leave every ReLU dead.
+        tables: of the latent form: options and scores "stored" (8 K bytes a connection), "recomputed"
+            when they are needed (no memory that grows with K, the same bits), or "auto".
 
     Raises:
         SlotkitError: for a value that is not accepted, or a model without such weights.
     """
     check_reel_settings(k, seed, init, sharing, symmetric)
     selection, update = find_selection(selection), find_update(update)
-    if form not in FORMS:
-        raise SlotkitError(f"There is no form {form!r}. Choose one of {', '.join(FORMS)}.")
+    _check_form(form, engine, update, tables)
     picked = pick(model, where)
     # All reels before the first change, so that a refused tensor leaves the model as it was.
     reels = [_reel(place, k, seed, init, sharing, symmetric) for place in picked]
     trained = settle_others(model, picked, others)
-    weights: dict[str, SlotWeight] = {}
-    scores: dict[str, nn.Parameter] = {}
-    for place, reel in zip(picked, reels, strict=True):
-        weights[reel.name] = SlotWeight(reel, update, place.parameter.device, place.parameter.dtype)
-        scores[reel.name] = attach(place.owners, weights[reel.name])
-    return SlotMachine(model, weights, scores, trained, selection)
+    if form == "dense":
+        chosen: Form = DenseForm(picked, reels, selection, update)
+    else:
+        from slotkit.latent.form import LatentForm
+
+        chosen = LatentForm(picked, reels, selection, engine, tables)
+    return SlotMachine(model, chosen, trained, selection)
 
 
 def randomize(
@@ -105,29 +114,43 @@ def _reel(place: Picked, k: int, seed: int, init: str | Init, sharing: str, symm
     return Reel(place.name, shape, k, seed, init, sharing, symmetric, place.channel_dim)
 
 
+def _check_form(form: str, engine: str, update: str, tables: str) -> None:
+    if form not in FORMS:
+        raise SlotkitError(f"There is no form {form!r}. Choose one of {', '.join(FORMS)}.")
+    if tables not in TABLES:
+        raise SlotkitError(
+            f"There is no storage policy tables={tables!r}. Choose one of {', '.join(TABLES)}."
+        )
+    if form == "latent" and update == "selected":
+        raise SlotkitError(
+            "update='selected' moves one score of K, so the scores leave the line that the latent form "
+            "relies on. Use form='dense'."
+        )
+    if form == "dense" and (engine, tables) != ("auto", "auto"):
+        raise SlotkitError(
+            "engine and tables belong to the latent form. Leave them out, or use form='latent'."
+        )
+
+
 class SlotMachine:
     """A model whose weights are selected, not learned. Made by `slotify`.
 
     Attributes:
         model: the model, changed in place.
+        form: where options and scores live (`slotkit.form.Form`).
         selection: "greedy" or "probabilistic", how training selects.
+        trained: name -> those of the other parameters that are trained.
         draws: how many times training has sampled so far; part of the state.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        weights: dict[str, SlotWeight],
-        scores: dict[str, nn.Parameter],
-        trained: dict[str, nn.Parameter],
-        selection: str,
+        self, model: nn.Module, form: Form, trained: dict[str, nn.Parameter], selection: str
     ) -> None:
         self.model = model
+        self.form = form
         self.selection = selection
         self.draws = 0
-        self._weights = weights
-        self._scores = scores
-        self._trained = trained
+        self.trained = trained
         self._borrowed = False
         if selection == "probabilistic":
             self.spin()
@@ -135,44 +158,49 @@ class SlotMachine:
 
     def __repr__(self) -> str:
         reel = next(iter(self.reels.values()))
-        total = sum(scores[..., 0].numel() for scores in self._scores.values())
+        total = sum(math.prod(reel.shape) for reel in self.reels.values())
         values = "in pairs +v -v" if reel.symmetric else "plain"
         return (
-            f"SlotMachine({total:,} connections in {len(self._scores)} tensors, K = {reel.k}, "
-            f"{self.selection} selection, options {values}, sharing {reel.sharing}, seed {reel.seed})"
+            f"SlotMachine({total:,} connections in {len(self.reels)} tensors, K = {reel.k}, "
+            f"{self.selection} selection, options {values}, sharing {reel.sharing}, seed "
+            f"{reel.seed}, {self.form})"
         )
 
     @property
-    def reels(self) -> dict[str, Reel]:
+    def reels(self) -> Mapping[str, Reel]:
         """Tensor name -> `Reel`."""
-        return {name: weight.reel for name, weight in self._weights.items()}
+        return self.form.reels
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything an optimizer should train: the scores, and the others if they are trained."""
-        yield from self._scores.values()
-        yield from self._trained.values()
+        """What an optimizer trains: the form's parameters, and the others if they are trained.
+
+        In the dense form these are the scores, for any torch optimizer. In the latent form they are
+        the weights, which only slotkit's own optimizers may step on.
+        """
+        yield from self.form.parameters()
+        yield from self.trained.values()
 
     def optimizer(
         self, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, **options: Any
     ) -> torch.optim.Optimizer:
-        """torch.optim.SGD over `parameters()`. Weight decay (L2) acts on the scores, not the weights."""
-        return torch.optim.SGD(
-            self.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, **options
-        )
+        """SGD on the scores: `SlotSGD` in the latent form, torch.optim.SGD in the dense form.
+
+        Weight decay (L2) acts on the scores, not on the weights. Others are trained if they should be.
+        """
+        others = list(self.trained.values())
+        return self.form.optimizer(others, lr=lr, momentum=momentum, weight_decay=weight_decay, **options)
 
     def options(self, name: str) -> Tensor:
         """The K options of every connection, of shape (*weight.shape, K). They never change."""
-        weight = self._weight(name)
-        return weight.options.expand_as(self._scores[name])
+        return self.form.options(self._known(name))
 
     def scores(self, name: str) -> Tensor:
         """The current scores, of shape (*weight.shape, K), detached."""
-        self._weight(name)
-        return self._scores[name].detach()
+        return self.form.scores(self._known(name))
 
     def selected(self, name: str) -> Tensor:
         """The index of the option in use, int64, of the weight's shape."""
-        return self._weight(name).selected(self._scores[name])
+        return self.form.selected(self._known(name))
 
     def spin(self, selection: str | None = None) -> None:
         """Write the weights anew from the current scores, greedily or sampled.
@@ -182,10 +210,11 @@ class SlotMachine:
         """
         how = self.selection if selection is None else find_selection(selection)
         if how == "probabilistic":
-            self._hold_sample(TRAINING_DRAWS, self.draws)
+            self.form.choose_sample(TRAINING_DRAWS, self.draws)
             self.draws += 1
         else:
-            self._hold_greedy()
+            # A greedy machine follows its scores; a probabilistic one stays where it was put.
+            self.form.choose_greedy(follow=self.selection == "greedy")
 
     @contextmanager
     def using(self, selection: str, draw: int = 0) -> Iterator[nn.Module]:
@@ -196,35 +225,34 @@ class SlotMachine:
         are put back on an exception too.
         """
         how = find_selection(selection)
-        before = {name: weight.held for name, weight in self._weights.items()}
+        before = self.form.snapshot()
         borrowed, self._borrowed = self._borrowed, True
         try:
             if how == "probabilistic":
-                self._hold_sample(EVALUATION_DRAWS, draw)
+                self.form.choose_sample(EVALUATION_DRAWS, draw)
             else:
-                self._hold_greedy()
+                self.form.choose_greedy(follow=self.selection == "greedy")
             yield self.model
         finally:
             self._borrowed = borrowed
-            for name, weight in self._weights.items():
-                weight.held = before[name]
+            self.form.restore(before)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, and what the options were made from.
 
-        Keys: "settings" (plain values), "draws" (int), "scores" and "held" (tensor name -> tensor),
-        "others" (every other entry of the model's own state_dict). The options are not in it:
-        they are a function of the settings.
+        Keys: "settings" (plain values), "draws" (int), "others" (every entry of the model's own
+        state_dict that is not the form's), and the form's tables (tensor name -> tensor): "scores"
+        and "held" in the dense form; "latent", "velocity", "lower", "upper" and "lines" in the
+        latent form. The options are not in it: they are a function of the settings.
         """
         return {
             "settings": self._settings(),
             "draws": self.draws,
-            "scores": {name: scores.detach() for name, scores in self._scores.items()},
-            "held": {name: weight.held for name, weight in self._weights.items() if weight.held is not None},
             "others": self._others(),
+            **self.form.state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a `state_dict` of a machine with the same settings.
 
         Raises SlotkitError, before anything is changed, if the settings or shapes differ.
@@ -236,57 +264,50 @@ class SlotMachine:
                 f"{key} is {theirs.get(key)!r} there and {mine[key]!r} here" for key in different
             )
             raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
+        absent = [
+            f"{table}/{name}"
+            for table, names in self.form.state().items()
+            if isinstance(names, Mapping)
+            for name in names
+            if name not in state.get(table, {})
+        ]
+        if absent:
+            raise SlotkitError(
+                f"This state lacks {', '.join(absent)}. It is damaged, or was put together by hand."
+            )
         others: dict[str, Tensor] = state["others"]
         if {name: v.shape for name, v in self._others().items()} != {
             name: v.shape for name, v in others.items()
         }:
             raise SlotkitError("This state belongs to a model with other parameters. Build that model first.")
-        with torch.no_grad():
-            for name, scores in self._scores.items():
-                scores.copy_(state["scores"][name])
-            for name, weight in self._weights.items():
-                held = state["held"].get(name)
-                weight.held = None if held is None else held.to(weight.options.device).clone()
         self.model.load_state_dict(others, strict=False)
+        self.form.load(state)
         self.draws = state["draws"]
 
     def _others(self) -> dict[str, Tensor]:
         """The model's own state_dict without what belongs to the reels."""
-        lists = (
-            prefix
-            for prefix, module in self.model.named_modules(remove_duplicate=False)
-            if isinstance(module, ParametrizationList) and isinstance(module[0], SlotWeight)
-        )
-        inside = tuple(f"{prefix}." for prefix in lists)
-        return {name: value for name, value in self.model.state_dict().items() if not name.startswith(inside)}
+        own = self.form.entries(self.model)
+        return {name: value for name, value in self.model.state_dict().items() if name not in own}
 
     def _settings(self) -> dict[str, Any]:
         reel = next(iter(self.reels.values()))
         return {
             "reel_spec": REEL_SPEC,
+            "form": self.form.name,
             "k": reel.k,
             "seed": reel.seed,
-            "init": reel.init if isinstance(reel.init, str) else repr(reel.init),
+            "init": init_name(reel.init),
             "sharing": reel.sharing,
             "symmetric": reel.symmetric,
             "selection": self.selection,
+            "update": self.form.update,
             "reels": {name: list(reel.shape) for name, reel in self.reels.items()},
         }
 
-    def _weight(self, name: str) -> SlotWeight:
-        if name not in self._weights:
-            raise SlotkitError(f"There is no reel {name!r}. This machine has {', '.join(self._weights)}.")
-        return self._weights[name]
-
-    def _hold_sample(self, stream: int, number: int) -> None:
-        for name, weight in self._weights.items():
-            scores = self.scores(name)
-            weight.held = sample(scores, weight.reel.draw(stream, number, scores.device))
-
-    def _hold_greedy(self) -> None:
-        for name, weight in self._weights.items():
-            # A greedy machine follows its scores; a probabilistic one stays where it was put.
-            weight.held = None if self.selection == "greedy" else greedy(self.scores(name))
+    def _known(self, name: str) -> str:
+        if name not in self.reels:
+            raise SlotkitError(f"There is no reel {name!r}. This machine has {', '.join(self.reels)}.")
+        return name
 
     def _spin_before_forward(self, model: nn.Module, inputs: Any) -> None:
         if model.training and not self._borrowed:

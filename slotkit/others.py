@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.picking import Picked
+from slotkit.picking import Picked, is_claimed
 
 OTHERS = ("frozen", "trained", "kept")
 
@@ -21,6 +21,7 @@ def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[s
     if others not in OTHERS:
         raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
     reels = {id(place.parameter) for place in picked}
+    reels |= {id(value) for value in model.parameters() if is_claimed(value)}
     rest = {name: value for name, value in model.named_parameters() if id(value) not in reels}
     if others == "trained":
         return {name: value for name, value in rest.items() if value.requires_grad}

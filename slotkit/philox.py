@@ -48,7 +48,7 @@ def key_of(*parts: str | int) -> tuple[int, int]:
     """The 64-bit key of a tuple of names and integers: two 32-bit words.
 
     The first eight bytes (little endian) of the BLAKE2b-64 digest of the parts' text, each part
-    preceded by its length, so that no two tuples run together.
+    preceded by its length, so that no two tuples of texts run together; an integer counts as its text.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:

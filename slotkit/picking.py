@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 
@@ -27,6 +27,16 @@ class Picked:
     channel_dim: int
 
 
+def claim(parameter: Tensor) -> None:
+    """Mark a parameter as a slot machine's, so that no second machine takes or freezes it."""
+    parameter.belongs_to_a_slot_machine = True  # type: ignore[attr-defined]
+
+
+def is_claimed(parameter: Tensor) -> bool:
+    """Whether a slot machine has the parameter."""
+    return getattr(parameter, "belongs_to_a_slot_machine", False)
+
+
 def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     """The parameters that `where` picks, in the model's order, each tied tensor once.
 
@@ -35,7 +45,8 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     """
     holders = _holders(model)
     if where is None:
-        names = [name for name, owners in holders.items() if _is_layer_weight(owners)]
+        free = {name: owners for name, owners in holders.items() if not is_claimed(_parameter(owners))}
+        names = [name for name, owners in free.items() if _is_layer_weight(owners)]
     elif callable(where):
         names = [name for name, owners in holders.items() if where(name, _parameter(owners))]
     else:
@@ -88,6 +99,8 @@ def _picked(name: str, owners: list[tuple[nn.Module, str]]) -> Picked:
         raise SlotkitError(
             f"{name} belongs to a lazy layer without a shape yet. Run one batch through the model first."
         )
+    if is_claimed(parameter):
+        raise SlotkitError(f"{name} belongs to a slot machine already. Leave it out of `where`.")
     if any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module, _ in owners):
         raise SlotkitError(
             f"{name} is parametrized already (a slot machine, or weight norm). Remove that first, "

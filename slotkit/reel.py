@@ -111,6 +111,13 @@ def find_init(init: str | Init) -> Init:
     return init
 
 
+def init_name(init: str | Init) -> str:
+    """How a state tells inits apart: the name, else the object's own repr, else its class."""
+    if isinstance(init, str):
+        return init
+    return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)
+
+
 @dataclass(frozen=True)
 class Reel:
     """K options and K initial scores for every connection of one weight tensor.
@@ -142,6 +149,10 @@ class Reel:
 
     def __post_init__(self) -> None:
         check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        if math.prod(self.shape) == 0:
+            raise SlotkitError(
+                f"{self.name} has shape {self.shape}: no connections. Leave it out of `where`."
+            )
         if len(self.shape) < 2:
             raise SlotkitError(
                 f"{self.name} has shape {self.shape}. A reel needs a weight of two dimensions or more, "
@@ -164,19 +175,26 @@ class Reel:
             lead = list(self.shape)
         elif self.sharing == "channel":
             lead[self.channel_dim] = self.shape[self.channel_dim]
-        owners = torch.arange(math.prod(lead), device=device)
-        count = self.k // 2 if self.symmetric else self.k
-        uniform = self._uniform(owners, OPTIONS, count, symmetric_uniform)
-        values = find_init(self.init).options(uniform, self.fans)
-        if self.symmetric:
-            values = torch.stack([values, -values], dim=-1)
-        return values.reshape(*lead, self.k)
+        return self._options_of(torch.arange(math.prod(lead), device=device)).reshape(*lead, self.k)
+
+    @property
+    def owner_rule(self) -> tuple[int, int]:
+        """(stride, count): connection i (row-major) uses the options of owner (i // stride) % count."""
+        if self.sharing == "layer":
+            return 1, 1
+        if self.sharing == "channel":
+            return math.prod(self.shape[self.channel_dim + 1 :]), self.shape[self.channel_dim]
+        return 1, math.prod(self.shape)
+
+    def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
+        """Options and initial scores, float32 (n, K) each, of connections int64 (n,) in row-major order."""
+        stride, count = self.owner_rule
+        return self._options_of(connections // stride % count), self._scores_of(connections)
 
     def scores(self, device: torch.device | str = "cpu") -> Tensor:
         """The initial scores, float32, shape (*shape, K)."""
         connections = torch.arange(math.prod(self.shape), device=device)
-        uniform = self._uniform(connections, SCORES, self.k, unit_uniform)
-        return find_init(self.init).scores(uniform, self.fans).reshape(*self.shape, self.k)
+        return self._scores_of(connections).reshape(*self.shape, self.k)
 
     def draw(self, stream: int, number: int, device: torch.device | str = "cpu") -> Tensor:
         """One uniform number in (0, 1) a connection, float32, of the weight's shape.
@@ -184,10 +202,24 @@ class Reel:
         `stream` says what for (TRAINING_DRAWS, EVALUATION_DRAWS or INITIAL_PICK), `number`
         (0 .. 2**32 - 1) which time. Four neighbouring connections share one Philox block.
         """
+        if not 0 <= number < 2**32:
+            raise SlotkitError(f"The draw number is {number}. Give an integer from 0 to 2**32 - 1.")
         n = math.prod(self.shape)
         blocks = torch.arange((n + 3) // 4, device=device)
         uniform = self._uniform(blocks, stream, 4, unit_uniform, third=number)
         return uniform.reshape(-1)[:n].reshape(self.shape)
+
+    def _options_of(self, owners: Tensor) -> Tensor:
+        count = self.k // 2 if self.symmetric else self.k
+        uniform = self._uniform(owners, OPTIONS, count, symmetric_uniform)
+        values = find_init(self.init).options(uniform, self.fans)
+        if self.symmetric:
+            values = torch.stack([values, -values], dim=-1).flatten(-2)
+        return values
+
+    def _scores_of(self, connections: Tensor) -> Tensor:
+        uniform = self._uniform(connections, SCORES, self.k, unit_uniform)
+        return find_init(self.init).scores(uniform, self.fans)
 
     def _uniform(
         self, owners: Tensor, stream: int, count: int, convert: Callable[[Tensor], Tensor], third: int = 0
@@ -208,7 +240,7 @@ def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, symme
     """Refuse settings no reel can have, whatever its tensor. Raises SlotkitError."""
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise SlotkitError(f"k is {k!r}. A connection needs at least one option: give an integer from 1 up.")
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise SlotkitError(f"The seed is {seed!r}. Give an integer from 0 to 2**63 - 1.")
     if sharing not in SHARINGS:
         raise SlotkitError(f"There is no sharing {sharing!r}. Choose one of {', '.join(SHARINGS)}.")

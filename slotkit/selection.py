@@ -46,6 +46,9 @@ def sample(scores: Tensor, uniform: Tensor) -> Tensor:
     scores (..., K) and uniform (...) in (0, 1) -> int64 (...). The first k whose cumulative weight
     reaches uniform * total: an option of probability zero is never chosen.
     """
+    if scores.dtype in (torch.float16, torch.bfloat16):
+        # A cumulative sum of a few bits would prefer some options visibly.
+        scores = scores.float()
     cumulative = torch.exp(scores - scores.amax(dim=-1, keepdim=True)).cumsum_(dim=-1)
     target = uniform.to(scores.dtype).unsqueeze(-1) * cumulative[..., -1:]
     return torch.searchsorted(cumulative, target).squeeze(-1)

@@ -70,7 +70,12 @@ def create(name: str, image: tuple[int, int, int], classes: int, **options: Any)
         known = ", ".join(network.options)
         raise SlotkitError(f"{name} has no option {', '.join(unknown)}. Its options are {known}.")
     build: Callable[..., nn.Module] = getattr(import_module(network.module), network.function)
-    return build(image, classes, **network.fixed, **options)
+    try:
+        return build(image, classes, **network.fixed, **options)
+    except (TypeError, ValueError) as fault:
+        if isinstance(fault, SlotkitError):
+            raise
+        raise SlotkitError(f"{name} can't be built with {options}: {fault}.") from fault
 
 
 def find(name: str) -> Network:

@@ -55,7 +55,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state, about
 
 
-TABLES = ("scores", "held", "others", "weights")
+TABLES = ("scores", "held", "latent", "velocity", "lower", "upper", "others", "weights")
 
 
 def _is_tensor_table(key: str, value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from slotkit.config import Config, TrainingSettings
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine, randomize, slotify
 from slotkit.models import create
+from slotkit.optim import SlotAdam
 
 
 @dataclass
@@ -27,17 +27,20 @@ class Trainee:
     bf16: bool
 
     def optimizer(self, settings: TrainingSettings) -> Optimizer:
-        """SGD over the scores, or over the learned weights, with the same settings."""
-        parameters: Iterator[nn.Parameter] = (
-            self.machine.parameters() if self.machine else self.model.parameters()
-        )
-        return torch.optim.SGD(
-            parameters,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        )
+        """What trains the scores, or the learned weights: SGD, or Adam, with the same settings.
+
+        Raises SlotkitError for Adam with a machine in the dense form.
+        """
+        adam: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+        sgd = adam | {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        if self.machine is None:
+            parameters = self.model.parameters()
+            if settings.optimizer == "adam":
+                return torch.optim.AdamW(parameters, **adam)
+            return torch.optim.SGD(parameters, **sgd)
+        if settings.optimizer == "adam":
+            return SlotAdam(self.machine, **adam)
+        return self.machine.optimizer(**sgd)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32, shape (n, classes)."""
@@ -78,6 +81,9 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
             sharing=slots.sharing,
             init=slots.init,
             seed=config.seeds.reels,
+            form=config.form,
+            engine=slots.engine,
+            tables=slots.tables,
             where=slots.where,
             others=slots.others,
             update=slots.update,

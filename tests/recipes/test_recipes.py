@@ -10,17 +10,27 @@ import torch
 from slotkit import recipes
 from slotkit.config import Layer, resolve
 from slotkit.errors import SlotkitError
+from slotkit.optim import SlotAdam
 from slotkit.training.trainee import build
 
 METHODS = ("greedy", "probabilistic", "learned")
 NETWORKS = ("lenet", "conv2", "conv4", "conv6", "vgg19")
+OURS = {"slotkit-lenet-adam", "slotkit-conv2-adam"}
 ROWS = {"-".join(row) for row in product(("paper", "authors"), NETWORKS, METHODS)} | {
     "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
 }
 
 
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
-    assert set(recipes.names()) == ROWS
+    assert set(recipes.names()) == ROWS | OURS
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_our_own_recipes_train_the_latents_with_adam(name: str, narrow_networks: None) -> None:
+    config = resolve([*recipes.load(name).layers(), Layer("test", {"training.device": "cpu"})]).config
+    trainee = build(config, (1, 28, 28) if "lenet" in name else (3, 32, 32), 10)
+    assert isinstance(trainee.optimizer(config.training), SlotAdam)
+    assert "Beyond the paper" in recipes.load(name).differences
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))

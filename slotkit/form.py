@@ -1,0 +1,63 @@
+"""What a form of the method has to do for a machine. The forms are `dense.py` and `latent/form.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from slotkit.reel import Reel
+
+
+class Form(Protocol):
+    """Where options and scores of a machine's tensors live, and how weights are chosen from them.
+
+    Attributes:
+        name: "dense" or "latent".
+        update: "all" or "selected".
+    """
+
+    name: str
+    update: str
+
+    @property
+    def reels(self) -> Mapping[str, Reel]:
+        """Tensor name -> Reel."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What an optimizer of this form trains."""
+
+    def optimizer(self, others: list[nn.Parameter], **hyperparameters: Any) -> torch.optim.Optimizer:
+        """SGD on the scores, and on `others`."""
+
+    def options(self, name: str) -> Tensor:
+        """(*weight.shape, K)."""
+
+    def scores(self, name: str) -> Tensor:
+        """(*weight.shape, K), detached."""
+
+    def selected(self, name: str) -> Tensor:
+        """int64, of the weight's shape."""
+
+    def choose_greedy(self, follow: bool) -> None:
+        """Use the highest scores; with `follow`, from now on after every step."""
+
+    def choose_sample(self, stream: int, number: int) -> None:
+        """Use a sample of the scores: draw `number` of `stream`. It stays until the next choice."""
+
+    def snapshot(self) -> Any:
+        """The choice in use, for `restore`."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Use a choice of before."""
+
+    def entries(self, model: nn.Module) -> set[str]:
+        """Names in model.state_dict() that are this form's own."""
+
+    def state(self) -> dict[str, Any]:
+        """Tables (name -> tensor) and plain values that training changes."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state` of the same reels."""

@@ -1,0 +1,396 @@
+"""The latent form compiled for the CPU: parallel, vectorised where nothing flips, K options only at flips.
+
+Philox and the staircase stand here a second time because a compiled loop can't call PyTorch; the
+engine suite holds them to the first. Everything is elementwise, so threads change no bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from slotkit import philox as bits
+from slotkit.latent import latent
+from slotkit.latent.latent import Hyperparameters
+from slotkit.latent.weight import LatentWeight
+from slotkit.reel import OPTIONS, SCORES, UniformInit, find_init
+
+compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+
+# Tries of rejection sampling before the exact inverse CDF, and the spread of scores (in nats) up to
+# which it is tried at all: at FLAT a try is accepted with probability 1 / 8 or more on average.
+ATTEMPTS = 8
+FLAT = 4.0
+
+# Draws by rejection have streams of their own; the counter's second word holds the number of the try.
+REJECTION = 16
+LAST_TRY = np.uint64(0xFFFF << 16)
+
+# Connections checked at once for flips: one vector loop, then one branch.
+BLOCK = 1024
+
+WORD = np.uint64(bits.WORD)
+HALF = np.uint64(32)
+MULTIPLIER_0, MULTIPLIER_1 = (np.uint64(value) for value in bits.MULTIPLIERS)
+KEY_STEP_0, KEY_STEP_1 = (np.uint64(value) for value in bits.KEY_STEPS)
+
+
+KINDS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+class Rule(NamedTuple):
+    """How the rows of a reel come about: `slotkit.reel` in numbers."""
+
+    k: int
+    stored: bool
+    symmetric: bool
+    owner_stride: int
+    owner_count: int
+    key_0: np.uint64
+    key_1: np.uint64
+    bound: np.float32
+    score_scale: np.float32
+
+
+advance_one = inlined(latent.advance)
+
+
+@compiled
+def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+    """`slotkit.philox.philox` for one counter of uint64 words."""
+    for _ in range(bits.ROUNDS):
+        left = c0 * MULTIPLIER_0
+        right = c2 * MULTIPLIER_1
+        c0 = (right >> HALF) ^ c1 ^ k0
+        c2 = (left >> HALF) ^ c3 ^ k1
+        c1 = right & WORD
+        c3 = left & WORD
+        k0 = (k0 + KEY_STEP_0) & WORD
+        k1 = (k1 + KEY_STEP_1) & WORD
+    return c0, c1, c2, c3
+
+
+@inlined
+def symmetric_uniform(word: Any) -> Any:
+    return np.float32(np.int64(word >> np.uint64(8)) * 2 + (1 - 2**24)) * np.float32(2.0**-24)
+
+
+@inlined
+def unit_uniform(word: Any) -> Any:
+    return np.float32(np.int64(word >> np.uint64(9)) * 2 + 1) * np.float32(2.0**-24)
+
+
+@compiled
+def fill_rows(i: Any, rule: Any, table_w: Any, table_s: Any, w: Any, s: Any) -> None:
+    """The K options and initial scores of connection i, stored or recomputed."""
+    owner = (i // rule.owner_stride) % rule.owner_count
+    if rule.stored:
+        for j in range(rule.k):
+            w[j] = table_w[owner, j]
+            s[j] = table_s[i, j]
+        return
+    low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
+    count = rule.k // 2 if rule.symmetric else rule.k
+    for block in range((count + 3) // 4):
+        words = philox(low, high, np.uint64(block), np.uint64(OPTIONS), rule.key_0, rule.key_1)
+        for lane in range(min(4, count - 4 * block)):
+            value = symmetric_uniform(words[lane]) * rule.bound
+            j = 4 * block + lane
+            if rule.symmetric:
+                w[2 * j], w[2 * j + 1] = value, -value
+            else:
+                w[j] = value
+    low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
+    for block in range((rule.k + 3) // 4):
+        words = philox(low, high, np.uint64(block), np.uint64(SCORES), rule.key_0, rule.key_1)
+        for lane in range(min(4, rule.k - 4 * block)):
+            s[4 * block + lane] = unit_uniform(words[lane]) * rule.bound * rule.score_scale
+
+
+@compiled
+def choose(a: Any, c: Any, w: Any, s: Any) -> Any:
+    """Greedy selection: the lowest index of the highest c * S_k + a * W_k."""
+    best, selected = -math.inf, 0
+    for j in range(len(w)):
+        score = c * np.float64(s[j]) + a * np.float64(w[j])
+        if score > best:
+            best, selected = score, j
+    return selected
+
+
+@compiled
+def bounds(selected: Any, sign: Any, w: Any, s: Any) -> Any:
+    """`slotkit.latent.latent.interval` for one connection."""
+    lower, upper = -math.inf, math.inf
+    value, score = np.float64(w[selected]), sign * np.float64(s[selected])
+    for j in range(len(w)):
+        gap = np.float64(w[j]) - value
+        crossing = (score - sign * np.float64(s[j])) / gap
+        if gap > 0:
+            upper = min(upper, crossing)
+        elif gap < 0:
+            lower = max(lower, crossing)
+    return lower, upper
+
+
+@inlined
+def place(i: Any, shape: Any, strides: Any) -> Any:
+    """Where connection i (row-major) lies in the memory of the weight."""
+    offset = 0
+    for dimension in range(len(shape) - 1, -1, -1):
+        offset += (i % shape[dimension]) * strides[dimension]
+        i //= shape[dimension]
+    return offset
+
+
+@parallel
+def advance_all(position: Any, velocity: Any, gradient: Any, h: Any) -> None:
+    for i in numba.prange(len(position)):
+        position[i], velocity[i] = advance_one(position[i], velocity[i], gradient[i], h)
+
+
+@parallel
+def settle_all(
+    position: Any,
+    lower: Any,
+    upper: Any,
+    scale: Any,
+    c: Any,
+    sign: Any,
+    rule: Any,
+    tables: Any,
+    weight: Any,
+    layout: Any,
+) -> Any:
+    flips = 0
+    for block in numba.prange((len(position) + BLOCK - 1) // BLOCK):
+        start, end = block * BLOCK, min((block + 1) * BLOCK, len(position))
+        inside = 0
+        for i in range(start, end):
+            u = position[i] * scale
+            inside += (u >= lower[i]) & (u <= upper[i])
+        if inside < end - start:
+            w, s = np.empty(rule.k, np.float32), np.empty(rule.k, np.float32)
+            for i in range(start, end):
+                u = position[i] * scale
+                if not (u >= lower[i] and u <= upper[i]):
+                    fill_rows(i, rule, tables[0], tables[1], w, s)
+                    selected = choose(np.float64(position[i]), c, w, s)
+                    lower[i], upper[i] = bounds(selected, sign, w, s)
+                    weight[i if layout[2] else place(i, layout[0], layout[1])] = w[selected]
+            flips += end - start - inside
+    return flips
+
+
+@inlined
+def option_of(i: Any, j: Any, rule: Any, table_w: Any) -> Any:
+    """Option j of connection i."""
+    owner = (i // rule.owner_stride) % rule.owner_count
+    if rule.stored:
+        return table_w[owner, j]
+    index = j // 2 if rule.symmetric else j
+    low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
+    words = philox(low, high, np.uint64(index // 4), np.uint64(OPTIONS), rule.key_0, rule.key_1)
+    value = symmetric_uniform(lane_of(words, index % 4)) * rule.bound
+    return -value if rule.symmetric and j % 2 else value
+
+
+@inlined
+def score_of(i: Any, j: Any, rule: Any, table_s: Any) -> Any:
+    """Initial score j of connection i."""
+    if rule.stored:
+        return table_s[i, j]
+    low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
+    words = philox(low, high, np.uint64(j // 4), np.uint64(SCORES), rule.key_0, rule.key_1)
+    return unit_uniform(lane_of(words, j % 4)) * rule.bound * rule.score_scale
+
+
+@inlined
+def lane_of(words: Any, lane: Any) -> Any:
+    """words[lane] for a lane that is not a constant."""
+    if lane < 2:
+        return words[0] if lane == 0 else words[1]
+    return words[2] if lane == 2 else words[3]
+
+
+@compiled
+def draw_by_inversion(i: Any, a: Any, c: Any, uniform: Any, rule: Any, tables: Any, w: Any, s: Any) -> Any:
+    """`slotkit.selection.sample` for one connection: exact, K exponentials. Returns the option."""
+    fill_rows(i, rule, tables[0], tables[1], w, s)
+    highest = -math.inf
+    for j in range(rule.k):
+        highest = max(highest, c * np.float64(s[j]) + a * np.float64(w[j]))
+    total = 0.0
+    for j in range(rule.k):
+        total += math.exp(c * np.float64(s[j]) + a * np.float64(w[j]) - highest)
+    rest = uniform * total
+    for j in range(rule.k):
+        rest -= math.exp(c * np.float64(s[j]) + a * np.float64(w[j]) - highest)
+        if rest <= 0:
+            return w[j]
+    return w[choose(a, c, w, s)]
+
+
+@compiled
+def draw_one(
+    i: Any, a: Any, c: Any, ceiling: Any, stream: Any, number: Any, rule: Any, tables: Any, w: Any, s: Any
+) -> Any:
+    """One option of connection i with the probabilities of softmax(c * S_k + a * W_k).
+
+    Rejection: propose an option uniformly, accept it with probability exp(score - ceiling), where
+    `ceiling` is at least every score. Exact, and a few tries whatever K is while scores are flat.
+    """
+    low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
+    for attempt in range(ATTEMPTS // 2):
+        place_of_try = high | (np.uint64(attempt) << np.uint64(16))
+        words = philox(low, place_of_try, number, stream, rule.key_0, rule.key_1)
+        for half in range(2):
+            proposed = words[0] if half == 0 else words[2]
+            accept = unit_uniform(words[1] if half == 0 else words[3])
+            j = np.int64((proposed * np.uint64(rule.k)) >> HALF)
+            option = option_of(i, j, rule, tables[0])
+            below = c * np.float64(score_of(i, j, rule, tables[1])) + a * np.float64(option) - ceiling
+            # exp(x) >= 1 + x spares most exponentials while scores are flat.
+            if accept < 1 + below or accept < math.exp(below):
+                return option
+    words = philox(low, high | LAST_TRY, number, stream, rule.key_0, rule.key_1)
+    return draw_by_inversion(i, a, c, np.float64(unit_uniform(words[0])), rule, tables, w, s)
+
+
+@parallel
+def draw_all(
+    position: Any,
+    c: Any,
+    bounds_of: Any,
+    stream: Any,
+    number: Any,
+    rule: Any,
+    tables: Any,
+    weight: Any,
+    layout: Any,
+) -> None:
+    for block in numba.prange((len(position) + BLOCK - 1) // BLOCK):
+        w, s = np.empty(rule.k, np.float32), np.empty(rule.k, np.float32)
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(position))):
+            a = np.float64(position[i])
+            spread = abs(a) * bounds_of[0]
+            ceiling = max(c * bounds_of[1], 0.0) + spread
+            if spread + abs(c) * bounds_of[1] < FLAT:
+                option = draw_one(i, a, c, ceiling, stream, number, rule, tables, w, s)
+            else:
+                low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
+                words = philox(low, high | LAST_TRY, number, stream, rule.key_0, rule.key_1)
+                option = draw_by_inversion(i, a, c, np.float64(unit_uniform(words[0])), rule, tables, w, s)
+            weight[i if layout[2] else place(i, layout[0], layout[1])] = option
+
+
+class Cpu:
+    """See `slotkit.latent.engines.Engine`."""
+
+    name = "numba"
+
+    def advance(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> None:
+        flat = gradient.detach().reshape(-1).numpy()
+        advance_all(weight.latent.numpy(), weight.velocity.numpy(), flat, _typed(h, weight.latent.dtype))
+
+    def settle(self, weight: LatentWeight) -> int:
+        line = weight.line
+        kind = KINDS[weight.latent.dtype]
+        with np.errstate(over="ignore"):
+            scale = kind(line.scale)
+        flips: int = settle_all(
+            weight.latent.numpy(),
+            weight.lower.numpy(),
+            weight.upper.numpy(),
+            scale,
+            line.c,
+            line.sign,
+            rule_of(weight),
+            tables_of(weight),
+            memory_of(weight.parameter),
+            layout_of(weight.parameter),
+        )
+        torch.autograd.graph.increment_version(weight.parameter)
+        return flips
+
+    def draw(self, weight: LatentWeight, stream: int, number: int) -> None:
+        options, scores = largest_of(weight)
+        draw_all(
+            weight.latent.numpy(),
+            weight.line.c,
+            (options, scores),
+            np.uint64(stream + REJECTION),
+            np.uint64(number),
+            rule_of(weight),
+            tables_of(weight),
+            memory_of(weight.parameter),
+            layout_of(weight.parameter),
+        )
+        torch.autograd.graph.increment_version(weight.parameter)
+
+
+def _typed(h: Hyperparameters, dtype: torch.dtype) -> Any:
+    """The hyper-parameters in the state's precision, so that the loop is compiled in it."""
+    return Hyperparameters(*(value if isinstance(value, bool) else KINDS[dtype](value) for value in h))
+
+
+def rule_of(weight: LatentWeight) -> Rule:
+    reel = weight.reel
+    init = find_init(reel.init)
+    bound, scale = 0.0, 0.0
+    if isinstance(init, UniformInit):
+        fans = reel.fans
+        bound = init.bound(fans)
+        scale = init.convolution_scores if fans.convolution else init.linear_scores
+    key_0, key_1 = reel.key
+    stride, count = reel.owner_rule
+    return Rule(
+        reel.k,
+        weight.tables is not None,
+        reel.symmetric,
+        stride,
+        count,
+        np.uint64(key_0),
+        np.uint64(key_1),
+        np.float32(bound),
+        np.float32(scale),
+    )
+
+
+def largest_of(weight: LatentWeight) -> tuple[float, float]:
+    """Bounds that no |option| and no |initial score| of the tensor exceeds."""
+    if weight.tables is None:
+        rule = rule_of(weight)
+        return float(rule.bound), float(rule.bound * rule.score_scale)
+    options, scores = (float(torch.linalg.vector_norm(table, math.inf)) for table in weight.tables)
+    return options, scores
+
+
+NO_TABLES = (np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+
+
+def tables_of(weight: LatentWeight) -> tuple[Any, Any]:
+    return NO_TABLES if weight.tables is None else (weight.tables[0].numpy(), weight.tables[1].numpy())
+
+
+def memory_of(parameter: Tensor) -> Any:
+    """The memory that the weight spans, as a flat array."""
+    span = 1 + sum(
+        (size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True)
+    )
+    return parameter.detach().as_strided((span,), (1,)).numpy()
+
+
+def layout_of(parameter: Tensor) -> tuple[Any, Any, bool]:
+    shape, strides = np.array(parameter.shape, np.int64), np.array(parameter.stride(), np.int64)
+    return shape, strides, parameter.is_contiguous()
+
+
+ENGINE = Cpu()

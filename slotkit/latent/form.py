@@ -1,0 +1,115 @@
+"""The latent form of a machine; see `slotkit.form.Form`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slotkit.latent.weight import STATE, LatentWeight
+from slotkit.picking import Picked, claim
+from slotkit.reel import Reel, UniformInit, find_init
+
+# Stored tables take 8 K bytes a connection; "auto" stores up to this much in a machine.
+STORED_BYTES = 1 << 28
+
+
+class LatentForm:
+    """The tensors of a machine in the latent form.
+
+    Attributes:
+        weights: tensor name -> its `LatentWeight`.
+        stored: whether options and initial scores are kept in tables.
+    """
+
+    name = "latent"
+    update = "all"
+
+    def __init__(
+        self, picked: list[Picked], reels: list[Reel], selection: str, engine: str, tables: str
+    ) -> None:
+        connections = sum(place.parameter.numel() for place in picked)
+        self.stored = tables == "stored" or (
+            tables == "auto" and _worth_storing(reels, connections, selection)
+        )
+        self.weights: dict[str, LatentWeight] = {}
+        for place, reel in zip(picked, reels, strict=True):
+            claim(place.parameter.requires_grad_(True))
+            follows = selection == "greedy"
+            weight = LatentWeight(reel, place.parameter, place.owners, engine, self.stored, follows)
+            self.weights[reel.name] = weight
+
+    @property
+    def reels(self) -> Mapping[str, Reel]:
+        return {name: weight.reel for name, weight in self.weights.items()}
+
+    def __str__(self) -> str:
+        engines = sorted({weight.engine.name for weight in self.weights.values()})
+        return f"latent form, {'/'.join(engines)} engine, tables {'stored' if self.stored else 'recomputed'}"
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for weight in self.weights.values():
+            yield weight.parameter
+
+    def optimizer(self, others: list[nn.Parameter], **hyperparameters: Any) -> torch.optim.Optimizer:
+        from slotkit.optim import SlotSGD
+
+        return SlotSGD(self, parameters=others, **hyperparameters)
+
+    def options(self, name: str) -> Tensor:
+        return self.weights[name].options()
+
+    def scores(self, name: str) -> Tensor:
+        return self.weights[name].scores()
+
+    def selected(self, name: str) -> Tensor:
+        return self.weights[name].selected()
+
+    def choose_greedy(self, follow: bool) -> None:
+        for weight in self.weights.values():
+            weight.follow()
+            weight.refresh()
+            weight.follows = follow
+
+    def choose_sample(self, stream: int, number: int) -> None:
+        for weight in self.weights.values():
+            weight.follow()
+            weight.draw(stream, number)
+            weight.follows = False
+
+    def snapshot(self) -> dict[str, tuple[Tensor, bool]]:
+        return {
+            name: (weight.parameter.detach().clone(), weight.follows) for name, weight in self.weights.items()
+        }
+
+    def restore(self, snapshot: Mapping[str, tuple[Tensor, bool]]) -> None:
+        for name, weight in self.weights.items():
+            values, weight.follows = snapshot[name]
+            with torch.no_grad():
+                weight.parameter.copy_(values)
+            weight.mark()
+
+    def entries(self, model: nn.Module) -> set[str]:
+        return set()
+
+    def state(self) -> dict[str, Any]:
+        tables = {key: {name: getattr(weight, key) for name, weight in self.weights.items()} for key in STATE}
+        lines = {name: asdict(weight.line) for name, weight in self.weights.items()}
+        follows = {name: weight.follows for name, weight in self.weights.items()}
+        return {**tables, "lines": lines, "follows": follows}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        for name, weight in self.weights.items():
+            weight.load({key: state[key][name] for key in STATE} | state["lines"][name])
+            weight.follows = state["follows"][name]
+            weight.mark()
+
+
+def _worth_storing(reels: list[Reel], connections: int, selection: str) -> bool:
+    """Greedy selection looks at the options at flips only; sampling may look at them in every step."""
+    if not all(isinstance(find_init(reel.init), UniformInit) for reel in reels):
+        return True
+    return selection == "probabilistic" and 8 * reels[0].k * connections <= STORED_BYTES

@@ -1,0 +1,110 @@
+"""K scores that never need K numbers: the recurrence and the staircase, each written once.
+
+Under SGD the scores of a connection stay on a line (docs/why-k-is-free.md has the derivation):
+
+    s_k = c * S_k + A * W_k        S_k initial scores, W_k options, c one number a tensor,
+    v_k = e * S_k + B * W_k        A and B one number a connection
+
+and c, e follow the recurrence of A, B with a gradient of zero. With u = A / c, the option in use is
+a non-decreasing step function of u: nothing changes while `lower <= u <= upper`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from slotkit.selection import greedy, take
+
+
+class Hyperparameters(NamedTuple):
+    """What one SGD step depends on, as floats. `intake` is 1 - dampening, and 1 in the first step."""
+
+    lr: float
+    momentum: float
+    intake: float
+    nesterov: bool
+    weight_decay: float
+    sign: float
+
+
+def advance(position: Any, velocity: Any, gradient: Any, h: Any) -> tuple[Any, Any]:
+    """One step of torch.optim.SGD: new position and velocity.
+
+    Written once for A and B of a connection (tensors, or scalars in a compiled loop) and for c and e
+    of a tensor (floats, gradient 0). The gradient of A is g, that of the weight in use, because
+    ds_k = g * W_k; weight decay adds weight_decay * A.
+    """
+    gradient = h.sign * gradient + h.weight_decay * position
+    direction = gradient
+    if h.momentum != 0:
+        velocity = h.momentum * velocity + h.intake * gradient
+        direction = gradient + h.momentum * velocity if h.nesterov else velocity
+    return position - h.lr * direction, velocity
+
+
+@dataclass
+class Line:
+    """What the scores of all connections of a tensor have in common.
+
+    c and e as above, the number of steps, and whether there is a velocity yet: torch.optim.SGD starts
+    its momentum buffer with the first gradient, without dampening.
+    """
+
+    c: float = 1.0
+    e: float = 0.0
+    steps: int = 0
+    moving: bool = False
+
+    def advance(self, h: Hyperparameters) -> bool:
+        """One step; returns whether c changed its sign, which turns every staircase around."""
+        before = self.sign
+        self.c, self.e = advance(self.c, self.e, 0.0, h)
+        self.steps += 1
+        return self.sign != before
+
+    @property
+    def sign(self) -> float:
+        """-1, 0 or 1."""
+        return math.copysign(1.0, self.c) if self.c else 0.0
+
+    @property
+    def scale(self) -> float:
+        """1 / |c|, so that u = A * scale; infinite when c has underflowed."""
+        return 1 / abs(self.c) if abs(self.c) > 1e-300 else math.inf
+
+
+def line_scores(options: Tensor, initial: Tensor, latent: Tensor, c: float) -> Tensor:
+    """The scores c * S_k + A * W_k in float64: options and initial (..., K), latent (...) -> (..., K)."""
+    return c * initial.double() + latent.double().unsqueeze(-1) * options.double()
+
+
+def reselect(
+    options: Tensor, initial: Tensor, latent: Tensor, line: Line
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The greedy choice and its interval, for n connections.
+
+    options and initial (n, K), latent (n,) -> selected int64, value, lower and upper float64, all (n,).
+    """
+    selected = greedy(line_scores(options, initial, latent, line.c))
+    lower, upper = interval(options, initial, selected, line.sign)
+    return selected, take(options, selected), lower, upper
+
+
+def interval(options: Tensor, initial: Tensor, selected: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+    """Between which u = A / |c| the selected option wins: lower and upper, float64 (n,).
+
+    Against an option W_j > W_k* it wins up to (S_k* - S_j) / (W_j - W_k*), against a smaller one from
+    there. With c < 0 the initial scores count negatively. Equal options never cross.
+    """
+    values, scores = options.double(), sign * initial.double()
+    index = selected.unsqueeze(-1)
+    gap = values - values.gather(-1, index)
+    crossing = (scores.gather(-1, index) - scores) / gap
+    upper = torch.where(gap > 0, crossing, math.inf).amin(dim=-1)
+    lower = torch.where(gap < 0, crossing, -math.inf).amax(dim=-1)
+    return lower, upper

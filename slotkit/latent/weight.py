@@ -1,0 +1,212 @@
+"""One weight tensor of a latent machine: an ordinary parameter, and what training keeps beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slotkit.errors import SlotkitError
+from slotkit.latent.engines import Engine, find_engine
+from slotkit.latent.latent import Hyperparameters, Line, interval, line_scores
+from slotkit.reel import Reel
+from slotkit.selection import greedy
+
+STATE = ("latent", "velocity", "lower", "upper")
+
+# Connections whose K options are looked at together when a whole tensor is: bounds the memory.
+ROWS = 1 << 22
+
+
+class LatentWeight:
+    """State of one tensor, 16 bytes a connection in float32: latent A, velocity B, lower and upper.
+
+    All four are flat tensors in the row-major order of the weight's indices, whatever the memory
+    layout of the weight: a reel belongs to a connection by its index.
+
+    Attributes:
+        parameter: the model's own parameter; it holds the options in use.
+        line: c, e and the number of steps.
+        tables: options and initial scores (n, K) if they are stored, else None.
+        follows: whether the weight is chosen anew, greedily, after every step.
+    """
+
+    def __init__(
+        self,
+        reel: Reel,
+        parameter: nn.Parameter,
+        owners: list[tuple[nn.Module, str]],
+        engine: str,
+        stored: bool,
+        follows: bool = True,
+    ) -> None:
+        self.reel = reel
+        self.parameter = parameter
+        self.owners = owners
+        self.line = Line()
+        self.follows = follows
+        self.engine_name = engine
+        self.engine: Engine = find_engine(engine, parameter, reel, stored)
+        self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
+        zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
+        self.latent, self.velocity = zeros, zeros.clone()
+        self.lower, self.upper = zeros.clone(), zeros.clone()
+        self.refresh()
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """float64 beside a float64 weight, else float32."""
+        return torch.float64 if self.parameter.dtype == torch.float64 else torch.float32
+
+    def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
+        """Options and initial scores (n, K), float32, stored or recomputed: the same bits."""
+        if self.tables is None:
+            return self.reel.rows(connections)
+        options, scores = self.tables
+        stride, count = self.reel.owner_rule
+        return options[connections // stride % count], scores[connections]
+
+    def refresh(self) -> None:
+        """Choose every connection's option anew, greedily."""
+        # An empty interval sends every connection to the K options.
+        self.lower.fill_(math.inf)
+        self.upper.fill_(-math.inf)
+        self.engine.settle(self)
+        self.mark()
+
+    def state(self) -> dict[str, Any]:
+        """The tensors, and c, e and what goes with them as plain numbers."""
+        return {name: getattr(self, name) for name in STATE} | asdict(self.line)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over a `state`, in this weight's device and dtype. Raises SlotkitError if a size differs."""
+        for name in STATE:
+            if state[name].shape != self.latent.shape:
+                raise SlotkitError(
+                    f"The state of {self.reel.name} has {state[name].numel()} connections, and the "
+                    "weight has "
+                    f"{self.latent.numel()}. Build the network that the state was saved with."
+                )
+        for name in STATE:
+            getattr(self, name).copy_(state[name])
+        self.line = Line(**{field.name: state[field.name] for field in fields(Line)})
+
+    def draw(self, stream: int, number: int) -> None:
+        """Sample every connection's option: draw `number` of `stream`."""
+        self.engine.draw(self, stream, number)
+        self.mark()
+
+    def step(self, gradient: Tensor, h: Hyperparameters) -> None:
+        """One SGD step of the latents by the dense gradient, and of the weight if it follows them."""
+        turned = self.line.advance(h)
+        self.engine.advance(self, gradient, h)
+        self.settle(turned)
+
+    def settle(self, turned: bool = False) -> None:
+        """After the latents moved: let the weight follow. `turned` says that c changed its sign."""
+        if self.follows and turned:
+            self.refresh()
+        elif self.follows:
+            self.engine.settle(self)
+            self.mark()
+
+    def write(self, connections: Tensor, values: Tensor) -> None:
+        """Put values (n,) into the weight at row-major indices (n,)."""
+        with torch.no_grad():
+            places = torch.unravel_index(connections, self.parameter.shape)
+            self.parameter.index_put_(places, values.to(self.parameter.dtype))
+
+    def mark(self) -> None:
+        """Remember that the weight is as slotkit left it."""
+        self.version = self.parameter._version
+
+    def scores(self) -> Tensor:
+        """c * S_k + A * W_k, in the state's dtype, of shape (*shape, K)."""
+        shape = (*self.reel.shape, self.reel.k)
+        return torch.cat([part for _, part in self._parts()]).to(self.state_dtype).reshape(shape)
+
+    def options(self) -> Tensor:
+        """The K options of every connection, in the weight's dtype, of shape (*shape, K)."""
+        return self.reel.options(self.parameter.device).to(self.parameter.dtype)
+
+    def selected(self) -> Tensor:
+        """The option in use: int64, of the weight's shape; among options of its value the best score."""
+        weight = self.parameter.detach().reshape(-1)
+        found = []
+        for (start, end), scores in self._parts():
+            options, _ = self.rows(torch.arange(start, end, device=weight.device))
+            inside = options.to(weight.dtype) == weight[start:end].unsqueeze(-1)
+            found.append(greedy(torch.where(inside, scores, -math.inf)))
+        return torch.cat(found).reshape(self.reel.shape)
+
+    def follow(self) -> None:
+        """Go where the weight went: another device or dtype. Raises SlotkitError if it was changed."""
+        for module, name in self.owners:
+            if module._parameters.get(name) is not self.parameter:
+                raise SlotkitError(
+                    f"{self.reel.name} has been replaced by another parameter since slotify (load_state_dict "
+                    f"with assign=True does that). Load with assign=False, or slotify again."
+                )
+        if self.latent.device != self.parameter.device or self.latent.dtype != self.state_dtype:
+            for name in STATE:
+                setattr(self, name, getattr(self, name).to(self.parameter.device, self.state_dtype))
+            if self.tables is not None:
+                self.tables = (
+                    self.tables[0].to(self.parameter.device),
+                    self.tables[1].to(self.parameter.device),
+                )
+            self.engine = find_engine(self.engine_name, self.parameter, self.reel, self.tables is not None)
+
+    def check_untouched(self) -> None:
+        """Raise SlotkitError if anything but slotkit has changed the weight since it was last written."""
+        if self.parameter._version != self.version:
+            if not self.is_consistent():
+                raise SlotkitError(
+                    f"{self.reel.name} was changed by something else than slotkit: an ordinary "
+                    "optimizer stepping on "
+                    f"it, or load_state_dict on the model. Train it with machine.optimizer() alone; "
+                    "to bring a "
+                    f"trained machine back use machine.load_state_dict(); machine.spin() restores "
+                    "its weights."
+                )
+            self.mark()
+
+    def is_consistent(self) -> bool:
+        """Whether every weight is one of its options, and the one whose interval is kept beside it.
+
+        Sampled weights have no interval: being an option is all that can be asked of them.
+        """
+        selected = self.selected().reshape(-1)
+        weight = self.parameter.detach().reshape(-1)
+        for start in range(0, len(weight), self._step):
+            part = torch.arange(start, min(start + self._step, len(weight)), device=weight.device)
+            options, initial = self.rows(part)
+            if not torch.equal(options.gather(-1, selected[part, None])[:, 0].to(weight.dtype), weight[part]):
+                return False
+            if not self.follows:
+                continue
+            lower, upper = interval(options, initial, selected[part], self.line.sign)
+            same_lower = torch.equal(lower.to(self.state_dtype), self.lower[part])
+            if not (same_lower and torch.equal(upper.to(self.state_dtype), self.upper[part])):
+                return False
+        return True
+
+    @property
+    def _step(self) -> int:
+        return max(1, ROWS // self.reel.k)
+
+    def _parts(self) -> Any:
+        """(start, end) and the float64 scores (end - start, K) of consecutive connections."""
+        for start in range(0, len(self.latent), self._step):
+            end = min(start + self._step, len(self.latent))
+            options, initial = self.rows(torch.arange(start, end, device=self.latent.device))
+            yield (start, end), line_scores(options, initial, self.latent[start:end], self.line.c)
+
+    def _all_rows(self) -> tuple[Tensor, Tensor]:
+        device = self.parameter.device
+        options = self.reel.distinct_options(device).reshape(-1, self.reel.k)
+        return options, self.reel.scores(device).reshape(-1, self.reel.k)

@@ -1,0 +1,271 @@
+"""SlotSGD and SlotAdam: ordinary torch optimizers that train the latents of slot machines.
+
+The weights of a machine in latent form get the slot update. Any other parameter in the same
+optimizer is trained by torch's own SGD or AdamW with the hyper-parameters of its group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.form import Form
+from slotkit.latent.form import LatentForm
+from slotkit.latent.latent import Hyperparameters
+from slotkit.latent.weight import LatentWeight
+from slotkit.machine import SlotMachine
+
+Machines = SlotMachine | Form | Iterable[SlotMachine]
+Groups = Iterable[Tensor | dict[str, Any]]
+
+
+class _SlotOptimizer(torch.optim.Optimizer):
+    """What both optimizers share: the weights of the machines, their checks, and their state.
+
+    There is one param group for every machine, then those of the other parameters: the machines' own
+    trained ones, and what is given as `parameters`. `state` of a
+    machine's weight holds latent, velocity, lower, upper (tensors of float32 or float64), c and e
+    (floats, that is float64), and what the optimizer adds.
+    """
+
+    def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
+        forms = [_latent_form(machine) for machine in _as_list(machines)]
+        self._latents: dict[Tensor, LatentWeight] = {
+            weight.parameter: weight for form in forms for weight in form.weights.values()
+        }
+        self._steps = 0
+        groups: list[dict[str, Any]] = [{"params": list(form.parameters())} for form in forms]
+        trained = [
+            value for machine in _as_list(machines) for value in getattr(machine, "trained", {}).values()
+        ]
+        for other in (*trained, *parameters):
+            if isinstance(other, dict):
+                groups.append(other)
+            elif len(groups) == len(forms):
+                groups.append({"params": [other]})
+            else:
+                groups[-1]["params"].append(other)
+        super().__init__(groups, defaults)
+        self._show_state()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step. Raises SlotkitError, before anything is changed, if a gradient of a machine's
+        weight is not finite or a weight was changed by something else.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._steps += 1
+        for weight in self._latents.values():
+            if weight.parameter.grad is not None:
+                _check(weight, self._steps)
+        self._step_everything()
+        self._show_state()
+        return loss
+
+    def _step_everything(self) -> None:
+        """Step every parameter that has a gradient."""
+        raise AssertionError("SlotSGD and SlotAdam define it")
+
+    def _groups_with_gradients(self) -> Iterator[tuple[dict[str, Any], list[LatentWeight]]]:
+        for group in self.param_groups:
+            having = (parameter for parameter in group["params"] if parameter.grad is not None)
+            yield group, [self._latents[parameter] for parameter in having if parameter in self._latents]
+
+    def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
+        """What the optimizer keeps for a weight beside the latents."""
+        return {}
+
+    def _show_state(self) -> None:
+        for parameter, weight in self._latents.items():
+            self.state[parameter] = weight.state() | self._extra_state(weight)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
+
+        The weights of the machines are brought in line with the latents, if they are not already.
+        """
+        super().load_state_dict(dict(state_dict))
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, key in zip(group["params"], saved["params"], strict=True):
+                if parameter in self._latents:
+                    self._load_latent(self._latents[parameter], state_dict["state"][key])
+        self._show_state()
+
+    def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
+        weight.load(state)
+        if weight.is_consistent():
+            weight.mark()
+        else:
+            weight.refresh()
+
+
+class SlotSGD(_SlotOptimizer):
+    """SGD on the K scores of every connection, through one number a connection: exactly the same selections.
+
+    Args:
+        machines: one slot machine in latent form, or several (a param group each).
+        lr, momentum, dampening, weight_decay, nesterov, maximize: those of torch.optim.SGD, read at
+            every step, so that schedulers work. Weight decay acts on the scores.
+        parameters: ordinary parameters, or param groups of them, for torch's SGD.
+
+    Raises:
+        SlotkitError: for a machine in dense form. ValueError, from torch, for bad hyper-parameters.
+    """
+
+    def __init__(
+        self,
+        machines: Machines,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        parameters: Groups = (),
+    ) -> None:
+        nothing = [torch.zeros(0)]
+        self._ordinary = torch.optim.SGD(
+            nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize
+        )
+        super().__init__(machines, parameters, self._ordinary.defaults)
+
+    def _step_everything(self) -> None:
+        for group, weights in self._groups_with_gradients():
+            for weight in weights:
+                gradient = weight.parameter.grad
+                assert gradient is not None
+                weight.step(gradient, _hyperparameters(group, weight))
+        with self._only_ordinary():
+            self._ordinary.step()
+
+    @contextmanager
+    def _only_ordinary(self) -> Iterator[None]:
+        """torch's SGD over this optimizer's groups and state; it skips parameters without a gradient."""
+        gradients = {weight: weight.parameter.grad for weight in self._latents.values()}
+        for weight in gradients:
+            weight.parameter.grad = None
+        self._ordinary.param_groups, self._ordinary.state = self.param_groups, self.state
+        try:
+            yield
+        finally:
+            for weight, gradient in gradients.items():
+                weight.parameter.grad = gradient
+
+
+class SlotAdam(_SlotOptimizer):
+    """Adam on the latent number A of every connection. This goes beyond the paper, which has SGD only.
+
+    Adam on the K scores is not on a line, so this is a method of its own: straight-through training
+    of one number through the staircase of random thresholds. c stays 1. Thresholds of A are of order
+    1 in every layer whatever its width, so one learning rate (0.01) suits all.
+
+    Args:
+        machines: one slot machine in latent form, or several (a param group each).
+        lr, betas, eps, weight_decay: those of torch.optim.AdamW (decoupled decay, of A).
+        parameters: ordinary parameters, or param groups of them, for torch's AdamW.
+    """
+
+    def __init__(
+        self,
+        machines: Machines,
+        lr: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        parameters: Groups = (),
+    ) -> None:
+        self._adam = torch.optim.AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        super().__init__(machines, parameters, self._adam.defaults)
+
+    def _step_everything(self) -> None:
+        stepping = [weight for _, weights in self._groups_with_gradients() for weight in weights]
+        self._adam.param_groups = [
+            group | {"params": [self._trained(parameter) for parameter in group["params"]]}
+            for group in self.param_groups
+        ]
+        for weight in stepping:
+            gradient = weight.parameter.grad
+            assert gradient is not None
+            weight.latent.grad = gradient.reshape(-1).to(weight.latent.dtype)
+        self._adam.step()
+        for weight in stepping:
+            weight.latent.grad = None
+            weight.line.steps += 1
+            weight.settle()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter not in self._latents and parameter in self._adam.state:
+                    self.state[parameter] = self._adam.state[parameter]
+
+    def _trained(self, parameter: Tensor) -> Tensor:
+        """What Adam moves: the latents of a machine's weight, an ordinary parameter itself."""
+        return self._latents[parameter].latent if parameter in self._latents else parameter
+
+    def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
+        return dict(self._adam.state.get(weight.latent, {}))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for parameter, key in zip(group["params"], saved["params"], strict=True):
+                moments = {
+                    name: value.clone()
+                    for name, value in state_dict["state"].get(key, {}).items()
+                    if name in ("step", "exp_avg", "exp_avg_sq")
+                }
+                if moments:
+                    self._adam.state[self._trained(parameter)] = moments
+        self._show_state()
+
+
+def _as_list(machines: Machines) -> list[SlotMachine | Form]:
+    return list(machines) if isinstance(machines, Iterable) else [machines]
+
+
+def _latent_form(machine: SlotMachine | Form) -> LatentForm:
+    form = machine.form if isinstance(machine, SlotMachine) else machine
+    if not isinstance(form, LatentForm):
+        raise SlotkitError(
+            "This optimizer trains slot machines in the latent form, and this one is in the dense "
+            "form. Use any "
+            "torch optimizer over machine.parameters(), or slotify with form='latent'."
+        )
+    return form
+
+
+def _check(weight: LatentWeight, step: int) -> None:
+    weight.follow()
+    weight.check_untouched()
+    gradient = weight.parameter.grad
+    assert gradient is not None
+    if gradient.numel() and not math.isfinite(torch.linalg.vector_norm(gradient, math.inf)):
+        raise SlotkitError(
+            f"The gradient of {weight.reel.name} is not finite in step {step} of this optimizer. Nothing was "
+            f"changed. Lower the learning rate, clip gradients, or use a GradScaler with half precision."
+        )
+
+
+def _hyperparameters(group: Mapping[str, Any], weight: LatentWeight) -> Hyperparameters:
+    momentum = float(group["momentum"])
+    # torch starts the momentum buffer with the first gradient, undamped; ours is zero until then.
+    intake = 1 - float(group["dampening"]) if weight.line.moving else 1.0
+    weight.line.moving = weight.line.moving or momentum != 0
+    return Hyperparameters(
+        float(group["lr"]),
+        momentum,
+        intake,
+        bool(group["nesterov"]),
+        float(group["weight_decay"]),
+        -1.0 if group["maximize"] else 1.0,
+    )
