@@ -109,6 +109,8 @@ class SlotWeight(nn.Module):
         held = state.get(prefix + "held")
         if held is not None and self.held is None:
             self.held = torch.empty_like(held, device=self.options.device)
+        elif held is None and seed is not None and not self.probabilistic:
+            self.held = None  # that machine follows its scores
         super()._load_from_state_dict(state, prefix, *rest)
 
 
@@ -132,7 +134,7 @@ def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module
     for other, other_name in tied:
         parametrize.register_parametrization(other, other_name, nn.Identity(), unsafe=True)
         other.get_submodule("parametrizations").add_module(other_name, shared)
-    claim(shared.get_parameter("original").requires_grad_(True))
+    claim(shared.get_parameter("original").requires_grad_(True), [(shared, "original")])
     return shared
 
 
@@ -182,13 +184,15 @@ class DenseForm:
             weight.held = None if follow else greedy(self.scores(name))
 
     def choose_sample(self, stream: int, number: int) -> None:
-        for name, weight in self._weights.items():
-            scores = self.scores(name)
-            if not torch.isfinite(scores).all():
+        # All are looked at before the first is drawn: a refused draw changes nothing.
+        for name in self._weights:
+            if not torch.isfinite(self.scores(name)).all():
                 raise SlotkitError(
                     f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
+        for name, weight in self._weights.items():
+            scores = self.scores(name)
             weight.held = sample(scores, weight.reel.draw(stream, number, scores.device))
 
     def snapshot(self) -> dict[str, Tensor | None]:
@@ -199,12 +203,9 @@ class DenseForm:
             weight.held = snapshot[name]
 
     def entries(self, model: nn.Module) -> set[str]:
-        lists = (
-            prefix
-            for prefix, module in model.named_modules(remove_duplicate=False)
-            if isinstance(module, parametrize.ParametrizationList) and isinstance(module[0], SlotWeight)
-        )
-        inside = tuple(f"{prefix}." for prefix in lists)
+        lists = {id(shared) for shared in self._lists.values()}
+        everything = model.named_modules(remove_duplicate=False)
+        inside = tuple(f"{prefix}." for prefix, module in everything if id(module) in lists)
         return {name for name in model.state_dict() if name.startswith(inside)}
 
     def state(self) -> dict[str, Any]:

@@ -139,7 +139,6 @@ class SlotMachine:
         model: the model, changed in place.
         form: where options and scores live (`slotkit.form.Form`).
         selection: "greedy" or "probabilistic", how training selects.
-        trained: name -> those of the other parameters that are trained.
         draws: how many times training has sampled so far; part of the state.
     """
 
@@ -150,7 +149,7 @@ class SlotMachine:
         self.form = form
         self.selection = selection
         self.draws = 0
-        self.trained = trained
+        self._trained = list(trained)
         self._borrowed = False
         if selection == "probabilistic":
             self.spin()
@@ -170,6 +169,12 @@ class SlotMachine:
     def reels(self) -> Mapping[str, Reel]:
         """Tensor name -> `Reel`."""
         return self.form.reels
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Name -> those of the other parameters that are trained."""
+        # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
+        return {name: self.model.get_parameter(name) for name in self._trained}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What an optimizer trains: the form's parameters, and the others if they are trained.
@@ -264,16 +269,25 @@ class SlotMachine:
                 f"{key} is {theirs.get(key)!r} there and {mine[key]!r} here" for key in different
             )
             raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
-        absent = [
-            f"{table}/{name}"
-            for table, names in self.form.state().items()
-            if isinstance(names, Mapping)
-            for name in names
-            if name not in state.get(table, {})
-        ]
+        tables = {table: names for table, names in self.form.state().items() if isinstance(names, Mapping)}
+        if self.selection == "greedy" and not state.get("held"):
+            # That machine follows its scores, even if this one holds a sample just now.
+            tables.pop("held", None)
+        own = {(table, name): value for table, names in tables.items() for name, value in names.items()}
+        absent = [f"{table}/{name}" for table, name in own if name not in state.get(table, {})]
         if absent:
             raise SlotkitError(
                 f"This state lacks {', '.join(absent)}. It is damaged, or was put together by hand."
+            )
+        misshapen = [
+            f"{table}/{name}"
+            for (table, name), value in own.items()
+            if isinstance(value, Tensor) and state[table][name].shape != value.shape
+        ]
+        if misshapen:
+            raise SlotkitError(
+                f"This state has {', '.join(misshapen)} in another shape. It is damaged, or was put together "
+                "by hand."
             )
         others: dict[str, Tensor] = state["others"]
         if {name: v.shape for name, v in self._others().items()} != {

@@ -145,8 +145,9 @@ class SlotSGD(_SlotOptimizer):
                 gradient = weight.parameter.grad
                 assert gradient is not None
                 weight.step(gradient, _hyperparameters(group, weight))
-        with self._only_ordinary():
-            self._ordinary.step()
+        if sum(len(group["params"]) for group in self.param_groups) > len(self._latents):
+            with self._only_ordinary():
+                self._ordinary.step()
 
     @contextmanager
     def _only_ordinary(self) -> Iterator[None]:
@@ -249,7 +250,8 @@ def _check(weight: LatentWeight, step: int) -> None:
     weight.check_untouched()
     gradient = weight.parameter.grad
     assert gradient is not None
-    if gradient.numel() and not math.isfinite(torch.linalg.vector_norm(gradient, math.inf)):
+    # A sum is a quick look: it is finite only if all gradients are, or not finite because it overflows.
+    if not math.isfinite(gradient.sum()) and not torch.isfinite(gradient).all():
         raise SlotkitError(
             f"The gradient of {weight.reel.name} is not finite in step {step} of this optimizer. Nothing was "
             f"changed. Lower the learning rate, clip gradients, or use a GradScaler with half precision."

@@ -21,7 +21,12 @@ def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[s
     if others not in OTHERS:
         raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
     reels = {id(place.parameter) for place in picked}
-    reels |= {id(value) for value in model.parameters() if is_claimed(value)}
+    reels |= {
+        id(value)
+        for module in model.modules()
+        for name, value in module.named_parameters(recurse=False)
+        if is_claimed(value, [(module, name)])
+    }
     rest = {name: value for name, value in model.named_parameters() if id(value) not in reels}
     if others == "trained":
         return {name: value for name, value in rest.items() if value.requires_grad}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +28,19 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     """Four 32-bit words (int64 tensors holding 0 .. 2**32 - 1) for each counter.
 
     `counter` is four int64 tensors of one shape and device with values 0 .. 2**32 - 1, `key` two
-    integers in the same range.
+    integers in the same range. On the CPU a compiled loop makes the same bits.
     """
+    if counter[0].device.type == "cpu" and counter[0].dim() == 1:
+        from slotkit.philox_cpu import philox_all
+
+        arrays = [word.numpy() for word in counter]
+        words = torch.from_numpy(philox_all(*arrays, np.uint64(key[0]), np.uint64(key[1])))  # type: ignore[call-arg]
+        return words[0], words[1], words[2], words[3]
+    return philox_tensors(counter, key)
+
+
+def philox_tensors(counter: Words, key: tuple[int, int]) -> Words:
+    """`philox` in tensor operations, on every device."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):

@@ -27,14 +27,25 @@ class Picked:
     channel_dim: int
 
 
-def claim(parameter: Tensor) -> None:
-    """Mark a parameter as a slot machine's, so that no second machine takes or freezes it."""
+Owners = Iterable[tuple[nn.Module, str]]
+
+
+def claim(parameter: Tensor, owners: Owners = ()) -> None:
+    """Mark a parameter as a slot machine's, so that no second machine takes or freezes it.
+
+    The modules that hold it are marked too: a deep copy and load_state_dict(assign=True) make other
+    Parameters, without the attributes of the old ones.
+    """
     parameter.belongs_to_a_slot_machine = True  # type: ignore[attr-defined]
+    for module, name in owners:
+        module.__dict__.setdefault("of_a_slot_machine", set()).add(name)
 
 
-def is_claimed(parameter: Tensor) -> bool:
-    """Whether a slot machine has the parameter."""
-    return getattr(parameter, "belongs_to_a_slot_machine", False)
+def is_claimed(parameter: Tensor, owners: Owners = ()) -> bool:
+    """Whether a slot machine has the parameter, or had the one in its place before a copy."""
+    return getattr(parameter, "belongs_to_a_slot_machine", False) or any(
+        name in module.__dict__.get("of_a_slot_machine", ()) for module, name in owners
+    )
 
 
 def pick(model: nn.Module, where: Where = None) -> list[Picked]:
@@ -45,8 +56,11 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     """
     holders = _holders(model)
     if where is None:
-        free = {name: owners for name, owners in holders.items() if not is_claimed(_parameter(owners))}
-        names = [name for name, owners in free.items() if _is_layer_weight(owners)]
+        names = [
+            name
+            for name, owners in holders.items()
+            if _is_layer_weight(owners) and not is_claimed(_parameter(owners), owners)
+        ]
     elif callable(where):
         names = [name for name, owners in holders.items() if where(name, _parameter(owners))]
     else:
@@ -99,7 +113,7 @@ def _picked(name: str, owners: list[tuple[nn.Module, str]]) -> Picked:
         raise SlotkitError(
             f"{name} belongs to a lazy layer without a shape yet. Run one batch through the model first."
         )
-    if is_claimed(parameter):
+    if is_claimed(parameter, owners):
         raise SlotkitError(f"{name} belongs to a slot machine already. Leave it out of `where`.")
     if any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module, _ in owners):
         raise SlotkitError(

@@ -76,12 +76,15 @@ class UniformInit:
         exact = math.sqrt(self.numerator / (fans.fan_in + fans.fan_out))
         return float(torch.tensor(exact, dtype=torch.float32))
 
+    def score_scale(self, fans: Fans) -> float:
+        """l."""
+        return self.convolution_scores if fans.convolution else self.linear_scores
+
     def options(self, uniform: Tensor, fans: Fans) -> Tensor:
         return uniform * self.bound(fans)
 
     def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        scale = self.convolution_scores if fans.convolution else self.linear_scores
-        return uniform * self.bound(fans) * scale
+        return uniform * self.bound(fans) * self.score_scale(fans)
 
 
 INITS: dict[str, Init] = {

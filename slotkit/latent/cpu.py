@@ -1,12 +1,13 @@
 """The latent form compiled for the CPU: parallel, vectorised where nothing flips, K options only at flips.
 
-Philox and the staircase stand here a second time because a compiled loop can't call PyTorch; the
-engine suite holds them to the first. Everything is elementwise, so threads change no bit.
+Rows and staircase stand here a second time because a compiled loop can't call PyTorch; the engine
+suite holds them to the first. Everything is elementwise, so threads change no bit.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numba
@@ -14,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slotkit import philox as bits
 from slotkit.latent import latent
 from slotkit.latent.latent import Hyperparameters
 from slotkit.latent.weight import LatentWeight
+from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import OPTIONS, SCORES, UniformInit, find_init
 
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -33,14 +34,11 @@ FLAT = 4.0
 REJECTION = 16
 LAST_TRY = np.uint64(0xFFFF << 16)
 
-# Connections checked at once for flips: one vector loop, then one branch.
+# Connections handled at once: two vector loops over what fits a core's first cache, then one branch.
 BLOCK = 1024
 
-WORD = np.uint64(bits.WORD)
-HALF = np.uint64(32)
-MULTIPLIER_0, MULTIPLIER_1 = (np.uint64(value) for value in bits.MULTIPLIERS)
-KEY_STEP_0, KEY_STEP_1 = (np.uint64(value) for value in bits.KEY_STEPS)
-
+# Up to this many connections one thread is sooner done than two are started.
+SERIAL = 1 << 14
 
 KINDS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -60,21 +58,6 @@ class Rule(NamedTuple):
 
 
 advance_one = inlined(latent.advance)
-
-
-@compiled
-def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """`slotkit.philox.philox` for one counter of uint64 words."""
-    for _ in range(bits.ROUNDS):
-        left = c0 * MULTIPLIER_0
-        right = c2 * MULTIPLIER_1
-        c0 = (right >> HALF) ^ c1 ^ k0
-        c2 = (left >> HALF) ^ c3 ^ k1
-        c1 = right & WORD
-        c3 = left & WORD
-        k0 = (k0 + KEY_STEP_0) & WORD
-        k1 = (k1 + KEY_STEP_1) & WORD
-    return c0, c1, c2, c3
 
 
 @inlined
@@ -99,7 +82,7 @@ def fill_rows(i: Any, rule: Any, table_w: Any, table_s: Any, w: Any, s: Any) -> 
     low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
     count = rule.k // 2 if rule.symmetric else rule.k
     for block in range((count + 3) // 4):
-        words = philox(low, high, np.uint64(block), np.uint64(OPTIONS), rule.key_0, rule.key_1)
+        words = philox_one(low, high, np.uint64(block), np.uint64(OPTIONS), rule.key_0, rule.key_1)
         for lane in range(min(4, count - 4 * block)):
             value = symmetric_uniform(words[lane]) * rule.bound
             j = 4 * block + lane
@@ -109,7 +92,7 @@ def fill_rows(i: Any, rule: Any, table_w: Any, table_s: Any, w: Any, s: Any) -> 
                 w[j] = value
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
     for block in range((rule.k + 3) // 4):
-        words = philox(low, high, np.uint64(block), np.uint64(SCORES), rule.key_0, rule.key_1)
+        words = philox_one(low, high, np.uint64(block), np.uint64(SCORES), rule.key_0, rule.key_1)
         for lane in range(min(4, rule.k - 4 * block)):
             s[4 * block + lane] = unit_uniform(words[lane]) * rule.bound * rule.score_scale
 
@@ -140,9 +123,12 @@ def bounds(selected: Any, sign: Any, w: Any, s: Any) -> Any:
     return lower, upper
 
 
-@inlined
-def place(i: Any, shape: Any, strides: Any) -> Any:
+@compiled
+def place(i: Any, layout: Any) -> Any:
     """Where connection i (row-major) lies in the memory of the weight."""
+    shape, strides, row_major = layout
+    if row_major:
+        return i
     offset = 0
     for dimension in range(len(shape) - 1, -1, -1):
         offset += (i % shape[dimension]) * strides[dimension]
@@ -150,43 +136,91 @@ def place(i: Any, shape: Any, strides: Any) -> Any:
     return offset
 
 
-@parallel
-def advance_all(position: Any, velocity: Any, gradient: Any, h: Any) -> None:
-    for i in numba.prange(len(position)):
+@compiled
+def advance_block(position: Any, velocity: Any, gradient: Any, h: Any) -> None:
+    for i in range(len(position)):
         position[i], velocity[i] = advance_one(position[i], velocity[i], gradient[i], h)
 
 
-@parallel
-def settle_all(
+@compiled
+def count_inside(position: Any, lower: Any, upper: Any, scale: Any) -> Any:
+    """How many u = position * scale are in [lower, upper]; one that is not a number is not."""
+    inside = np.int32(0)
+    for i in range(len(position)):
+        u = position[i] * scale
+        inside += np.int32((u >= lower[i]) & (u <= upper[i]))
+    return inside
+
+
+@compiled
+def settle_block(
+    start: Any,
     position: Any,
     lower: Any,
     upper: Any,
-    scale: Any,
-    c: Any,
-    sign: Any,
+    line: Any,
     rule: Any,
     tables: Any,
     weight: Any,
     layout: Any,
 ) -> Any:
+    """Choose anew wherever u left its interval, among the connections from `start` on. Returns the flips."""
+    scale, c, sign = line
+    flips = len(position) - count_inside(position, lower, upper, scale)
+    if flips:
+        w, s = np.empty(rule.k, np.float32), np.empty(rule.k, np.float32)
+        for i in range(len(position)):
+            u = position[i] * scale
+            if not (u >= lower[i] and u <= upper[i]):
+                connection = start + i
+                fill_rows(connection, rule, tables[0], tables[1], w, s)
+                selected = choose(np.float64(position[i]), c, w, s)
+                lower[i], upper[i] = bounds(selected, sign, w, s)
+                weight[place(connection, layout)] = w[selected]
+    return flips
+
+
+def step_all(
+    position: Any,
+    velocity: Any,
+    gradient: Any,
+    hyperparameters: Any,
+    follows: Any,
+    lower: Any,
+    upper: Any,
+    line: Any,
+    numbers: Any,
+    tables: Any,
+    weight: Any,
+    layout: Any,
+) -> Any:
+    """Advance the latents by the gradient (if there is one) and let the weight follow, block by block.
+
+    `hyperparameters` and `numbers` are Hyperparameters and Rule as plain tuples, which numba takes in
+    sooner than named ones.
+    """
+    h, rule = Hyperparameters(*hyperparameters), Rule(*numbers)
     flips = 0
     for block in numba.prange((len(position) + BLOCK - 1) // BLOCK):
         start, end = block * BLOCK, min((block + 1) * BLOCK, len(position))
-        inside = 0
-        for i in range(start, end):
-            u = position[i] * scale
-            inside += (u >= lower[i]) & (u <= upper[i])
-        if inside < end - start:
-            w, s = np.empty(rule.k, np.float32), np.empty(rule.k, np.float32)
-            for i in range(start, end):
-                u = position[i] * scale
-                if not (u >= lower[i] and u <= upper[i]):
-                    fill_rows(i, rule, tables[0], tables[1], w, s)
-                    selected = choose(np.float64(position[i]), c, w, s)
-                    lower[i], upper[i] = bounds(selected, sign, w, s)
-                    weight[i if layout[2] else place(i, layout[0], layout[1])] = w[selected]
-            flips += end - start - inside
+        if len(gradient):
+            advance_block(position[start:end], velocity[start:end], gradient[start:end], h)
+        if follows:
+            flips += settle_block(
+                start,
+                position[start:end],
+                lower[start:end],
+                upper[start:end],
+                line,
+                rule,
+                tables,
+                weight,
+                layout,
+            )
     return flips
+
+
+step_parallel, step_serial = parallel(step_all), compiled(step_all)
 
 
 @inlined
@@ -197,7 +231,7 @@ def option_of(i: Any, j: Any, rule: Any, table_w: Any) -> Any:
         return table_w[owner, j]
     index = j // 2 if rule.symmetric else j
     low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
-    words = philox(low, high, np.uint64(index // 4), np.uint64(OPTIONS), rule.key_0, rule.key_1)
+    words = philox_one(low, high, np.uint64(index // 4), np.uint64(OPTIONS), rule.key_0, rule.key_1)
     value = symmetric_uniform(lane_of(words, index % 4)) * rule.bound
     return -value if rule.symmetric and j % 2 else value
 
@@ -208,7 +242,7 @@ def score_of(i: Any, j: Any, rule: Any, table_s: Any) -> Any:
     if rule.stored:
         return table_s[i, j]
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
-    words = philox(low, high, np.uint64(j // 4), np.uint64(SCORES), rule.key_0, rule.key_1)
+    words = philox_one(low, high, np.uint64(j // 4), np.uint64(SCORES), rule.key_0, rule.key_1)
     return unit_uniform(lane_of(words, j % 4)) * rule.bound * rule.score_scale
 
 
@@ -250,7 +284,7 @@ def draw_one(
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
     for attempt in range(ATTEMPTS // 2):
         place_of_try = high | (np.uint64(attempt) << np.uint64(16))
-        words = philox(low, place_of_try, number, stream, rule.key_0, rule.key_1)
+        words = philox_one(low, place_of_try, number, stream, rule.key_0, rule.key_1)
         for half in range(2):
             proposed = words[0] if half == 0 else words[2]
             accept = unit_uniform(words[1] if half == 0 else words[3])
@@ -260,7 +294,7 @@ def draw_one(
             # exp(x) >= 1 + x spares most exponentials while scores are flat.
             if accept < 1 + below or accept < math.exp(below):
                 return option
-    words = philox(low, high | LAST_TRY, number, stream, rule.key_0, rule.key_1)
+    words = philox_one(low, high | LAST_TRY, number, stream, rule.key_0, rule.key_1)
     return draw_by_inversion(i, a, c, np.float64(unit_uniform(words[0])), rule, tables, w, s)
 
 
@@ -286,9 +320,9 @@ def draw_all(
                 option = draw_one(i, a, c, ceiling, stream, number, rule, tables, w, s)
             else:
                 low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
-                words = philox(low, high | LAST_TRY, number, stream, rule.key_0, rule.key_1)
+                words = philox_one(low, high | LAST_TRY, number, stream, rule.key_0, rule.key_1)
                 option = draw_by_inversion(i, a, c, np.float64(unit_uniform(words[0])), rule, tables, w, s)
-            weight[i if layout[2] else place(i, layout[0], layout[1])] = option
+            weight[place(i, layout)] = option
 
 
 class Cpu:
@@ -296,92 +330,127 @@ class Cpu:
 
     name = "numba"
 
-    def advance(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> None:
-        flat = gradient.detach().reshape(-1).numpy()
-        advance_all(weight.latent.numpy(), weight.velocity.numpy(), flat, _typed(h, weight.latent.dtype))
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return self._run(weight, gradient.detach().reshape(-1).numpy(), h, weight.follows)
 
     def settle(self, weight: LatentWeight) -> int:
-        line = weight.line
+        return self._run(weight, NO_GRADIENT[weight.latent.dtype], NO_STEP, True)
+
+    def _run(self, weight: LatentWeight, gradient: Any, h: Hyperparameters, follows: bool) -> int:
+        line, fixed = weight.line, arguments_of(weight)
         kind = KINDS[weight.latent.dtype]
-        with np.errstate(over="ignore"):
-            scale = kind(line.scale)
-        flips: int = settle_all(
-            weight.latent.numpy(),
-            weight.lower.numpy(),
-            weight.upper.numpy(),
-            scale,
-            line.c,
-            line.sign,
-            rule_of(weight),
-            tables_of(weight),
-            memory_of(weight.parameter),
-            layout_of(weight.parameter),
+        # float32 would warn of the overflow; infinite is what it should be.
+        scale = line.scale if line.scale < np.finfo(kind).max else math.inf
+        typed = (
+            kind(h.lr),
+            kind(h.momentum),
+            kind(h.intake),
+            h.nesterov,
+            kind(h.weight_decay),
+            kind(h.sign),
+        )
+        step = step_serial if len(fixed.position) <= SERIAL else step_parallel
+        flips: int = step(
+            fixed.position,
+            fixed.velocity,
+            gradient,
+            typed,
+            follows,
+            fixed.lower,
+            fixed.upper,
+            (kind(scale), line.c, line.sign),
+            fixed.numbers,
+            fixed.tables,
+            fixed.weight,
+            fixed.layout,
         )
         torch.autograd.graph.increment_version(weight.parameter)
         return flips
 
     def draw(self, weight: LatentWeight, stream: int, number: int) -> None:
-        options, scores = largest_of(weight)
+        fixed = arguments_of(weight)
         draw_all(
-            weight.latent.numpy(),
+            fixed.position,
             weight.line.c,
-            (options, scores),
+            fixed.largest,
             np.uint64(stream + REJECTION),
             np.uint64(number),
-            rule_of(weight),
-            tables_of(weight),
-            memory_of(weight.parameter),
-            layout_of(weight.parameter),
+            Rule(*fixed.numbers),
+            fixed.tables,
+            fixed.weight,
+            fixed.layout,
         )
         torch.autograd.graph.increment_version(weight.parameter)
 
 
-def _typed(h: Hyperparameters, dtype: torch.dtype) -> Any:
-    """The hyper-parameters in the state's precision, so that the loop is compiled in it."""
-    return Hyperparameters(*(value if isinstance(value, bool) else KINDS[dtype](value) for value in h))
+@dataclass(frozen=True)
+class Arguments:
+    """What the compiled loops are called with, put together once: doing it costs as much as a small step."""
+
+    memory: int
+    position: Any
+    velocity: Any
+    lower: Any
+    upper: Any
+    numbers: tuple[Any, ...]
+    tables: tuple[Any, Any]
+    largest: tuple[float, float]
+    weight: Any
+    layout: tuple[Any, Any, bool]
+
+
+NO_STEP = Hyperparameters(0.0, 0.0, 0.0, False, 0.0, 0.0)
+NO_GRADIENT = {dtype: np.zeros(0, kind) for dtype, kind in KINDS.items()}
+NO_LAYOUT = np.zeros(0, np.int64)
+NO_TABLES = (np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+
+
+def arguments_of(weight: LatentWeight) -> Arguments:
+    """The arguments for a weight, anew if its memory has moved."""
+    memory = weight.parameter.data_ptr()
+    if weight.prepared is None or weight.prepared.memory != memory:
+        tables = NO_TABLES if weight.tables is None else (weight.tables[0].numpy(), weight.tables[1].numpy())
+        rule = rule_of(weight)
+        weight.prepared = Arguments(
+            memory,
+            weight.latent.numpy(),
+            weight.velocity.numpy(),
+            weight.lower.numpy(),
+            weight.upper.numpy(),
+            tuple(rule),
+            tables,
+            largest_of(weight, rule),
+            memory_of(weight.parameter),
+            layout_of(weight.parameter),
+        )
+    prepared: Arguments = weight.prepared
+    return prepared
 
 
 def rule_of(weight: LatentWeight) -> Rule:
-    reel = weight.reel
-    init = find_init(reel.init)
-    bound, scale = 0.0, 0.0
-    if isinstance(init, UniformInit):
-        fans = reel.fans
-        bound = init.bound(fans)
-        scale = init.convolution_scores if fans.convolution else init.linear_scores
-    key_0, key_1 = reel.key
-    stride, count = reel.owner_rule
+    """The reel of a weight in numbers; bound and scale are not used where its tables are stored."""
+    reel, init = weight.reel, find_init(weight.reel.init)
+    bound = init.bound(reel.fans) if isinstance(init, UniformInit) else 0.0
+    scale = init.score_scale(reel.fans) if isinstance(init, UniformInit) else 0.0
+    key_0, key_1 = (np.uint64(word) for word in reel.key)
+    stored = weight.tables is not None
     return Rule(
-        reel.k,
-        weight.tables is not None,
-        reel.symmetric,
-        stride,
-        count,
-        np.uint64(key_0),
-        np.uint64(key_1),
-        np.float32(bound),
-        np.float32(scale),
+        reel.k, stored, reel.symmetric, *reel.owner_rule, key_0, key_1, np.float32(bound), np.float32(scale)
     )
 
 
-def largest_of(weight: LatentWeight) -> tuple[float, float]:
+def largest_of(weight: LatentWeight, rule: Rule) -> tuple[float, float]:
     """Bounds that no |option| and no |initial score| of the tensor exceeds."""
     if weight.tables is None:
-        rule = rule_of(weight)
         return float(rule.bound), float(rule.bound * rule.score_scale)
     options, scores = (float(torch.linalg.vector_norm(table, math.inf)) for table in weight.tables)
     return options, scores
 
 
-NO_TABLES = (np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
-
-
-def tables_of(weight: LatentWeight) -> tuple[Any, Any]:
-    return NO_TABLES if weight.tables is None else (weight.tables[0].numpy(), weight.tables[1].numpy())
-
-
 def memory_of(parameter: Tensor) -> Any:
     """The memory that the weight spans, as a flat array."""
+    if parameter.is_contiguous():
+        return parameter.detach().view(-1).numpy()
     span = 1 + sum(
         (size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True)
     )
@@ -389,8 +458,11 @@ def memory_of(parameter: Tensor) -> Any:
 
 
 def layout_of(parameter: Tensor) -> tuple[Any, Any, bool]:
+    """Shape and strides (elements) of the weight, and whether it is row-major."""
+    if parameter.is_contiguous():
+        return NO_LAYOUT, NO_LAYOUT, True
     shape, strides = np.array(parameter.shape, np.int64), np.array(parameter.stride(), np.int64)
-    return shape, strides, parameter.is_contiguous()
+    return shape, strides, False
 
 
 ENGINE = Cpu()

@@ -15,11 +15,12 @@ class Eager:
 
     name = "eager"
 
-    def advance(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> None:
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
         gradient = gradient.reshape(-1).to(weight.latent.dtype)
         latent, velocity = advance(weight.latent, weight.velocity, gradient, h)
         weight.latent.copy_(latent)
         weight.velocity.copy_(velocity)
+        return self.settle(weight) if weight.follows else 0
 
     def settle(self, weight: LatentWeight) -> int:
         u = weight.latent * weight.line.scale

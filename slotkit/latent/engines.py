@@ -23,8 +23,10 @@ class Engine(Protocol):
 
     name: str
 
-    def advance(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> None:
-        """Step A and B of every connection by the dense gradient (of the weight's shape, any layout)."""
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        """Advance A and B of every connection by the dense gradient (of the weight's shape, any layout),
+        then settle if the weight follows its scores. Returns the flips.
+        """
 
     def settle(self, weight: LatentWeight) -> int:
         """Where u left [lower, upper]: choose anew, write the weight and the interval. Returns the flips."""

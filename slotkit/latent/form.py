@@ -37,7 +37,7 @@ class LatentForm:
         )
         self.weights: dict[str, LatentWeight] = {}
         for place, reel in zip(picked, reels, strict=True):
-            claim(place.parameter.requires_grad_(True))
+            claim(place.parameter.requires_grad_(True), place.owners)
             follows = selection == "greedy"
             weight = LatentWeight(reel, place.parameter, place.owners, engine, self.stored, follows)
             self.weights[reel.name] = weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -52,6 +52,8 @@ class LatentWeight:
         self.engine_name = engine
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
+        # What the engine works out once from reel and tables; its own business.
+        self.prepared: Any = None
         zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
         self.latent, self.velocity = zeros, zeros.clone()
         self.lower, self.upper = zeros.clone(), zeros.clone()
@@ -72,15 +74,20 @@ class LatentWeight:
 
     def refresh(self) -> None:
         """Choose every connection's option anew, greedily."""
-        # An empty interval sends every connection to the K options.
-        self.lower.fill_(math.inf)
-        self.upper.fill_(-math.inf)
+        self._empty_intervals()
         self.engine.settle(self)
         self.mark()
 
+    def _empty_intervals(self) -> None:
+        """An empty interval sends a connection to its K options."""
+        self.lower.fill_(math.inf)
+        self.upper.fill_(-math.inf)
+
     def state(self) -> dict[str, Any]:
         """The tensors, and c, e and what goes with them as plain numbers."""
-        return {name: getattr(self, name) for name in STATE} | asdict(self.line)
+        line = self.line
+        plain = {"c": line.c, "e": line.e, "steps": line.steps, "moving": line.moving}
+        return {name: getattr(self, name) for name in STATE} | plain
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a `state`, in this weight's device and dtype. Raises SlotkitError if a size differs."""
@@ -102,15 +109,15 @@ class LatentWeight:
 
     def step(self, gradient: Tensor, h: Hyperparameters) -> None:
         """One SGD step of the latents by the dense gradient, and of the weight if it follows them."""
-        turned = self.line.advance(h)
-        self.engine.advance(self, gradient, h)
-        self.settle(turned)
+        if self.line.advance(h):
+            # c changed its sign, which turns every staircase around.
+            self._empty_intervals()
+        self.engine.step(self, gradient, h)
+        self.mark()
 
-    def settle(self, turned: bool = False) -> None:
-        """After the latents moved: let the weight follow. `turned` says that c changed its sign."""
-        if self.follows and turned:
-            self.refresh()
-        elif self.follows:
+    def settle(self) -> None:
+        """After the latents moved: let the weight follow."""
+        if self.follows:
             self.engine.settle(self)
             self.mark()
 
@@ -160,6 +167,7 @@ class LatentWeight:
                     self.tables[1].to(self.parameter.device),
                 )
             self.engine = find_engine(self.engine_name, self.parameter, self.reel, self.tables is not None)
+            self.prepared = None
 
     def check_untouched(self) -> None:
         """Raise SlotkitError if anything but slotkit has changed the weight since it was last written."""

@@ -1,0 +1,229 @@
+"""Optimizer states of slot machines (dtypes, round trips, what is shown), and SlotAdam."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from test_optim import LATENTS, equal, everything, latents, loss_of, machine_of, one_thread, run, same_state
+from torch import Tensor, nn
+
+from slotkit.errors import SlotkitError
+from slotkit.machine import SlotMachine, slotify
+from slotkit.optim import SlotAdam, SlotSGD
+
+__all__ = ["one_thread"]  # a fixture
+
+KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "sgd": (SlotSGD, {"lr": 0.25, "momentum": 0.9, "weight_decay": 1e-3}),
+    "adam": (SlotAdam, {"lr": 0.05, "weight_decay": 1e-3}),
+}
+
+EACH_KIND = pytest.mark.parametrize(("kind", "settings"), KINDS.values(), ids=KINDS)
+
+
+def optimizer_of(kind: type[Any], machine: SlotMachine, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = kind(machine, **settings)
+    return optimizer
+
+
+def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
+    """Through a file, without pickled classes."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+@EACH_KIND
+def test_state_shows_the_latents(kind: type[Any], settings: dict[str, Any]) -> None:
+    machine = machine_of()
+    optimizer = optimizer_of(kind, machine, settings)
+    for steps in (0, 3):
+        run(machine, optimizer, steps)
+        for name, weight in latents(machine).items():
+            shown = optimizer.state[machine.model.get_parameter(name)]
+            assert all(torch.equal(shown[key], getattr(weight, key)) for key in LATENTS)
+            assert all(shown[key].dtype == torch.float32 for key in LATENTS)
+            assert (shown["c"], shown["e"], shown["steps"]) == (weight.line.c, weight.line.e, steps)
+            assert type(shown["c"]) is type(shown["e"]) is float
+    assert weight.line.c != 1.0 or kind is SlotAdam
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@EACH_KIND
+def test_a_round_trip_continues_with_the_same_bits(
+    kind: type[Any], settings: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """Into a fresh machine and optimizer, through a file; state keeps its dtype beside any weight."""
+    machine = machine_of(dtype=dtype)
+    optimizer = optimizer_of(kind, machine, settings)
+    run(machine, optimizer, 3)
+    state = saved_and_loaded(optimizer.state_dict())
+    model_state = copy.deepcopy(machine.model.state_dict())
+
+    resumed = machine_of(dtype=dtype)
+    again = optimizer_of(kind, resumed, settings | {"lr": 7.0})
+    resumed.model.load_state_dict(model_state)
+    again.load_state_dict(state)
+    assert same_state(again.state_dict(), optimizer.state_dict())
+    assert again.param_groups[0]["lr"] == settings["lr"]
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    for weight in latents(resumed).values():
+        shown = again.state[weight.parameter]
+        assert all(shown[key].dtype == getattr(weight, key).dtype == expected for key in LATENTS)
+        assert type(shown["c"]) is float
+    run(machine, optimizer, 4, 3)
+    run(resumed, again, 4, 3)
+    assert equal(everything(machine), everything(resumed))
+    assert same_state(again.state_dict(), optimizer.state_dict())
+
+
+@EACH_KIND
+def test_loading_brings_the_weights_along(kind: type[Any], settings: dict[str, Any]) -> None:
+    """The optimizer's state alone is enough: it says which option every connection uses."""
+    machine = machine_of(others="frozen")
+    optimizer = optimizer_of(kind, machine, settings)
+    run(machine, optimizer, 3)
+    resumed = machine_of(others="frozen")
+    again = optimizer_of(kind, resumed, settings)
+    assert not equal(everything(machine), everything(resumed))
+    again.load_state_dict(optimizer.state_dict())
+    assert equal(everything(machine), everything(resumed))
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@EACH_KIND
+def test_an_earlier_state_undoes_everything(kind: type[Any], settings: dict[str, Any], steps: int) -> None:
+    """Loaded into the optimizer that it came from, even from before its first step."""
+    machine, twin = machine_of(others="frozen"), machine_of(others="frozen")
+    optimizer, other = optimizer_of(kind, machine, settings), optimizer_of(kind, twin, settings)
+    run(machine, optimizer, steps)
+    run(twin, other, steps)
+    state = copy.deepcopy(optimizer.state_dict())
+    run(machine, optimizer, 3)
+    optimizer.load_state_dict(state)
+    run(machine, optimizer, 4, steps)
+    run(twin, other, 4, steps)
+    assert equal(everything(machine), everything(twin))
+
+
+@EACH_KIND
+def test_a_loaded_state_is_not_shared(kind: type[Any], settings: dict[str, Any]) -> None:
+    machine, resumed = machine_of(), machine_of()
+    optimizer, again = optimizer_of(kind, machine, settings), optimizer_of(kind, resumed, settings)
+    run(machine, optimizer, 2)
+    resumed.model.load_state_dict(machine.model.state_dict())
+    again.load_state_dict(optimizer.state_dict())
+    before = everything(machine)
+    run(resumed, again, 2)
+    assert equal(everything(machine), before)
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    machine = slotify(nn.Linear(3, 2), 4)
+    state = machine.optimizer(1.0).state_dict()
+    other = slotify(nn.Linear(3, 4), 4)
+    optimizer = other.optimizer(1.0)
+    before = everything(other)
+    with pytest.raises(SlotkitError) as caught:
+        optimizer.load_state_dict(state)
+    assert str(caught.value) == (
+        "The state of weight has 6 connections, and the weight has 12. Build the network that the state was "
+        "saved with."
+    )
+    assert equal(everything(other), before)
+
+
+def test_a_new_optimizer_goes_on_where_the_machine_is() -> None:
+    """Latents and velocity are the machine's: an optimizer of the same settings changes nothing."""
+    machine, twin = machine_of(others="frozen"), machine_of(others="frozen")
+    run(machine, machine.optimizer(0.5, 0.9), 6)
+    run(twin, twin.optimizer(0.5, 0.9), 3)
+    run(twin, twin.optimizer(0.5, 0.9), 3, 3)
+    assert equal(everything(machine), everything(twin))
+
+
+# ---------------------------------------------------------------------------------------------------
+# SlotAdam.
+
+
+ADAMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "decay": {"lr": 0.1, "weight_decay": 0.1},
+    "betas": {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3},
+}
+
+
+@pytest.mark.parametrize("settings", ADAMS.values(), ids=ADAMS)
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_adam_is_torch_adamw_on_the_latents(selection: str, settings: dict[str, Any]) -> None:
+    """Plain tensors of latents, fed with the same gradients; c stays 1."""
+    machine = machine_of(dtype=torch.float64, selection=selection)
+    optimizer = SlotAdam(machine, **settings)
+    twins = {
+        name: nn.Parameter(torch.zeros(reel.shape, dtype=torch.float64))
+        for name, reel in machine.reels.items()
+    }
+    twins |= {name: nn.Parameter(value.detach().clone()) for name, value in machine.trained.items()}
+    plain = torch.optim.AdamW(twins.values(), **({"lr": 0.01, "weight_decay": 0.0} | settings))
+    scheduler, other = (torch.optim.lr_scheduler.StepLR(each, 3, 0.5) for each in (optimizer, plain))
+    for step in range(12):
+        optimizer.zero_grad()
+        loss_of(machine, step).backward()
+        for name, twin in twins.items():
+            gradient = machine.model.get_parameter(name).grad
+            assert gradient is not None
+            twin.grad = gradient.clone()
+        for each in (optimizer, plain, scheduler, other):
+            each.step()
+        for name, twin in twins.items():
+            weight = latents(machine).get(name)
+            value = machine.model.get_parameter(name) if weight is None else weight.latent.reshape(twin.shape)
+            torch.testing.assert_close(value, twin, rtol=1e-12, atol=1e-14)
+    for name, weight in latents(machine).items():
+        assert weight.line.c == 1.0
+        scores = machine.options(name) * twins[name].detach().unsqueeze(-1) + machine.reels[name].scores()
+        torch.testing.assert_close(machine.scores(name), scores, rtol=1e-12, atol=1e-14)
+        if selection == "greedy":
+            assert torch.equal(machine.selected(name), scores.argmax(dim=-1))
+
+
+def test_adam_skips_what_has_no_gradient() -> None:
+    machine = machine_of()
+    optimizer = optimizer_of(SlotAdam, machine, {})
+    run(machine, optimizer, 2)
+    before, state = everything(machine), copy.deepcopy(optimizer.state_dict())
+    optimizer.zero_grad()
+    optimizer.step()
+    assert equal(everything(machine), before)
+    assert same_state(optimizer.state_dict(), state)
+
+
+def test_adam_keeps_its_moments_when_the_model_is_cast() -> None:
+    machine, twin = machine_of(others="frozen"), machine_of(others="frozen")
+    optimizers = [SlotAdam(each, 0.05) for each in (machine, twin)]
+    for each, optimizer in zip((machine, twin), optimizers, strict=True):
+        run(each, optimizer, 4)
+    machine.model.double()
+    gradients: dict[str, Tensor] = {name: torch.randn(reel.shape) for name, reel in machine.reels.items()}
+    for each, optimizer in zip((machine, twin), optimizers, strict=True):
+        for name, gradient in gradients.items():
+            parameter = each.model.get_parameter(name)
+            parameter.grad = gradient.to(parameter.dtype)
+        optimizer.step()
+    for name, weight in latents(machine).items():
+        torch.testing.assert_close(weight.latent.float(), latents(twin)[name].latent)
+        assert weight.latent.dtype == torch.float64
+
+
+def test_adam_leaves_no_gradient_behind() -> None:
+    machine = machine_of()
+    optimizer = optimizer_of(SlotAdam, machine, {})
+    run(machine, optimizer, 1)
+    assert all(weight.latent.grad is None for weight in latents(machine).values())
+    assert all(parameter.grad is not None for parameter in machine.parameters())

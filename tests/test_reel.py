@@ -1,0 +1,519 @@
+"""Reel spec 1: golden vectors, the independent implementation, and the properties that follow."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import SpecReel, float32, float32_hex, key_words
+from torch import Tensor, nn
+
+from slotkit.errors import SlotkitError
+from slotkit.reel import (
+    CHUNK,
+    EVALUATION_DRAWS,
+    INITIAL_PICK,
+    INITS,
+    REEL_SPEC,
+    TRAINING_DRAWS,
+    Fans,
+    Reel,
+    UniformInit,
+    find_init,
+    init_name,
+)
+
+SPEC_TEXT = Path(__file__).parents[1] / "docs" / "reel-spec-1.md"
+
+# Chance that a correct generator fails one of the statistical tests below, had the seeds been drawn.
+FALSE_ALARM = 1e-9
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and bool(torch.equal(a, b))
+
+
+def distinct_sets(options: Tensor) -> int:
+    """How many different sets of K options there are."""
+    return len(options.reshape(-1, options.shape[-1]).unique(dim=0))  # type: ignore[no-untyped-call]
+
+
+# ---------------------------------------------------------------------------------------------------
+# Golden vectors: float32 bits at one connection. They may never change.
+
+
+@dataclass(frozen=True)
+class Golden:
+    reel: SpecReel
+    connection: tuple[int, ...]
+    options: str
+    scores: str
+    draws: str  # training draw 0, evaluation draw 1, initial pick 0
+
+
+GOLDEN = {
+    "linear-authors": Golden(
+        SpecReel("weight", (2, 3), 4),
+        (1, 2),
+        "be3db2b6 be6ccc00 bedb003e 3f0c13fc",
+        "3f17cd5e 3f3bd840 3f721304 3e2cb8e8",
+        "3eeb3442 3e51dd9c 3f50bfc7",
+    ),
+    "lenet-fc1": Golden(
+        SpecReel("fc1.weight", (300, 784), 8),
+        (299, 783),
+        "bd814b97 bd52481f bd8b3061 3d97b6ae bd0989ec 3c0358c5 bcd7ac6c 3cc3cb2d",
+        "3c64a79f 3d061877 3c107cbf 3d83721d 3c182228 3c21490f 3cf42c89 3d5f99b7",
+        "3f316b99 3e312504 3efebf76",
+    ),
+    "largest-seed-paper": Golden(
+        SpecReel("fc1.weight", (300, 784), 8, seed=2**63 - 1, init="paper"),
+        (299, 783),
+        "bcf3f35b bc95dc1d 3bc8afab 3cd7bf48 3d1238af 3cf07793 3c8a0a5f 3d0e2533",
+        "3a4d19df 3b77fcaa 3b2aa62a 39064602 39731a62 3b8a707b 39911f2f 3b13e134",
+        "3f01b3ff 3f7bcfb3 3ef4dd7a",
+    ),
+    "conv-paper": Golden(
+        SpecReel("features.0.weight", (64, 3, 3, 3), 2, seed=2024, init="paper"),
+        (63, 2, 2, 2),
+        "bca219f2 3d51c268",
+        "3c7bdac0 3c3af0f2",
+        "3ecf658e 3f113bc9 3f1d12e5",
+    ),
+    "channel-symmetric": Golden(
+        SpecReel("weight", (4, 2, 3, 3), 6, seed=7, sharing="channel", symmetric=True),
+        (3, 1, 2, 2),
+        "3e197b6a be197b6a be0c81d4 3e0c81d4 3ea1c2d2 bea1c2d2",
+        "3e7f318f 3e995979 3e6485ea 3e1c44f4 3d5278b0 3e8fa8f5",
+        "3e44892c 3ec035c2 3f4e056f",
+    ),
+    "channel-transposed": Golden(
+        SpecReel("up.weight", (4, 2, 3), 3, seed=7, sharing="channel", channel_dim=1),
+        (3, 1, 2),
+        "be0ca6c8 3eedf07d bea5ef21",
+        "3f0114e4 3e25136f 3d1ab983",
+        "3e4e393c 3dde4488 3e36b534",
+    ),
+    "layer-paper": Golden(
+        SpecReel("fc.weight", (10, 5), 2, seed=1, init="paper", sharing="layer"),
+        (9, 4),
+        "bdabdea2 be35ac68",
+        "3c3b3c3b 3cf021d8",
+        "3f7aa0e5 3ec6b6e6 3f670919",
+    ),
+}
+
+DRAWS = ((TRAINING_DRAWS, 0), (EVALUATION_DRAWS, 1), (INITIAL_PICK, 0))
+
+
+def reel_of(spec: SpecReel) -> Reel:
+    return Reel(
+        spec.name, spec.shape, spec.k, spec.seed, spec.init, spec.sharing, spec.symmetric, spec.channel_dim
+    )
+
+
+def hex_of(values: list[float]) -> str:
+    return " ".join(map(float32_hex, values))
+
+
+@pytest.mark.parametrize("golden", GOLDEN.values(), ids=GOLDEN)
+def test_golden_vectors(golden: Golden, device: torch.device) -> None:
+    reel, at = reel_of(golden.reel), golden.connection
+    assert hex_of(reel.options(device)[at].tolist()) == golden.options
+    assert hex_of(reel.scores(device)[at].tolist()) == golden.scores
+    assert hex_of([reel.draw(stream, number, device)[at].item() for stream, number in DRAWS]) == golden.draws
+
+
+@pytest.mark.parametrize("golden", GOLDEN.values(), ids=GOLDEN)
+def test_golden_vectors_of_the_independent_implementation(golden: Golden) -> None:
+    spec, at = golden.reel, golden.connection
+    assert hex_of(spec.options(at)) == golden.options
+    assert hex_of(spec.scores(at)) == golden.scores
+    assert hex_of([spec.draw(stream, number, at) for stream, number in DRAWS]) == golden.draws
+
+
+def vectors_in_the_text() -> list[dict[str, Any]]:
+    return [
+        json.loads(block)
+        for block in re.findall(r"```json\n(.*?)```", SPEC_TEXT.read_text("utf-8"), re.DOTALL)
+    ]
+
+
+def test_vectors_printed_in_the_spec() -> None:
+    """What docs/reel-spec-1.md prints is what slotkit does."""
+    vectors = vectors_in_the_text()
+    assert len(vectors) >= 3
+    for vector in vectors:
+        at = tuple(vector["connection"])
+        settings = {key: vector[key] for key in ("name", "k", "seed", "init", "sharing", "symmetric")}
+        reel = Reel(shape=tuple(vector["shape"]), **settings)
+        assert [f"{word:08x}" for word in key_words("slotkit reel spec", 1, reel.seed, reel.name)] == vector[
+            "key"
+        ]
+        assert [f"{word:08x}" for word in reel.key] == vector["key"]
+        assert [float32_hex(value) for value in reel.options()[at].tolist()] == vector["options"]
+        assert [float32_hex(value) for value in reel.scores()[at].tolist()] == vector["scores"]
+        assert float32_hex(reel.draw(TRAINING_DRAWS, 0)[at].item()) == vector["training_draw_0"]
+
+
+def test_spec_number() -> None:
+    """A change of the mapping is a new spec, with its own text; it is never an edit of spec 1."""
+    assert REEL_SPEC == 1
+    assert (TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK) == (2, 3, 4)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Every connection alone, from the spec's text, gives what the tensor operations give for all.
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> SpecReel:
+    shape = tuple(draw(st.lists(st.integers(1, 3), min_size=2, max_size=4)))
+    symmetric = draw(st.booleans())
+    return SpecReel(
+        name=draw(st.sampled_from(["weight", "fc1.weight", "blocks.0.größe"])),
+        shape=shape,
+        k=draw(st.integers(1, 5)) * (2 if symmetric else 1),
+        seed=draw(st.sampled_from([0, 1, 2**32, 2**63 - 1])),
+        init=draw(st.sampled_from(["paper", "authors"])),
+        sharing=draw(st.sampled_from(["none", "layer", "channel"])),
+        symmetric=symmetric,
+        channel_dim=draw(st.integers(0, 1)),
+    )
+
+
+@given(specs())
+def test_equals_the_spec_at_every_connection(device: torch.device, spec: SpecReel) -> None:
+    reel = reel_of(spec)
+    options, scores = reel.options(device), reel.scores(device)
+    assert options.shape == scores.shape == (*spec.shape, spec.k)
+    assert options.dtype == scores.dtype == torch.float32
+    for at in spec.connections():
+        assert options[at].tolist() == spec.options(at)
+        assert scores[at].tolist() == spec.scores(at)
+
+
+@given(specs(), st.sampled_from([2, 3, 4]), st.sampled_from([0, 1, 2**31, 2**32 - 1]))
+def test_draws_equal_the_spec_at_every_connection(
+    device: torch.device, spec: SpecReel, stream: int, number: int
+) -> None:
+    uniform = reel_of(spec).draw(stream, number, device)
+    assert uniform.shape == spec.shape
+    assert uniform.dtype == torch.float32
+    assert [uniform[at].item() for at in spec.connections()] == [
+        spec.draw(stream, number, at) for at in spec.connections()
+    ]
+
+
+@given(specs(), st.data())
+def test_rows_of_some_connections(device: torch.device, spec: SpecReel, data: st.DataObject) -> None:
+    """Any connections, in any order and with repetitions, give the bits they have in the whole tensor."""
+    total = math.prod(spec.shape)
+    places = data.draw(st.lists(st.integers(0, total - 1), max_size=5))
+    options, scores = reel_of(spec).rows(torch.tensor(places, dtype=torch.int64, device=device))
+    assert options.shape == scores.shape == (len(places), spec.k)
+    everywhere = list(spec.connections())
+    assert options.tolist() == [spec.options(everywhere[place]) for place in places]
+    assert scores.tolist() == [spec.scores(everywhere[place]) for place in places]
+
+
+# More than two chunks of connections and, for draws, more than two chunks of blocks of four.
+LONG = (2, 4 * CHUNK + 1001)
+
+
+def test_chunk_boundaries(device: torch.device) -> None:
+    spec = SpecReel("weight", LONG, 5, seed=3)
+    reel = reel_of(spec)
+    options, scores, uniform = reel.options(device), reel.scores(device), reel.draw(TRAINING_DRAWS, 9, device)
+    total = math.prod(LONG)
+    seams = [seam + step for seam in (CHUNK, 2 * CHUNK, 4 * CHUNK, 8 * CHUNK) for step in (-1, 0, 1)]
+    for place in [0, *seams, total - 1]:
+        at = divmod(place, LONG[1])
+        assert options[at].tolist() == spec.options(at)
+        assert scores[at].tolist() == spec.scores(at)
+        assert uniform[at].item() == spec.draw(TRAINING_DRAWS, 9, at)
+
+
+def test_same_bits_with_one_and_two_threads() -> None:
+    reel = Reel("weight", LONG, 3, seed=1, init="paper")
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append((reel.options(), reel.scores(), reel.draw(INITIAL_PICK, 0)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(same_bits(one, two) for one, two in zip(*results, strict=True))
+
+
+def test_the_default_dtype_has_no_say() -> None:
+    reel = Reel("weight", (3, 4), 3, init="paper")
+    expected = reel.options(), reel.scores()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = reel.options(), reel.scores()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(same_bits(one, two) for one, two in zip(expected, again, strict=True))
+
+
+def test_torch_manual_seed_has_no_say() -> None:
+    reel = Reel("weight", (3, 4), 3)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    expected = reel.options()
+    assert torch.equal(torch.get_rng_state(), state), "a reel must not draw from the global generator"
+    torch.manual_seed(2)
+    assert same_bits(reel.options(), expected)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Properties.
+
+
+@given(specs(), st.integers(1, 6))
+def test_a_larger_k_begins_with_a_smaller_one(device: torch.device, spec: SpecReel, more: int) -> None:
+    small = reel_of(spec)
+    large = reel_of(replace(spec, k=spec.k + more * (2 if spec.symmetric else 1)))
+    assert same_bits(large.options(device)[..., : spec.k], small.options(device))
+    assert same_bits(large.scores(device)[..., : spec.k], small.scores(device))
+
+
+REEL = Reel("fc1.weight", (7, 5), 4, seed=11)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(REEL, name="fc2.weight"), replace(REEL, seed=12), replace(REEL, seed=11 + 2**32)],
+    ids=["name", "seed", "high-half-of-seed"],
+)
+def test_another_name_or_seed_is_another_reel(other: Reel) -> None:
+    """No number at all is repeated."""
+    for numbers, others in (
+        (REEL.options(), other.options()),
+        (REEL.scores(), other.scores()),
+        (REEL.draw(TRAINING_DRAWS, 0), other.draw(TRAINING_DRAWS, 0)),
+    ):
+        assert not (numbers == others).any()
+
+
+def test_streams_and_draw_numbers_differ() -> None:
+    draws = [REEL.draw(stream, number) for stream in (2, 3, 4) for number in (0, 1, 2**32 - 1)]
+    for one, two in itertools.combinations(draws, 2):
+        assert not (one == two).any()
+
+
+SHAPES = {
+    "linear": ((6, 4), 0, 6),
+    "conv1d": ((5, 2, 3), 0, 5),
+    "conv2d": ((4, 3, 2, 2), 0, 4),
+    "transposed": ((4, 3, 2, 2), 1, 3),
+}
+
+
+@pytest.mark.parametrize(("shape", "channel_dim", "channels"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("symmetric", [False, True], ids=["plain", "symmetric"])
+def test_sharing_gives_the_promised_number_of_sets(
+    shape: tuple[int, ...], channel_dim: int, channels: int, symmetric: bool
+) -> None:
+    promised = {"none": math.prod(shape), "channel": channels, "layer": 1}
+    for sharing, sets in promised.items():
+        reel = Reel("weight", shape, 4, sharing=sharing, symmetric=symmetric, channel_dim=channel_dim)
+        assert distinct_sets(reel.options()) == sets
+        assert reel.distinct_options().numel() == sets * 4
+        assert distinct_sets(reel.scores()) == math.prod(shape), "scores are never shared"
+
+
+@pytest.mark.parametrize(("shape", "channel_dim", "channels"), SHAPES.values(), ids=SHAPES)
+def test_channels_have_their_own_sets(shape: tuple[int, ...], channel_dim: int, channels: int) -> None:
+    options = Reel("weight", shape, 4, sharing="channel", channel_dim=channel_dim).options()
+    assert [distinct_sets(channel) for channel in options.unbind(channel_dim)] == [1] * channels
+
+
+@pytest.mark.parametrize("sharing", ["none", "layer", "channel"])
+def test_symmetric_pairs_sum_to_zero(sharing: str) -> None:
+    options = Reel("weight", (5, 3, 2), 6, sharing=sharing, symmetric=True).options()
+    assert torch.equal(options[..., 0::2], -options[..., 1::2])
+    assert (options != 0).all()
+    assert options[..., 0::2].unique().numel() == distinct_sets(options) * 3  # type: ignore[no-untyped-call]
+
+
+LAYERS = {
+    "linear": nn.Linear(70, 50),
+    "conv1d": nn.Conv1d(16, 24, 5),
+    "conv2d-grouped": nn.Conv2d(32, 32, 3, groups=2),
+    "conv3d": nn.Conv3d(8, 12, 3),
+    "transposed-conv2d": nn.ConvTranspose2d(16, 24, 3),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_bounds_of_paper_and_authors(layer: nn.Linear | nn.Conv2d) -> None:
+    shape = tuple(layer.weight.shape)
+    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+    fans = Fans.of(shape)
+    assert (fans.fan_in, fans.fan_out, fans.convolution) == (fan_in, fan_out, len(shape) > 2)
+    glorot_deviation = math.sqrt(2 / (fan_in + fan_out))
+    glorot_bound = math.sqrt(6 / (fan_in + fan_out))
+    paper_scores = glorot_deviation * (1.0 if len(shape) > 2 else 0.1)
+    for init, bound, score_bound in (
+        ("paper", glorot_deviation, paper_scores),
+        ("authors", glorot_bound, glorot_bound),
+    ):
+        reel = Reel("weight", shape, 4, init=init)
+        options, scores = reel.options(), reel.scores()
+        known = INITS[init]
+        assert isinstance(known, UniformInit)
+        assert known.bound(fans) == float32(bound)
+        # That none of 5,000 numbers comes within 1 % of an end has odds of 0.995**5000 = 1e-11.
+        assert options.numel() > 5_000
+        assert 0.99 * bound < options.max() < float32(bound)
+        assert -float32(bound) < options.min() < -0.99 * bound
+        assert 0.99 * score_bound < scores.max() <= float32(score_bound)
+        assert 0 < scores.min() < 0.01 * score_bound
+
+
+def test_bounds_do_not_depend_on_k() -> None:
+    assert same_bits(Reel("weight", (4, 3), 64).options()[..., :2], Reel("weight", (4, 3), 2).options())
+
+
+@pytest.mark.parametrize("what", ["options", "scores", "draw"])
+def test_uniform_within_the_dkw_band(what: str) -> None:
+    """Dvoretzky, Kiefer, Wolfowitz: P(sup |F_n - F| > e) <= 2 exp(-2 n e^2); e = sqrt(ln(2 / alarm) / 2n)."""
+    reel = Reel("weight", LONG, 2, seed=5)
+    bound = UniformInit(6.0).bound(reel.fans)
+    unit = {
+        "options": lambda: (reel.options() / bound + 1) / 2,
+        "scores": lambda: reel.scores() / bound,
+        "draw": lambda: reel.draw(TRAINING_DRAWS, 3),
+    }[what]()
+    ordered = unit.double().flatten().sort().values
+    n = len(ordered)
+    distance = (ordered - torch.arange(1, n + 1) / n).abs().max().item() + 1 / n
+    assert distance < math.sqrt(math.log(2 / FALSE_ALARM) / (2 * n)) + 2**-20
+
+
+# ---------------------------------------------------------------------------------------------------
+# Inits of one's own, and refusals.
+
+
+class Plain:
+    """The uniform numbers themselves."""
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform
+
+
+class Shifted:
+    """Options of size 2 .. 4 with fan_in added, scores below zero."""
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform + 3 + fans.fan_in
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform - 2
+
+
+def test_init_object() -> None:
+    plain, shifted = Reel("weight", (4, 3), 5, init=Plain()), Reel("weight", (4, 3), 5, init=Shifted())
+    assert same_bits(shifted.options(), plain.options() + 3 + 3)
+    assert same_bits(shifted.scores(), plain.scores() - 2)
+    assert not same_bits(shifted.options(), plain.options())
+
+
+def test_init_object_with_shared_symmetric_options() -> None:
+    options = Reel("weight", (4, 3), 4, init=Shifted(), sharing="layer", symmetric=True).options()
+    assert distinct_sets(options) == 1
+    assert options.sum() == 0
+    assert (options.abs() > 5).all()
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_inits_by_name(name: str) -> None:
+    by_object = Reel("weight", (4, 3), 5, init=INITS[name])
+    assert find_init(name) is INITS[name]
+    assert same_bits(by_object.options(), Reel("weight", (4, 3), 5, init=name).options())
+
+
+ONE_METHOD = type("OneMethod", (), {"options": Plain.options})()
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "k-zero": ({"k": 0}, "k is 0. A connection needs at least one option: give an integer from 1 up."),
+    "k-negative": ({"k": -3}, "k is -3. A connection needs at least one option"),
+    "k-true": ({"k": True}, "k is True. A connection needs at least one option"),
+    "k-float": ({"k": 8.0}, "k is 8.0. A connection needs at least one option"),
+    "seed-negative": ({"seed": -1}, "The seed is -1. Give an integer from 0 to 2**63 - 1."),
+    "seed-too-large": ({"seed": 2**63}, f"The seed is {2**63}. Give an integer from 0 to 2**63 - 1."),
+    "seed-true": ({"seed": True}, "The seed is True. Give an integer from 0 to 2**63 - 1."),
+    "seed-false": ({"seed": False}, "The seed is False. Give an integer from 0 to 2**63 - 1."),
+    "seed-float": ({"seed": 0.5}, "The seed is 0.5. Give an integer"),
+    "sharing": ({"sharing": "row"}, "There is no sharing 'row'. Choose one of none, layer, channel."),
+    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, or pass an object."),
+    "init-object": (
+        {"init": ONE_METHOD},
+        "the methods options(uniform, fans) and scores(uniform, fans); OneMethod lacks",
+    ),
+    "odd-symmetric": (
+        {"k": 3, "symmetric": True},
+        "k is 3, but symmetric options come in pairs +v, -v. Choose an even k.",
+    ),
+    "one-dimension": (
+        {"shape": (5,)},
+        "weight has shape (5,). A reel needs a weight of two dimensions or more",
+    ),
+    **{
+        f"no-connections-{'-'.join(map(str, shape))}": (
+            {"shape": shape},
+            f"weight has shape {shape}: no connections. Leave it out of `where`.",
+        )
+        for shape in [(0,), (0, 3), (4, 0), (4, 3, 0), (0, 0)]
+    },
+    "no-dimension": ({"shape": ()}, "weight has shape (). A reel needs a weight of two dimensions or more"),
+}
+
+
+@pytest.mark.parametrize(("change", "text"), REFUSALS.values(), ids=REFUSALS)
+def test_refusals(change: dict[str, Any], text: str) -> None:
+    settings: dict[str, Any] = {"name": "weight", "shape": (4, 3), "k": 4}
+    Reel(**settings)
+    with pytest.raises(SlotkitError, match=re.escape(text)):
+        Reel(**(settings | change))
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 2**40])
+@pytest.mark.parametrize("stream", [TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK])
+def test_draw_numbers_beyond_the_counter_are_refused(stream: int, number: int) -> None:
+    """The third counter word has 32 bits: number 2**32 would be draw 0 again."""
+    with pytest.raises(
+        SlotkitError,
+        match=re.escape(f"The draw number is {number}. Give an integer from 0 to 2**32 - 1."),
+    ):
+        REEL.draw(stream, number)
+
+
+@dataclass(frozen=True)
+class Scaled(Plain):
+    """Tells its settings in its repr."""
+
+    factor: float
+
+
+def test_names_of_inits_in_a_state() -> None:
+    assert init_name("paper") == "paper"
+    assert init_name(Scaled(2.0)) == "Scaled(factor=2.0)"
+    assert init_name(INITS["paper"]) == repr(INITS["paper"])
+    assert init_name(Plain()) == init_name(Plain()) == "Plain"
+    assert init_name(Shifted()) == "Shifted"
