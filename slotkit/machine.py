@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slotkit.dense import DenseForm
 from slotkit.errors import SlotkitError
 from slotkit.form import Form
-from slotkit.others import settle_others
+from slotkit.others import check_others, settle_others
 from slotkit.picking import Picked, Where, pick
 from slotkit.reel import (
     EVALUATION_DRAWS,
@@ -79,17 +79,17 @@ def slotify(
     check_reel_settings(k, seed, init, sharing, symmetric)
     selection, update = find_selection(selection), find_update(update)
     _check_form(form, engine, update, tables)
+    check_others(others)
     picked = pick(model, where)
     # All reels before the first change, so that a refused tensor leaves the model as it was.
     reels = [_reel(place, k, seed, init, sharing, symmetric) for place in picked]
-    trained = settle_others(model, picked, others)
     if form == "dense":
         chosen: Form = DenseForm(picked, reels, selection, update)
     else:
         from slotkit.latent.form import LatentForm
 
         chosen = LatentForm(picked, reels, selection, engine, tables)
-    return SlotMachine(model, chosen, trained, selection)
+    return SlotMachine(model, chosen, settle_others(model, picked, others), selection)
 
 
 def randomize(

@@ -20,6 +20,7 @@ from slotkit.latent.form import LatentForm
 from slotkit.latent.latent import Hyperparameters
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
+from slotkit.picking import is_claimed
 
 Machines = SlotMachine | Form | Iterable[SlotMachine]
 Groups = Iterable[Tensor | dict[str, Any]]
@@ -35,22 +36,20 @@ class _SlotOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
-        forms = [_latent_form(machine) for machine in _as_list(machines)]
+        listed = _as_list(machines)
+        forms = [_latent_form(machine) for machine in listed]
         self._latents: dict[Tensor, LatentWeight] = {
             weight.parameter: weight for form in forms for weight in form.weights.values()
         }
         self._steps = 0
         groups: list[dict[str, Any]] = [{"params": list(form.parameters())} for form in forms]
-        trained = [
-            value for machine in _as_list(machines) for value in getattr(machine, "trained", {}).values()
-        ]
-        for other in (*trained, *parameters):
-            if isinstance(other, dict):
-                groups.append(other)
-            elif len(groups) == len(forms):
-                groups.append({"params": [other]})
-            else:
-                groups[-1]["params"].append(other)
+        given = list(parameters)
+        loose = [value for machine in listed for value in getattr(machine, "trained", {}).values()]
+        loose += [value for value in given if isinstance(value, Tensor)]
+        groups += [{"params": loose}] if loose else []
+        groups += [dict(group) for group in given if isinstance(group, dict)]
+        for group in groups[len(forms) :]:
+            group["params"] = _ordinary(group["params"])
         super().__init__(groups, defaults)
         self._show_state()
 
@@ -243,6 +242,17 @@ def _latent_form(machine: SlotMachine | Form) -> LatentForm:
             "torch optimizer over machine.parameters(), or slotify with form='latent'."
         )
     return form
+
+
+def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """The parameters as a list. Raises SlotkitError if one is a slot machine's own."""
+    listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if any(is_claimed(parameter) for parameter in listed):
+        raise SlotkitError(
+            "Among the ordinary parameters is one that belongs to a slot machine. Give that machine to the "
+            "optimizer instead of its parameters."
+        )
+    return listed
 
 
 def _check(weight: LatentWeight, step: int) -> None:

@@ -11,6 +11,12 @@ from slotkit.picking import Picked, is_claimed
 OTHERS = ("frozen", "trained", "kept")
 
 
+def check_others(others: str) -> None:
+    """Raise SlotkitError unless it is one of OTHERS."""
+    if others not in OTHERS:
+        raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
+
+
 def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[str, nn.Parameter]:
     """Freeze or keep every parameter that is not picked; return those that are to be trained.
 
@@ -18,8 +24,6 @@ def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[s
     trained (the paper's networks). "kept": all keep their values, nothing is trained (the CENG501
     code, whose biases stay where torch put them). "trained": all are trained.
     """
-    if others not in OTHERS:
-        raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
     reels = {id(place.parameter) for place in picked}
     reels |= {
         id(value)

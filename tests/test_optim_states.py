@@ -1,4 +1,4 @@
-"""Optimizer states of slot machines (dtypes, round trips, what is shown), and SlotAdam."""
+"""Optimizer states of slot machines (dtypes, round trips, what is shown), hooks and refusals, SlotAdam."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_optim import LATENTS, equal, everything, latents, loss_of, machine_of, one_thread, run, same_state
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine, slotify
@@ -146,6 +147,64 @@ def test_a_new_optimizer_goes_on_where_the_machine_is() -> None:
     run(twin, twin.optimizer(0.5, 0.9), 3)
     run(twin, twin.optimizer(0.5, 0.9), 3, 3)
     assert equal(everything(machine), everything(twin))
+
+
+# ---------------------------------------------------------------------------------------------------
+# Hooks and refusals.
+
+
+def test_step_hooks_are_called_once() -> None:
+    machine = machine_of()
+    optimizer = machine.optimizer(0.5)
+    calls: list[str] = []
+    handles = [
+        optimizer.register_step_pre_hook(lambda *_: calls.append("before")),
+        optimizer.register_step_post_hook(lambda *_: calls.append("after")),
+        register_optimizer_step_pre_hook(lambda *_: calls.append("before any")),
+        register_optimizer_step_post_hook(lambda *_: calls.append("after any")),
+    ]
+    try:
+        run(machine, optimizer, 1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert sorted(calls) == ["after", "after any", "before", "before any"]
+
+
+@pytest.mark.parametrize("kind", [SlotSGD, SlotAdam])
+def test_a_machine_in_dense_form_is_refused(kind: type[Any]) -> None:
+    with pytest.raises(SlotkitError) as caught:
+        kind(machine_of(form="dense"))
+    assert str(caught.value) == (
+        "This optimizer trains slot machines in the latent form, and this one is in the dense form. Use any "
+        "torch optimizer over machine.parameters(), or slotify with form='latent'."
+    )
+
+
+BAD = {
+    "lr": (SlotSGD, {"lr": -1.0}, "Invalid learning rate: -1.0"),
+    "momentum": (SlotSGD, {"momentum": -0.1}, "Invalid momentum value: -0.1"),
+    "weight-decay": (SlotSGD, {"weight_decay": -1.0}, "Invalid weight_decay value: -1.0"),
+    "nesterov": (SlotSGD, {"nesterov": True}, "Nesterov momentum requires a momentum and zero dampening"),
+    "adam-lr": (SlotAdam, {"lr": -1.0}, "Invalid learning rate: -1.0"),
+    "adam-betas": (SlotAdam, {"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
+    "adam-eps": (SlotAdam, {"eps": -1.0}, "Invalid epsilon value: -1.0"),
+}
+
+
+@pytest.mark.parametrize(("kind", "settings", "text"), BAD.values(), ids=BAD)
+def test_bad_hyperparameters_get_the_error_of_torch(
+    kind: type[Any], settings: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        kind(machine_of(), **settings)
+    assert str(caught.value) == text
+
+
+def test_a_machine_twice_is_refused() -> None:
+    machine = machine_of()
+    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
+        SlotSGD([machine, machine])
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -315,8 +315,8 @@ def draw_all(
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(position))):
             a = np.float64(position[i])
             spread = abs(a) * bounds_of[0]
-            ceiling = max(c * bounds_of[1], 0.0) + spread
-            if spread + abs(c) * bounds_of[1] < FLAT:
+            ceiling = abs(c) * bounds_of[1] + spread
+            if ceiling < FLAT:
                 option = draw_one(i, a, c, ceiling, stream, number, rule, tables, w, s)
             else:
                 low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
@@ -340,7 +340,7 @@ class Cpu:
         line, fixed = weight.line, arguments_of(weight)
         kind = KINDS[weight.latent.dtype]
         # float32 would warn of the overflow; infinite is what it should be.
-        scale = line.scale if line.scale < np.finfo(kind).max else math.inf
+        scale = line.scale if line.scale < float(np.finfo(kind).max) else math.inf
         typed = (
             kind(h.lr),
             kind(h.momentum),
@@ -440,8 +440,11 @@ def rule_of(weight: LatentWeight) -> Rule:
 
 
 def largest_of(weight: LatentWeight, rule: Rule) -> tuple[float, float]:
-    """Bounds that no |option| and no |initial score| of the tensor exceeds."""
-    if weight.tables is None:
+    """Bounds that no |option| and no |initial score| of the tensor exceeds.
+
+    Those of the distribution where they are known, stored or not: a draw depends on them.
+    """
+    if isinstance(find_init(weight.reel.init), UniformInit) or weight.tables is None:
         return float(rule.bound), float(rule.bound * rule.score_scale)
     options, scores = (float(torch.linalg.vector_norm(table, math.inf)) for table in weight.tables)
     return options, scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slotkit.errors import SlotkitError
+from slotkit.latent.engines import find_engine
 from slotkit.latent.weight import STATE, LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel, UniformInit, find_init
@@ -35,6 +38,8 @@ class LatentForm:
         self.stored = tables == "stored" or (
             tables == "auto" and _worth_storing(reels, connections, selection)
         )
+        for place, reel in zip(picked, reels, strict=True):
+            find_engine(engine, place.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
         for place, reel in zip(picked, reels, strict=True):
             claim(place.parameter.requires_grad_(True), place.owners)
@@ -75,19 +80,31 @@ class LatentForm:
             weight.follows = follow
 
     def choose_sample(self, stream: int, number: int) -> None:
-        for weight in self.weights.values():
+        # All are looked at before the first is drawn: a refused draw changes nothing.
+        for name, weight in self.weights.items():
             weight.follow()
+            if not (math.isfinite(weight.latent.sum()) and math.isfinite(weight.line.c)):
+                raise SlotkitError(
+                    f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
+                    "learning rate."
+                )
+        for weight in self.weights.values():
             weight.draw(stream, number)
             weight.follows = False
 
-    def snapshot(self) -> dict[str, tuple[Tensor, bool]]:
+    def snapshot(self) -> dict[str, tuple[Tensor, bool, int]]:
         return {
-            name: (weight.parameter.detach().clone(), weight.follows) for name, weight in self.weights.items()
+            name: (weight.parameter.detach().clone(), weight.follows, weight.line.steps)
+            for name, weight in self.weights.items()
         }
 
-    def restore(self, snapshot: Mapping[str, tuple[Tensor, bool]]) -> None:
+    def restore(self, snapshot: Mapping[str, tuple[Tensor, bool, int]]) -> None:
         for name, weight in self.weights.items():
-            values, weight.follows = snapshot[name]
+            values, weight.follows, steps = snapshot[name]
+            if weight.follows and weight.line.steps != steps:
+                # The optimizer stepped meanwhile: the weights of before are no longer those of the scores.
+                weight.refresh()
+                continue
             with torch.no_grad():
                 weight.parameter.copy_(values)
             weight.mark()

@@ -50,6 +50,7 @@ class LatentWeight:
         self.line = Line()
         self.follows = follows
         self.engine_name = engine
+        self.seen = parameter.device, parameter.dtype
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
         # What the engine works out once from reel and tables; its own business.
@@ -158,30 +159,41 @@ class LatentWeight:
                     f"{self.reel.name} has been replaced by another parameter since slotify (load_state_dict "
                     f"with assign=True does that). Load with assign=False, or slotify again."
                 )
-        if self.latent.device != self.parameter.device or self.latent.dtype != self.state_dtype:
+        if self.seen != (self.parameter.device, self.parameter.dtype):
+            self.engine = find_engine(self.engine_name, self.parameter, self.reel, self.tables is not None)
             for name in STATE:
                 setattr(self, name, getattr(self, name).to(self.parameter.device, self.state_dtype))
             if self.tables is not None:
-                self.tables = (
-                    self.tables[0].to(self.parameter.device),
-                    self.tables[1].to(self.parameter.device),
-                )
-            self.engine = find_engine(self.engine_name, self.parameter, self.reel, self.tables is not None)
+                options, scores = self.tables
+                self.tables = options.to(self.parameter.device), scores.to(self.parameter.device)
+            (_, before), self.seen = self.seen, (self.parameter.device, self.parameter.dtype)
             self.prepared = None
+            if self.follows and before != self.parameter.dtype:
+                self._round_anew(before)
+
+    def _round_anew(self, before: torch.dtype) -> None:
+        """After a cast: a weight is one of its options in the new dtype, not what the old one left of it."""
+        found, touched = self.parameter.detach().clone(), self.parameter._version != self.version
+        self.refresh()
+        narrow = min(before, found.dtype, key=lambda dtype: dtype.itemsize)
+        if touched and not torch.equal(found.to(narrow), self.parameter.detach().to(narrow)):
+            with torch.no_grad():
+                self.parameter.copy_(found)
+            raise self._changed()
 
     def check_untouched(self) -> None:
         """Raise SlotkitError if anything but slotkit has changed the weight since it was last written."""
         if self.parameter._version != self.version:
             if not self.is_consistent():
-                raise SlotkitError(
-                    f"{self.reel.name} was changed by something else than slotkit: an ordinary "
-                    "optimizer stepping on "
-                    f"it, or load_state_dict on the model. Train it with machine.optimizer() alone; "
-                    "to bring a "
-                    f"trained machine back use machine.load_state_dict(); machine.spin() restores "
-                    "its weights."
-                )
+                raise self._changed()
             self.mark()
+
+    def _changed(self) -> SlotkitError:
+        return SlotkitError(
+            f"{self.reel.name} was changed by something else than slotkit: an ordinary optimizer stepping on "
+            f"it, or load_state_dict on the model. Train it with machine.optimizer() alone; to bring a "
+            f"trained machine back use machine.load_state_dict(); machine.spin() restores its weights."
+        )
 
     def is_consistent(self) -> bool:
         """Whether every weight is one of its options, and the one whose interval is kept beside it.

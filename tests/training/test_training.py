@@ -166,7 +166,9 @@ def test_dropout_left_on_lowers_the_reading_as_in_ceng501(narrow_networks: None)
     )
     images = stripes(200)
     torch.manual_seed(0)
-    assert read(trainee, images, "greedy", left_on).accuracy < read(trainee, images, "greedy", config).accuracy
+    assert (
+        read(trainee, images, "greedy", left_on).accuracy < read(trainee, images, "greedy", config).accuracy
+    )
 
 
 def test_ps_has_three_readings_and_the_chosen_one_selects() -> None:

@@ -1,0 +1,34 @@
+"""What the tests of the latent form share: every engine, on the devices where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numba
+import pytest
+import torch
+
+from slotkit.latent.engines import ENGINES
+from slotkit.reel import Reel
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other at every tiny tensor take twenty times as long on a busy machine."""
+    before = numba.get_num_threads(), torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
+    yield
+    numba.set_num_threads(before[0])
+    torch.set_num_threads(before[1])
+
+
+@pytest.fixture(scope="session", params=list(ENGINES))
+def engine(request: pytest.FixtureRequest, device: torch.device) -> str:
+    """Every engine of the registry. What can't run on a device says so itself."""
+    name: str = request.param
+    reason = ENGINES[name].refusal(device, torch.float64, Reel("weight", (2, 2), 2), True)
+    if reason is not None and device.type != "cpu":
+        pytest.skip(f"{name}: {reason}")
+    assert reason is None
+    return name

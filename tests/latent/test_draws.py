@@ -1,0 +1,343 @@
+"""Probabilistic sampling in every engine: exact frequencies, reproducible draws, and the dense trajectory."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import numba
+import pytest
+import torch
+from latent.trajectories import CPU, Centred, first_weight, latent_form, mlp, normal
+from torch import Tensor, nn
+
+from slotkit.errors import SlotkitError
+from slotkit.latent.eager import Eager
+from slotkit.latent.engines import ENGINES, EngineEntry
+from slotkit.latent.latent import line_scores
+from slotkit.latent.weight import LatentWeight
+from slotkit.machine import SlotMachine, slotify
+from slotkit.reel import Init
+from slotkit.selection import sample, take
+
+# One test of frequencies fails by chance at most this often.
+CHANCE = 1e-9
+
+
+def layer(
+    engine: str,
+    k: int,
+    device: torch.device = CPU,
+    shape: tuple[int, int] = (16, 24),
+    dtype: torch.dtype = torch.float32,
+    **settings: object,
+) -> SlotMachine:
+    model = nn.Linear(*shape, bias=False).to(device, dtype)
+    return slotify(model, k, "probabilistic", engine=engine, **{"seed": 3, "tables": "stored", **settings})  # type: ignore[arg-type]
+
+
+def count_draws(machine: SlotMachine, draws: int) -> Tensor:
+    """How often each option of the layer's connections is drawn: (connections, K)."""
+    parameter = machine.model.get_parameter("weight")
+    options = machine.options("weight")
+    counts = torch.zeros(options.shape, dtype=torch.int64, device=parameter.device)
+    for draw in range(draws):
+        with machine.using("probabilistic", draw):
+            hit = options == parameter.detach().unsqueeze(-1)
+        counts += hit
+    assert (counts.sum(dim=-1) == draws).all(), "a weight that is none of its options, or options are equal"
+    return counts.reshape(-1, options.shape[-1])
+
+
+def assert_frequencies(machine: SlotMachine, draws: int = 200) -> None:
+    """Draws follow the softmax of the scores: each connection alone, by option number, and by rank.
+
+    n independent trials with mean probability p hit a share q or a more extreme one with a chance of
+    at most exp(-n KL(q || p)) on each side (Hoeffding 1963, theorem 1, where p may differ between the
+    trials), Bonferroni over all the shares that are looked at. Sharp where p is nearly 0 or 1 too.
+    """
+    probabilities = machine.scores("weight").double().softmax(dim=-1).reshape(-1, machine.reels["weight"].k)
+    counts = count_draws(machine, draws)
+    connections, k = counts.shape
+    order = probabilities.argsort(dim=-1, descending=True)
+    tables = {
+        "connection": (counts / draws, probabilities, draws),
+        "option": (counts.sum(dim=0) / (draws * connections), probabilities.mean(dim=0), draws * connections),
+        "rank": (
+            counts.gather(-1, order).sum(dim=0) / (draws * connections),
+            probabilities.gather(-1, order).mean(dim=0),
+            draws * connections,
+        ),
+    }
+    limit = math.log(2 * (connections * k + 2 * k) / CHANCE)
+    for name, (share, expected, trials) in tables.items():
+        surprise = trials * divergence(share.double(), expected)
+        assert (surprise <= limit).all(), f"wrong frequencies by {name}: {surprise.max():.0f} > {limit:.0f}"
+
+
+def divergence(q: Tensor, p: Tensor) -> Tensor:
+    """KL(q || p) of two coins; probabilities that are 0 or 1 up to rounding count as 1e-15 from it."""
+    p = p.clamp(1e-15, 1 - 1e-15)
+    result: Tensor = torch.special.xlogy(q, q / p) + torch.special.xlogy(1 - q, (1 - q) / (1 - p))
+    return result
+
+
+def spread_latents(machine: SlotMachine, factor: float) -> None:
+    weight = first_weight(machine)
+    weight.latent.copy_(factor * normal(len(weight.latent), seed=4, device=weight.latent.device))
+
+
+def peak_latents(machine: SlotMachine, probability: float = 0.9999) -> None:
+    """Set every latent so that the winner has that probability."""
+    weight = first_weight(machine)
+    options, initial = weight.rows(torch.arange(len(weight.latent), device=weight.latent.device))
+    low, high = torch.zeros_like(weight.latent).double(), torch.full_like(weight.latent, 1e7).double()
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = line_scores(options, initial, middle, 1.0).softmax(dim=-1).amax(dim=-1) < probability
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    weight.latent.copy_(high)
+
+
+def train(
+    machine: SlotMachine, steps: int, lr: float, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Steps on random regression, drawn anew in each."""
+    model = machine.model
+    parameter = model.get_parameter("weight")
+    x = normal(8, parameter.shape[1], seed=5, device=parameter.device, dtype=parameter.dtype)
+    target = normal(8, parameter.shape[0], seed=6, device=parameter.device, dtype=parameter.dtype)
+    optimizer = optimizer or machine.optimizer(lr, 0.9, 1e-4)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 64], ids="k={}".format)
+@pytest.mark.parametrize("factor", [0.0, 4.0, 60.0], ids=["flat", "uneven", "steep"])
+def test_frequencies(factor: float, k: int, engine: str, device: torch.device) -> None:
+    machine = layer(engine, k, device)
+    spread_latents(machine, factor)
+    assert_frequencies(machine)
+
+
+@pytest.mark.parametrize("k", [2, 8, 64], ids="k={}".format)
+def test_frequencies_of_a_sure_winner(k: int, engine: str, device: torch.device) -> None:
+    machine = layer(engine, k, device)
+    peak_latents(machine)
+    winners = machine.scores("weight").double().softmax(dim=-1).amax(dim=-1)
+    assert winners.min() > 0.9998
+    assert winners.max() < 0.99995
+    assert_frequencies(machine)
+
+
+@pytest.mark.parametrize(
+    ("k", "tables"), [(2, "recomputed"), (8, "stored"), (8, "recomputed"), (64, "stored")]
+)
+def test_frequencies_after_long_training(k: int, tables: str, engine: str, device: torch.device) -> None:
+    """lr 50, draws all along: whatever an engine keeps of earlier scores is stale. c becomes negative."""
+    machine = layer(engine, k, device, shape=(6, 5), tables=tables)
+    optimizer = machine.optimizer(50.0, 0.9, 1e-4)
+    signs = set()
+    for _ in range(3):
+        train(machine, 30, 50.0, optimizer)
+        signs.add(first_weight(machine).line.sign)
+        assert_frequencies(machine, 100)
+    assert signs == {1.0, -1.0}
+
+
+@pytest.mark.parametrize("c", [1.0, -1.0, 30.0, -30.0, 0.0])
+def test_frequencies_with_scores_of_both_signs(c: float, engine: str, device: torch.device) -> None:
+    machine = layer(engine, 8, device, init=Centred())
+    spread_latents(machine, 0.5)
+    first_weight(machine).line.c = c
+    assert_frequencies(machine)
+
+
+@pytest.mark.parametrize("init", ["paper", "authors", Centred()], ids=str)
+@pytest.mark.parametrize(("sharing", "symmetric"), [("layer", True), ("channel", False), ("none", True)])
+def test_frequencies_of_every_reel(
+    sharing: str, symmetric: bool, init: str | Init, engine: str, device: torch.device
+) -> None:
+    tables = "recomputed" if isinstance(init, str) else "stored"
+    machine = layer(engine, 6, device, (7, 5), sharing=sharing, symmetric=symmetric, init=init, tables=tables)
+    spread_latents(machine, 3.0)
+    assert_frequencies(machine, 100)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Wrong on purpose: assert_frequencies must reject each of these.
+
+
+def wrong_draws(probabilities: Callable[[Tensor, LatentWeight], Tensor]) -> Eager:
+    class Wrong(Eager):
+        def draw(self, weight: LatentWeight, stream: int, number: int) -> None:
+            everything = torch.arange(len(weight.latent))
+            options, initial = weight.rows(everything)
+            scores = line_scores(options, initial, weight.latent, weight.line.c)
+            uniform = weight.reel.draw(stream, number).reshape(-1)
+            weight.write(everything, take(options, sample(probabilities(scores, weight), uniform)))
+
+    return Wrong()
+
+
+def initial_scores(scores: Tensor, weight: LatentWeight) -> Tensor:
+    return line_scores(*weight.rows(torch.arange(len(weight.latent))), torch.zeros(len(weight.latent)), 1.0)
+
+
+WRONG_DRAWS = {
+    "uniform": wrong_draws(lambda scores, weight: torch.zeros_like(scores)),
+    "greedy": wrong_draws(lambda scores, weight: scores * 1e9),
+    "initial-scores": wrong_draws(initial_scores),
+    "a-little-too-warm": wrong_draws(lambda scores, weight: scores / 1.1),
+    "accepts-too-often": wrong_draws(lambda scores, weight: scores.minimum(scores.amax(-1, True) - 0.5)),
+    "never-the-last": wrong_draws(lambda scores, weight: scores.index_fill(-1, torch.tensor([7]), -1e9)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_DRAWS)
+def test_wrong_draws_are_rejected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("wrong_draws")
+    module.ENGINE = WRONG_DRAWS[name]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wrong_draws", module)
+    monkeypatch.setitem(ENGINES, "wrong", EngineEntry("wrong_draws", "", ENGINES["eager"].refusal))
+    machine = layer("wrong", 8)
+    spread_latents(machine, 4.0)
+    with pytest.raises(AssertionError, match="wrong frequencies"):
+        assert_frequencies(machine)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Draws are functions of (seed, stream, number).
+
+
+def drawn(machine: SlotMachine, draw: int) -> Tensor:
+    with machine.using("probabilistic", draw):
+        return machine.model.get_parameter("weight").detach().clone()
+
+
+def test_the_same_draw_is_the_same_sample(engine: str, device: torch.device) -> None:
+    one, two = layer(engine, 8, device), layer(engine, 8, device, tables="recomputed")
+    for factor in (0.0, 4.0, 1e3):
+        for machine in (one, two):
+            spread_latents(machine, factor)
+        for draw in (0, 1, 2**31, 2**32 - 1):
+            assert torch.equal(drawn(one, draw), drawn(two, draw))
+        one.spin()
+        two.spin()
+        assert torch.equal(one.selected("weight"), two.selected("weight"))
+
+
+def test_draws_are_independent(engine: str, device: torch.device) -> None:
+    """Two draws, two seeds, the two streams and neighbouring connections agree as often as by chance."""
+    k, shape = 8, (64, 128)
+    machine, other = layer(engine, k, device, shape), layer(engine, k, device, shape, seed=4)
+    for each in (machine, other):
+        first_weight(each).latent.zero_()
+        first_weight(each).line.c = 0.0
+    machine.draws = other.draws = 0
+
+    def index(from_machine: SlotMachine, draw: int | None) -> Tensor:
+        if draw is None:
+            from_machine.spin()
+            return from_machine.selected("weight")
+        with from_machine.using("probabilistic", draw):
+            return from_machine.selected("weight")
+
+    first = index(machine, 0)
+    others = {
+        "next": index(machine, 1),
+        "far": index(machine, 1 << 16),
+        "seed": index(other, 0),
+        "stream": index(machine, None),
+        "neighbour": first.reshape(-1).roll(1).reshape(first.shape),
+        "row": first.roll(1, 0),
+    }
+    for name, second in others.items():
+        agreement = (first == second).double().mean()
+        surprise = first.numel() * divergence(agreement, torch.tensor(1 / k, dtype=torch.float64))
+        assert surprise < math.log(2 * len(others) / CHANCE), f"{name}: they agree in {agreement:.3f}"
+
+
+@pytest.mark.parametrize("factor", [0.0, 4.0, 1e3])
+def test_threads_change_no_draw_and_no_step(factor: float) -> None:
+    if numba.config.NUMBA_NUM_THREADS < 2:  # type: ignore[attr-defined]
+        pytest.skip("numba has one thread here")
+    results = []
+    for threads in (1, 2):
+        numba.set_num_threads(threads)
+        try:
+            machine = layer("numba", 8, shape=(128, 160))  # large enough for two threads
+            spread_latents(machine, factor)
+            samples = [drawn(machine, draw) for draw in range(3)]
+            train(machine, 3, 1.0)
+            results.append([*samples, machine.model.get_parameter("weight"), first_weight(machine).latent])
+        finally:
+            numba.set_num_threads(1)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------
+# Trajectories: with equal draws the scores are those of the dense form.
+
+
+def test_equal_draws_give_equal_scores(engine: str, device: torch.device) -> None:
+    """100 steps of PS in float64, each form with its own forward and backward."""
+    machines = [
+        slotify(mlp().to(device, torch.float64), 8, "PS", seed=5, form=form, engine=name)
+        for form, name in (("latent", engine), ("dense", "auto"))
+    ]
+    latent, dense = machines
+    x, target = normal(6, 12, seed=1, device=device), normal(6, 4, seed=2, device=device)
+    optimizers = [machine.optimizer(2.0, 0.9, 1e-4, nesterov=True) for machine in machines]
+    for machine in machines:
+        machine.model.eval()  # forward doesn't spin: both use the sample that is set here
+    changed = 0
+    for step in range(100):
+        before = {name: latent.selected(name) for name in latent.reels} if step % 20 == 0 else {}
+        latent.spin()
+        picked = {name: latent.selected(name) for name in latent.reels}
+        changed += sum(int((picked[name] != before[name]).sum()) for name in before)
+        dense.form.restore(picked)
+        for machine, optimizer in zip(machines, optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = 2.0 / (1 + step % 7)
+            optimizer.zero_grad()
+            (machine.model(x) - target).square().mean().backward()
+            optimizer.step()
+        for name in latent.reels:
+            expected = dense.scores(name)
+            assert (latent.scores(name) - expected).abs().max() <= 1e-9 * expected.abs().max()
+    assert changed > 20, "draws that stay the same test little"
+    assert all(weight.latent.abs().max() > 1 for weight in latent_form(latent).weights.values())
+
+
+def test_forward_in_training_draws_anew_and_in_evaluation_does_not(engine: str, device: torch.device) -> None:
+    machine = layer(engine, 8, device)
+    x = torch.ones(1, 16, device=device)
+    parameter = machine.model.get_parameter("weight")
+    seen = []
+    for _ in range(2):
+        machine.model(x)
+        seen.append(parameter.detach().clone())
+    machine.model.eval()
+    machine.model(x)
+    assert not torch.equal(*seen)
+    assert torch.equal(parameter, seen[1])
+    assert machine.draws == 3
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")], ids=str)
+def test_scores_that_are_not_finite_are_refused(bad: float, engine: str, device: torch.device) -> None:
+    machine = layer(engine, 8, device)
+    before = machine.model.get_parameter("weight").detach().clone()
+    first_weight(machine).latent[3] = bad
+    with pytest.raises(SlotkitError) as caught:
+        machine.spin()
+    assert str(caught.value) == (
+        "Some scores of weight are not finite, so no option can be drawn. Lower the learning rate."
+    )
+    assert torch.equal(machine.model.get_parameter("weight"), before)

@@ -1,0 +1,304 @@
+"""Every engine of the latent form against the dense form: right, and deliberately wrong."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+import torch
+from latent.trajectories import (
+    CPU,
+    NETS,
+    Centred,
+    Coarse,
+    Indifferent,
+    Run,
+    assert_equals_the_dense_form,
+    assert_equals_until_a_near_tie,
+    first_weight,
+    latent_form,
+    mlp,
+)
+from torch import Tensor, nn
+
+from slotkit.errors import SlotkitError
+from slotkit.latent import engines
+from slotkit.latent.eager import Eager
+from slotkit.latent.engines import ENGINES, EngineEntry, find_engine
+from slotkit.latent.latent import Hyperparameters, line_scores
+from slotkit.latent.weight import STATE, LatentWeight
+from slotkit.machine import SlotMachine, slotify
+from slotkit.reel import Init, Reel
+from slotkit.selection import take
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 64], ids="k={}".format)
+@pytest.mark.parametrize("net", NETS)
+def test_selects_what_the_dense_form_selects(net: str, k: int, engine: str, device: torch.device) -> None:
+    assert_equals_the_dense_form(Run(net, k), engine, device)
+
+
+SGD = {
+    "plain": Run("mlp", momentum=0.0, weight_decay=0.0, lr=2.0),
+    "l2-without-momentum": Run("mlp", momentum=0.0, weight_decay=1e-2, lr=2.0),
+    "dampening": Run("mlp", 8, dampening=0.5, lr=1.0),
+    "nesterov": Run("conv", 8, nesterov=True),
+    "maximize": Run("mlp", maximize=True),
+}
+
+
+@pytest.mark.parametrize("run", SGD.values(), ids=SGD)
+def test_every_sgd_is_that_of_the_dense_form(run: Run, engine: str, device: torch.device) -> None:
+    assert_equals_the_dense_form(run, engine, device)
+
+
+# lr * weight_decay is so large that the scores swing: c is negative every other 60 steps.
+SWINGING = Run("mlp", 8, lr=50.0, period=0)
+
+
+@pytest.mark.parametrize(("net", "steps"), [("mlp", 300), ("conv", 100)])
+def test_c_turns_negative(net: str, steps: int, engine: str, device: torch.device) -> None:
+    signs = set()
+
+    def watch(machine: SlotMachine) -> None:
+        weight = first_weight(machine)
+        signs.add(weight.line.sign)
+        assert all(torch.isfinite(getattr(weight, name)).all() for name in ("latent", "velocity"))
+
+    assert_equals_the_dense_form(replace(SWINGING, net=net, steps=steps), engine, device, watch=watch)
+    assert signs == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize(("net", "k"), [("mlp", 8), ("mlp", 64), ("conv", 2)])
+def test_float32_until_a_near_tie(net: str, k: int, engine: str, device: torch.device) -> None:
+    steps = assert_equals_until_a_near_tie(Run(net, k, steps=150), engine, device)
+    assert steps > 10
+
+
+SHARINGS = [
+    pytest.param(sharing, symmetric, id=f"{sharing}{'-symmetric' * symmetric}")
+    for sharing in ("none", "layer", "channel")
+    for symmetric in (False, True)
+]
+
+
+@pytest.mark.parametrize("tables", ["stored", "recomputed"])
+@pytest.mark.parametrize(("sharing", "symmetric"), SHARINGS)
+def test_sharing(sharing: str, symmetric: bool, tables: str, engine: str, device: torch.device) -> None:
+    run = Run("conv", 6, sharing=sharing, symmetric=symmetric, lr=1.0, steps=40, seed=7)
+    assert_equals_the_dense_form(run, engine, device, tables)
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+@pytest.mark.parametrize("sharing", ["layer", "channel"])
+def test_as_many_distinct_values_as_asked(
+    sharing: str, selection: str, engine: str, device: torch.device
+) -> None:
+    model = NETS["conv"][0]().to(device, torch.float64)
+    machine = slotify(model, 3, selection, sharing, engine=engine)
+    run = Run("conv", steps=8, lr=1.0)
+    for _ in run.train(machine):
+        for name, reel in machine.reels.items():
+            weight = model.get_parameter(name)
+            channels = weight.unbind(reel.channel_dim) if sharing == "channel" else [weight]
+            assert all(len(channel.unique()) <= 3 for channel in channels)
+    values = len(model.get_parameter("2.weight").unique())
+    assert values in ({2, 3} if sharing == "layer" else {4, 5, 6})
+
+
+INITS: list[str | Init] = ["paper", "authors", Coarse(), Centred(), Indifferent()]
+
+
+@pytest.mark.parametrize("init", INITS, ids=lambda init: init if isinstance(init, str) else repr(init))
+def test_inits(init: str | Init, engine: str, device: torch.device) -> None:
+    """Coarse has equal options and equal scores: the dense form's choice among them is the rule."""
+    assert_equals_the_dense_form(Run("mlp", 8, init=init, lr=1.0, steps=60), engine, device)
+
+
+@pytest.mark.parametrize("init", ["paper", "authors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tables_change_no_bit(dtype: torch.dtype, init: str, engine: str, device: torch.device) -> None:
+    run = Run("conv", 5, init=init, lr=1.0, steps=25, dtype=dtype)
+    stored, recomputed = (
+        run.machine(device, "latent", engine, tables) for tables in ("stored", "recomputed")
+    )
+    for _ in zip(run.train(stored), run.train(recomputed), strict=True):
+        assert same_bits(stored, recomputed)
+    for machine, kept in ((stored, True), (recomputed, False)):
+        assert all((weight.tables is not None) == kept for weight in latent_form(machine).weights.values())
+
+
+def same_bits(one: SlotMachine, two: SlotMachine) -> bool:
+    """Weights and all that training keeps."""
+    pairs = zip(latent_form(one).weights.values(), latent_form(two).weights.values(), strict=True)
+    return all(
+        a.line == b.line
+        and torch.equal(a.parameter, b.parameter)
+        and all(torch.equal(getattr(a, name), getattr(b, name)) for name in STATE)
+        for a, b in pairs
+    )
+
+
+# ---------------------------------------------------------------------------------------------------
+# Wrong on purpose: the comparison above must reject each of these.
+
+
+class IgnoresUpper(Eager):
+    """Doesn't see a latent that leaves its interval upwards."""
+
+    def settle(self, weight: LatentWeight) -> int:
+        flips = super().settle(weight)
+        weight.upper.fill_(math.inf)
+        return flips
+
+
+class IgnoresLower(Eager):
+    """Doesn't see a latent that leaves its interval downwards."""
+
+    def settle(self, weight: LatentWeight) -> int:
+        flips = super().settle(weight)
+        weight.lower.fill_(-math.inf)
+        return flips
+
+
+class NoDecayOfA(Eager):
+    """Weight decay of c alone."""
+
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return super().step(weight, gradient, h._replace(weight_decay=0.0))
+
+
+class LastOfEqual(Eager):
+    """Among equal scores the highest index."""
+
+    def settle(self, weight: LatentWeight) -> int:
+        flips = super().settle(weight)
+        everything = torch.arange(len(weight.latent))
+        options, initial = weight.rows(everything)
+        scores = line_scores(options, initial, weight.latent, weight.line.c)
+        last = weight.reel.k - 1 - scores.flip(-1).argmax(dim=-1)
+        weight.write(everything, take(options, last))
+        return flips
+
+
+class NeverTurns(Eager):
+    """Doesn't look again when c changes its sign and every staircase turns around."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def settle(self, weight: LatentWeight) -> int:
+        if id(weight) in self.kept and weight.lower.isposinf().all():
+            weight.lower.copy_(self.kept[id(weight)][0])
+            weight.upper.copy_(self.kept[id(weight)][1])
+        flips = super().settle(weight)
+        self.kept[id(weight)] = weight.lower.clone(), weight.upper.clone()
+        return flips
+
+
+class OneStepLate(Eager):
+    """Chooses before the latents move, not after."""
+
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        flips = self.settle(weight)
+        weight.follows = False
+        super().step(weight, gradient, h)
+        weight.follows = True
+        return flips
+
+
+class ForgetsVelocity(Eager):
+    """No momentum."""
+
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return super().step(weight, gradient, h._replace(momentum=0.0, nesterov=False))
+
+
+class AlwaysDamped(Eager):
+    """Dampening of the first step too, where torch has none."""
+
+    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return super().step(weight, gradient, h._replace(intake=0.5))
+
+
+SHORT = Run("mlp", 8, steps=60)
+
+WRONG: dict[str, tuple[type[Eager], Run]] = {
+    "ignores-upper": (IgnoresUpper, SHORT),
+    "ignores-lower": (IgnoresLower, SHORT),
+    "no-decay-of-a": (NoDecayOfA, replace(SHORT, weight_decay=1e-2)),
+    "last-of-equal": (LastOfEqual, replace(SHORT, init=Coarse())),
+    "never-turns": (NeverTurns, replace(SWINGING, steps=100)),
+    "one-step-late": (OneStepLate, SHORT),
+    "forgets-velocity": (ForgetsVelocity, SHORT),
+    "always-damped": (AlwaysDamped, replace(SHORT, dampening=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_engine_is_rejected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, run = WRONG[name]
+    module = ModuleType("wrong_engine")
+    module.ENGINE = kind()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wrong_engine", module)
+    entry = EngineEntry("wrong_engine", "wrong on purpose", ENGINES["eager"].refusal)
+    monkeypatch.setitem(engines.ENGINES, "wrong", entry)
+    with pytest.raises(AssertionError, match=r"(weights|selections|scores) differ: "):
+        assert_equals_the_dense_form(run, "wrong", CPU)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The registry.
+
+
+def test_auto_takes_the_first_that_can_run() -> None:
+    weight, reel = torch.zeros(2, 2), Reel("weight", (2, 2), 2)
+    assert find_engine("auto", weight, reel, stored=True).name == next(iter(ENGINES)) == "numba"
+    assert find_engine("auto", weight.bfloat16(), reel, stored=True).name == "eager"
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(SlotkitError) as caught:
+        slotify(mlp(), engine="tritn")
+    assert str(caught.value) == "There is no engine 'tritn'. Choose auto, numba or eager."
+
+
+REFUSALS = {
+    "dtype": (
+        torch.bfloat16,
+        {},
+        "The engine numba can't run for 0.weight: it works on float32 and float64 and the weight is "
+        "torch.bfloat16. engine='auto' chooses another.",
+    ),
+    "recomputed-init": (
+        torch.float32,
+        {"init": Centred(), "tables": "recomputed"},
+        "The engine numba can't run for 0.weight: it recomputes uniform options only; store the tables "
+        "(tables='stored') for an init of your own. engine='auto' chooses another.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtype", "settings", "text"), REFUSALS.values(), ids=REFUSALS)
+def test_numba_says_why_it_cannot(dtype: torch.dtype, settings: dict[str, Init | str], text: str) -> None:
+    """The refused model stays as it was, and another engine takes it."""
+    model = mlp().to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SlotkitError) as caught:
+        slotify(model, engine="numba", **settings)  # type: ignore[arg-type]
+    assert str(caught.value) == text
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    machine = slotify(model, **settings)  # type: ignore[arg-type]
+    assert first_weight(machine).engine.name == "eager"
+    assert len(machine.reels) == 3
+
+
+def test_auto_stores_what_cannot_be_recomputed_fast() -> None:
+    assert "tables stored" in str(latent_form(slotify(mlp(), init=Centred())))
+    assert first_weight(slotify(mlp(), init=Centred())).engine.name == "numba"
+    assert "tables recomputed" in str(latent_form(slotify(mlp())))
+    assert "tables stored" in str(latent_form(slotify(mlp(), selection="PS")))
+    assert repr(slotify(nn.Linear(2, 2))).endswith("latent form, numba engine, tables recomputed)")

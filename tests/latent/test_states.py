@@ -1,0 +1,139 @@
+"""Evaluation with another selection, copies, and states of a latent machine."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from latent.trajectories import Run, bits, conv, each_is_an_option, equal, mlp, train, weights
+
+from slotkit.errors import SlotkitError
+from slotkit.latent.weight import STATE
+from slotkit.machine import slotify
+
+# ---------------------------------------------------------------------------------------------------
+# Evaluation with another selection.
+
+
+class StopHereError(Exception):
+    """Raised within a block."""
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("within", ["greedy", "probabilistic"])
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_using_puts_everything_back(
+    selection: str, within: str, failing: bool, engine: str, device: torch.device
+) -> None:
+    """And doesn't count as tampering: the next step equals that of a machine that was never asked."""
+    machine, other = (slotify(mlp().to(device), 4, selection, engine=engine) for _ in range(2))
+    optimizers = [train(each, 4) for each in (machine, other)]
+    before = weights(machine)
+    try:
+        with machine.using(within, draw=3):
+            inside = weights(machine)
+            machine.model.train()
+            machine.model(torch.ones(1, 12, device=device))
+            assert equal(weights(machine), inside)
+            assert each_is_an_option(machine)
+            if failing:
+                raise StopHereError
+    except StopHereError:
+        assert failing
+    assert equal(before, inside) == (within == selection == "greedy")
+    assert equal(weights(machine), before)
+    for each, optimizer in zip((machine, other), optimizers, strict=True):
+        train(each, 4, optimizer)
+    assert equal(weights(machine), weights(other))
+    assert machine.draws == other.draws
+
+
+@pytest.mark.parametrize("within", ["greedy", "probabilistic"])
+def test_a_step_within_using_leaves_no_stale_weight(within: str, engine: str, device: torch.device) -> None:
+    """The weights of before belong to the scores of before; the next step must bring them in line."""
+    machine, other = (slotify(mlp().to(device), 4, engine=engine) for _ in range(2))
+    optimizers = [train(each, 2) for each in (machine, other)]
+    gradients = [torch.randn_like(parameter) for parameter in machine.parameters()]
+
+    def step(index: int, sign: float) -> None:
+        for parameter, gradient in zip((machine, other)[index].parameters(), gradients, strict=True):
+            parameter.grad = sign * gradient
+        optimizers[index].step()
+
+    with machine.using(within):
+        step(0, 1.0)
+    step(1, 1.0)
+    step(0, -0.01)
+    step(1, -0.01)
+    assert equal(weights(machine), weights(other))
+
+
+# ---------------------------------------------------------------------------------------------------
+# Copies and states.
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_a_deep_copy_trains_alone(selection: str, engine: str, device: torch.device) -> None:
+    machine = slotify(mlp().to(device), 4, selection, engine=engine)
+    train(machine)
+    before = bits(machine)
+    model, copied = copy.deepcopy((machine.model, machine))
+    assert copied.model is model
+    assert equal(bits(copied), before)
+    optimizer = train(copied)
+    assert not equal(bits(copied), before)
+    assert equal(bits(machine), before)
+    train(machine)
+    assert equal(bits(machine), bits(copied))
+    assert set(optimizer.state) == set(copied.parameters())
+    with pytest.raises(SlotkitError, match="belongs to a slot machine already"):
+        slotify(model, where="*.weight")
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_state_dict_continues_with_the_same_bits(selection: str, engine: str, device: torch.device) -> None:
+    """Into a new machine with a new optimizer: momentum is in the machine's state."""
+    machine = slotify(conv().to(device), 4, selection, engine=engine)
+    train(machine, 5)
+    state = copy.deepcopy(machine.state_dict())
+    train(machine, 5, machine.optimizer(1.0, 0.9))
+    resumed = slotify(conv().to(device), 4, selection, engine=engine)
+    resumed.load_state_dict(state)
+    train(resumed, 5)
+    assert equal(bits(machine), bits(resumed))
+    assert machine.draws == resumed.draws
+
+
+def test_a_state_holds_no_table_that_grows_with_k() -> None:
+    sizes = []
+    for k in (2, 64):
+        state = slotify(mlp(), k, tables="recomputed").state_dict()
+        tables: list[Any] = [state[name].values() for name in STATE]
+        sizes.append(sum(tensor.nbytes for table in tables for tensor in table))
+    assert sizes[0] == sizes[1] == 16 * (12 * 10 + 10 * 8 + 8 * 4)
+
+
+def test_a_state_of_the_dense_form_is_refused(engine: str, device: torch.device) -> None:
+    run = Run("mlp", 4)
+    latent, dense = run.machine(device, "latent", engine), run.machine(device, "dense")
+    before = bits(latent)
+    with pytest.raises(SlotkitError, match="form is 'dense' there and 'latent' here"):
+        latent.load_state_dict(dense.state_dict())
+    with pytest.raises(SlotkitError, match="form is 'latent' there and 'dense' here"):
+        dense.load_state_dict(latent.state_dict())
+    assert equal(bits(latent), before)
+
+
+def test_numba_leaves_pytorch_its_threads() -> None:
+    """numba's OpenMP layer would set them to the number of cores, in the whole process."""
+    program = (
+        "import torch; torch.set_num_threads(1); from slotkit.machine import slotify; "
+        "m = slotify(torch.nn.Linear(300, 200), engine='numba'); m.model.weight.grad = torch.ones(200, 300); "
+        "m.optimizer(lr=1.0).step(); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
