@@ -146,7 +146,7 @@ class SlotSGD(_SlotOptimizer):
                 weight.step(gradient, _hyperparameters(group, weight))
         if sum(len(group["params"]) for group in self.param_groups) > len(self._latents):
             with self._only_ordinary():
-                self._ordinary.step()
+                _plain_step(self._ordinary)
 
     @contextmanager
     def _only_ordinary(self) -> Iterator[None]:
@@ -186,6 +186,7 @@ class SlotAdam(_SlotOptimizer):
         parameters: Groups = (),
     ) -> None:
         self._adam = torch.optim.AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        self._moved: dict[LatentWeight, Tensor] = {}
         super().__init__(machines, parameters, self._adam.defaults)
 
     def _step_everything(self) -> None:
@@ -195,10 +196,11 @@ class SlotAdam(_SlotOptimizer):
             for group in self.param_groups
         ]
         for weight in stepping:
+            self._follow(weight)
             gradient = weight.parameter.grad
             assert gradient is not None
             weight.latent.grad = gradient.reshape(-1).to(weight.latent.dtype)
-        self._adam.step()
+        _plain_step(self._adam)
         for weight in stepping:
             weight.latent.grad = None
             weight.line.steps += 1
@@ -207,6 +209,17 @@ class SlotAdam(_SlotOptimizer):
             for parameter in group["params"]:
                 if parameter not in self._latents and parameter in self._adam.state:
                     self.state[parameter] = self._adam.state[parameter]
+
+    def _follow(self, weight: LatentWeight) -> None:
+        """Take the moments along when the weight and its latents went to another device or dtype."""
+        before = self._moved.get(weight)
+        if before is not None and before is not weight.latent and before in self._adam.state:
+            moments = self._adam.state.pop(before)
+            self._adam.state[weight.latent] = {
+                name: value.to(weight.latent) if value.shape == before.shape else value
+                for name, value in moments.items()
+            }
+        self._moved[weight] = weight.latent
 
     def _trained(self, parameter: Tensor) -> Tensor:
         """What Adam moves: the latents of a machine's weight, an ordinary parameter itself."""
@@ -224,9 +237,16 @@ class SlotAdam(_SlotOptimizer):
                     for name, value in state_dict["state"].get(key, {}).items()
                     if name in ("step", "exp_avg", "exp_avg_sq")
                 }
+                self._adam.state.pop(self._trained(parameter), None)
                 if moments:
                     self._adam.state[self._trained(parameter)] = moments
         self._show_state()
+
+
+def _plain_step(optimizer: torch.optim.Optimizer) -> None:
+    """optimizer.step() without the hooks, which this optimizer's own step calls."""
+    step: Any = type(optimizer).step
+    getattr(step, "__wrapped__", step)(optimizer)
 
 
 def _as_list(machines: Machines) -> list[SlotMachine | Form]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import torch
+from numba.np.ufunc.parallel import _launch_threads
 from torch import Tensor
 
 from slotkit.latent import latent
@@ -20,6 +21,12 @@ from slotkit.latent.latent import Hyperparameters
 from slotkit.latent.weight import LatentWeight
 from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import OPTIONS, SCORES, UniformInit, find_init
+
+# Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
+_torch_threads = torch.get_num_threads()
+_launch_threads()  # type: ignore[no-untyped-call]
+torch.set_num_threads(_torch_threads)
+numba.set_num_threads(min(_torch_threads, numba.get_num_threads()))
 
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)

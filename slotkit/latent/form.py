@@ -83,7 +83,7 @@ class LatentForm:
         # All are looked at before the first is drawn: a refused draw changes nothing.
         for name, weight in self.weights.items():
             weight.follow()
-            if not (math.isfinite(weight.latent.sum()) and math.isfinite(weight.line.c)):
+            if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
                 raise SlotkitError(
                     f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."

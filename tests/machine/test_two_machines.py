@@ -158,10 +158,6 @@ def test_a_deep_copy_is_claimed_too(form: str) -> None:
     assert all(value.requires_grad for value in twin.parameters())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="load_state_dict(assign=True) drops the attribute that is the claim",
-)
 def test_assigned_scores_are_claimed_too() -> None:
     model = with_a_slot_layer()
     model.load_state_dict(with_a_slot_layer().state_dict(), assign=True)
