@@ -87,8 +87,8 @@ class TrainingSettings(Section):
     optimizer: Literal["sgd", "adam"] = Field(
         "sgd", description="adam: Adam on the latents (beyond the paper), AdamW on learned weights"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    nesterov: bool = Field(False, description="Nesterov's form of momentum")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD; Adam has its own")
+    nesterov: bool = Field(False, description="Nesterov's form of momentum, of SGD")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty; in a slot machine it acts on the scores")
     schedule: Literal["constant", "multistep", "cosine", "restarts"] = Field(
         "constant", description="learning rate over time"

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 Index = tuple[int, ...]
@@ -296,3 +298,12 @@ class LiteralNetwork:
             if depth:
                 dy = dx.reshape(outputs[depth - 1].shape) * (outputs[depth - 1] > 0)
         return result
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and bool(torch.equal(a, b))
+
+
+def distinct_sets(options: Tensor) -> int:
+    """How many different sets of K options there are."""
+    return len(options.reshape(-1, options.shape[-1]).unique(dim=0))  # type: ignore[no-untyped-call]

@@ -14,10 +14,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import SpecReel, float32, float32_hex, key_words
-from torch import Tensor, nn
+from oracle import SpecReel, distinct_sets, float32, float32_hex, key_words, same_bits
+from torch import nn
 
-from slotkit.errors import SlotkitError
 from slotkit.reel import (
     CHUNK,
     EVALUATION_DRAWS,
@@ -28,23 +27,12 @@ from slotkit.reel import (
     Fans,
     Reel,
     UniformInit,
-    find_init,
-    init_name,
 )
 
 SPEC_TEXT = Path(__file__).parents[1] / "docs" / "reel-spec-1.md"
 
 # Chance that a correct generator fails one of the statistical tests below, had the seeds been drawn.
 FALSE_ALARM = 1e-9
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and bool(torch.equal(a, b))
-
-
-def distinct_sets(options: Tensor) -> int:
-    """How many different sets of K options there are."""
-    return len(options.reshape(-1, options.shape[-1]).unique(dim=0))  # type: ignore[no-untyped-call]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -401,119 +389,3 @@ def test_uniform_within_the_dkw_band(what: str) -> None:
     n = len(ordered)
     distance = (ordered - torch.arange(1, n + 1) / n).abs().max().item() + 1 / n
     assert distance < math.sqrt(math.log(2 / FALSE_ALARM) / (2 * n)) + 2**-20
-
-
-# ---------------------------------------------------------------------------------------------------
-# Inits of one's own, and refusals.
-
-
-class Plain:
-    """The uniform numbers themselves."""
-
-    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform
-
-    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform
-
-
-class Shifted:
-    """Options of size 2 .. 4 with fan_in added, scores below zero."""
-
-    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform + 3 + fans.fan_in
-
-    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform - 2
-
-
-def test_init_object() -> None:
-    plain, shifted = Reel("weight", (4, 3), 5, init=Plain()), Reel("weight", (4, 3), 5, init=Shifted())
-    assert same_bits(shifted.options(), plain.options() + 3 + 3)
-    assert same_bits(shifted.scores(), plain.scores() - 2)
-    assert not same_bits(shifted.options(), plain.options())
-
-
-def test_init_object_with_shared_symmetric_options() -> None:
-    options = Reel("weight", (4, 3), 4, init=Shifted(), sharing="layer", symmetric=True).options()
-    assert distinct_sets(options) == 1
-    assert options.sum() == 0
-    assert (options.abs() > 5).all()
-
-
-@pytest.mark.parametrize("name", INITS)
-def test_inits_by_name(name: str) -> None:
-    by_object = Reel("weight", (4, 3), 5, init=INITS[name])
-    assert find_init(name) is INITS[name]
-    assert same_bits(by_object.options(), Reel("weight", (4, 3), 5, init=name).options())
-
-
-ONE_METHOD = type("OneMethod", (), {"options": Plain.options})()
-
-REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "k-zero": ({"k": 0}, "k is 0. A connection needs at least one option: give an integer from 1 up."),
-    "k-negative": ({"k": -3}, "k is -3. A connection needs at least one option"),
-    "k-true": ({"k": True}, "k is True. A connection needs at least one option"),
-    "k-float": ({"k": 8.0}, "k is 8.0. A connection needs at least one option"),
-    "seed-negative": ({"seed": -1}, "The seed is -1. Give an integer from 0 to 2**63 - 1."),
-    "seed-too-large": ({"seed": 2**63}, f"The seed is {2**63}. Give an integer from 0 to 2**63 - 1."),
-    "seed-true": ({"seed": True}, "The seed is True. Give an integer from 0 to 2**63 - 1."),
-    "seed-false": ({"seed": False}, "The seed is False. Give an integer from 0 to 2**63 - 1."),
-    "seed-float": ({"seed": 0.5}, "The seed is 0.5. Give an integer"),
-    "sharing": ({"sharing": "row"}, "There is no sharing 'row'. Choose one of none, layer, channel."),
-    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, or pass an object."),
-    "init-object": (
-        {"init": ONE_METHOD},
-        "the methods options(uniform, fans) and scores(uniform, fans); OneMethod lacks",
-    ),
-    "odd-symmetric": (
-        {"k": 3, "symmetric": True},
-        "k is 3, but symmetric options come in pairs +v, -v. Choose an even k.",
-    ),
-    "one-dimension": (
-        {"shape": (5,)},
-        "weight has shape (5,). A reel needs a weight of two dimensions or more",
-    ),
-    **{
-        f"no-connections-{'-'.join(map(str, shape))}": (
-            {"shape": shape},
-            f"weight has shape {shape}: no connections. Leave it out of `where`.",
-        )
-        for shape in [(0,), (0, 3), (4, 0), (4, 3, 0), (0, 0)]
-    },
-    "no-dimension": ({"shape": ()}, "weight has shape (). A reel needs a weight of two dimensions or more"),
-}
-
-
-@pytest.mark.parametrize(("change", "text"), REFUSALS.values(), ids=REFUSALS)
-def test_refusals(change: dict[str, Any], text: str) -> None:
-    settings: dict[str, Any] = {"name": "weight", "shape": (4, 3), "k": 4}
-    Reel(**settings)
-    with pytest.raises(SlotkitError, match=re.escape(text)):
-        Reel(**(settings | change))
-
-
-@pytest.mark.parametrize("number", [-1, 2**32, 2**40])
-@pytest.mark.parametrize("stream", [TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK])
-def test_draw_numbers_beyond_the_counter_are_refused(stream: int, number: int) -> None:
-    """The third counter word has 32 bits: number 2**32 would be draw 0 again."""
-    with pytest.raises(
-        SlotkitError,
-        match=re.escape(f"The draw number is {number}. Give an integer from 0 to 2**32 - 1."),
-    ):
-        REEL.draw(stream, number)
-
-
-@dataclass(frozen=True)
-class Scaled(Plain):
-    """Tells its settings in its repr."""
-
-    factor: float
-
-
-def test_names_of_inits_in_a_state() -> None:
-    assert init_name("paper") == "paper"
-    assert init_name(Scaled(2.0)) == "Scaled(factor=2.0)"
-    assert init_name(INITS["paper"]) == repr(INITS["paper"])
-    assert init_name(Plain()) == init_name(Plain()) == "Plain"
-    assert init_name(Shifted()) == "Shifted"
