@@ -6,7 +6,6 @@ optimizer is trained by torch's own SGD or AdamW with the hyper-parameters of it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +16,16 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.latent.form import LatentForm
-from slotkit.latent.latent import Hyperparameters
-from slotkit.latent.weight import LatentWeight
+from slotkit.latent.latent import AT_REST, Hyperparameters
+from slotkit.latent.weight import LatentWeight, NotFiniteError, check_finite, row_major, settle, step
 from slotkit.machine import SlotMachine
 from slotkit.picking import is_claimed
 
 Machines = SlotMachine | Form | Iterable[SlotMachine]
 Groups = Iterable[Tensor | dict[str, Any]]
+
+# A machine's weight that has a gradient, that gradient, and the param group it is in.
+Stepping = list[tuple[LatentWeight, Tensor, dict[str, Any]]]
 
 
 class _SlotOptimizer(torch.optim.Optimizer):
@@ -63,21 +65,28 @@ class _SlotOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
-        for weight in self._latents.values():
-            if weight.parameter.grad is not None:
-                _check(weight, self._steps)
-        self._step_everything()
+        stepping = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter in self._latents:
+                    weight = self._latents[parameter]
+                    weight.follow()
+                    weight.check_untouched()
+                    stepping.append((weight, parameter.grad, group))
+        try:
+            self._step_everything(stepping)
+        except NotFiniteError as problem:
+            raise SlotkitError(
+                f"The gradient of {problem.weight.reel.name} is not finite in step {self._steps} of this "
+                "optimizer. Nothing was changed. Lower the learning rate, clip gradients, or use a "
+                "GradScaler with half precision."
+            ) from None
         self._show_state()
         return loss
 
-    def _step_everything(self) -> None:
-        """Step every parameter that has a gradient."""
+    def _step_everything(self, stepping: Stepping) -> None:
+        """Step the machines' weights that have a gradient, and all other parameters that have one."""
         raise AssertionError("SlotSGD and SlotAdam define it")
-
-    def _groups_with_gradients(self) -> Iterator[tuple[dict[str, Any], list[LatentWeight]]]:
-        for group in self.param_groups:
-            having = (parameter for parameter in group["params"] if parameter.grad is not None)
-            yield group, [self._latents[parameter] for parameter in having if parameter in self._latents]
 
     def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
         """What the optimizer keeps for a weight beside the latents."""
@@ -85,7 +94,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
 
     def _show_state(self) -> None:
         for parameter, weight in self._latents.items():
-            self.state[parameter] = weight.state() | self._extra_state(weight)
+            self.state[parameter].update(weight.state() | self._extra_state(weight))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
@@ -138,12 +147,8 @@ class SlotSGD(_SlotOptimizer):
         )
         super().__init__(machines, parameters, self._ordinary.defaults)
 
-    def _step_everything(self) -> None:
-        for group, weights in self._groups_with_gradients():
-            for weight in weights:
-                gradient = weight.parameter.grad
-                assert gradient is not None
-                weight.step(gradient, _hyperparameters(group, weight))
+    def _step_everything(self, stepping: Stepping) -> None:
+        step([(weight, gradient, _hyperparameters(group, weight)) for weight, gradient, group in stepping])
         if sum(len(group["params"]) for group in self.param_groups) > len(self._latents):
             with self._only_ordinary():
                 _plain_step(self._ordinary)
@@ -189,22 +194,21 @@ class SlotAdam(_SlotOptimizer):
         self._moved: dict[LatentWeight, Tensor] = {}
         super().__init__(machines, parameters, self._adam.defaults)
 
-    def _step_everything(self) -> None:
-        stepping = [weight for _, weights in self._groups_with_gradients() for weight in weights]
+    def _step_everything(self, stepping: Stepping) -> None:
+        moves = row_major([(weight, gradient, AT_REST) for weight, gradient, _ in stepping])
+        check_finite(moves)
         self._adam.param_groups = [
             group | {"params": [self._trained(parameter) for parameter in group["params"]]}
             for group in self.param_groups
         ]
-        for weight in stepping:
+        for weight, gradient, _ in moves:
             self._follow(weight)
-            gradient = weight.parameter.grad
-            assert gradient is not None
-            weight.latent.grad = gradient.reshape(-1).to(weight.latent.dtype)
+            weight.latent.grad = gradient.view(-1)
         _plain_step(self._adam)
-        for weight in stepping:
+        for weight, _, _ in moves:
             weight.latent.grad = None
             weight.line.steps += 1
-            weight.settle()
+        settle([weight for weight, _, _ in moves])
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter not in self._latents and parameter in self._adam.state:
@@ -275,27 +279,12 @@ def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return listed
 
 
-def _check(weight: LatentWeight, step: int) -> None:
-    weight.follow()
-    weight.check_untouched()
-    gradient = weight.parameter.grad
-    assert gradient is not None
-    # A sum is a quick look: it is finite only if all gradients are, or not finite because it overflows.
-    if not math.isfinite(gradient.sum()) and not torch.isfinite(gradient).all():
-        raise SlotkitError(
-            f"The gradient of {weight.reel.name} is not finite in step {step} of this optimizer. Nothing was "
-            f"changed. Lower the learning rate, clip gradients, or use a GradScaler with half precision."
-        )
-
-
 def _hyperparameters(group: Mapping[str, Any], weight: LatentWeight) -> Hyperparameters:
-    momentum = float(group["momentum"])
     # torch starts the momentum buffer with the first gradient, undamped; ours is zero until then.
     intake = 1 - float(group["dampening"]) if weight.line.moving else 1.0
-    weight.line.moving = weight.line.moving or momentum != 0
     return Hyperparameters(
         float(group["lr"]),
-        momentum,
+        float(group["momentum"]),
         intake,
         bool(group["nesterov"]),
         float(group["weight_decay"]),

@@ -5,117 +5,97 @@ The bits are the same; the engine suite holds them to it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import numba
 import numpy as np
-import torch
-from numba.np.ufunc.parallel import _launch_threads
+from numba import carray  # type: ignore[attr-defined]
 
-from slotkit.latent.weight import LatentWeight
+from slotkit.latent.cpu_plan import compiled, inlined, pointer
 from slotkit.philox_cpu import HALF, WORD, philox_one
-from slotkit.reel import OPTIONS, SCORES, UniformInit, find_init
-
-# Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
-_torch_threads = torch.get_num_threads()
-_launch_threads()  # type: ignore[no-untyped-call]
-torch.set_num_threads(_torch_threads)
-numba.set_num_threads(min(_torch_threads, numba.get_num_threads()))
-
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
-parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
-
-
-class Rule(NamedTuple):
-    """How the rows of a reel come about: `slotkit.reel` in numbers."""
-
-    k: int
-    stored: bool
-    symmetric: bool
-    owner_stride: int
-    owner_count: int
-    key_0: np.uint64
-    key_1: np.uint64
-    bound: np.float32
-    score_scale: np.float32
+from slotkit.reel import OPTIONS, SCORES
 
 
 @inlined
 def symmetric_uniform(word: Any) -> Any:
-    return np.float32(np.int64(word >> np.uint64(8)) * 2 + (1 - 2**24)) * np.float32(2.0**-24)
+    return np.float32(np.int32(word >> np.uint64(8)) * np.int32(2) + np.int32(1 - 2**24)) * np.float32(
+        2.0**-24
+    )
 
 
 @inlined
 def unit_uniform(word: Any) -> Any:
-    return np.float32(np.int64(word >> np.uint64(9)) * 2 + 1) * np.float32(2.0**-24)
+    return np.float32(np.int32(word >> np.uint64(9)) * np.int32(2) + np.int32(1)) * np.float32(2.0**-24)
+
+
+@inlined
+def owner_of(i: Any, plan: Any) -> Any:
+    """Whose options connection i has."""
+    return (i // plan.owner_stride) % plan.owner_count if plan.shared else i
+
+
+@inlined
+def padded(k: Any) -> Any:
+    """The length of an array that `fill_options` and `fill_scores` can write to: they write by eights."""
+    return (k + 7) // 8 * 8
 
 
 @compiled
-def fill_rows(i: Any, rule: Any, table_w: Any, table_s: Any, w: Any, s: Any) -> None:
-    """The K options and initial scores of connection i, stored or recomputed."""
-    owner = (i // rule.owner_stride) % rule.owner_count
-    if rule.stored:
-        for j in range(rule.k):
-            w[j] = table_w[owner, j]
-            s[j] = table_s[i, j]
-        return
+def fill_options(owner: Any, plan: Any, w: Any) -> None:
+    """The K options of an owner."""
+    k, bound, key_0, key_1 = plan.k, plan.bound, plan.key_0, plan.key_1
     low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
-    count = rule.k // 2 if rule.symmetric else rule.k
-    for block in range((count + 3) // 4):
-        words = philox_one(low, high, np.uint64(block), np.uint64(OPTIONS), rule.key_0, rule.key_1)
-        for lane in range(min(4, count - 4 * block)):
-            value = symmetric_uniform(words[lane]) * rule.bound
-            j = 4 * block + lane
-            if rule.symmetric:
-                w[2 * j], w[2 * j + 1] = value, -value
-            else:
-                w[j] = value
+    if plan.symmetric:
+        for block in range((k // 2 + 3) // 4):
+            x = philox_one(low, high, np.uint64(block), np.uint64(OPTIONS), key_0, key_1)
+            w[8 * block] = symmetric_uniform(x[0]) * bound
+            w[8 * block + 1] = -(symmetric_uniform(x[0]) * bound)
+            w[8 * block + 2] = symmetric_uniform(x[1]) * bound
+            w[8 * block + 3] = -(symmetric_uniform(x[1]) * bound)
+            w[8 * block + 4] = symmetric_uniform(x[2]) * bound
+            w[8 * block + 5] = -(symmetric_uniform(x[2]) * bound)
+            w[8 * block + 6] = symmetric_uniform(x[3]) * bound
+            w[8 * block + 7] = -(symmetric_uniform(x[3]) * bound)
+    else:
+        for block in range((k + 3) // 4):
+            x = philox_one(low, high, np.uint64(block), np.uint64(OPTIONS), key_0, key_1)
+            w[4 * block] = symmetric_uniform(x[0]) * bound
+            w[4 * block + 1] = symmetric_uniform(x[1]) * bound
+            w[4 * block + 2] = symmetric_uniform(x[2]) * bound
+            w[4 * block + 3] = symmetric_uniform(x[3]) * bound
+
+
+@compiled
+def fill_scores(i: Any, plan: Any, s: Any) -> None:
+    """The K initial scores of connection i."""
+    k, bound, scale, key_0, key_1 = plan.k, plan.bound, plan.score_scale, plan.key_0, plan.key_1
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
-    for block in range((rule.k + 3) // 4):
-        words = philox_one(low, high, np.uint64(block), np.uint64(SCORES), rule.key_0, rule.key_1)
-        for lane in range(min(4, rule.k - 4 * block)):
-            s[4 * block + lane] = unit_uniform(words[lane]) * rule.bound * rule.score_scale
+    for block in range((k + 3) // 4):
+        x = philox_one(low, high, np.uint64(block), np.uint64(SCORES), key_0, key_1)
+        s[4 * block] = unit_uniform(x[0]) * bound * scale
+        s[4 * block + 1] = unit_uniform(x[1]) * bound * scale
+        s[4 * block + 2] = unit_uniform(x[2]) * bound * scale
+        s[4 * block + 3] = unit_uniform(x[3]) * bound * scale
 
 
-@inlined
-def option_of(i: Any, j: Any, rule: Any, table_w: Any) -> Any:
-    """Option j of connection i."""
-    owner = (i // rule.owner_stride) % rule.owner_count
-    if rule.stored:
-        return table_w[owner, j]
-    index = j // 2 if rule.symmetric else j
-    low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
-    words = philox_one(low, high, np.uint64(index // 4), np.uint64(OPTIONS), rule.key_0, rule.key_1)
-    value = symmetric_uniform(lane_of(words, index % 4)) * rule.bound
-    return -value if rule.symmetric and j % 2 else value
-
-
-@inlined
-def score_of(i: Any, j: Any, rule: Any, table_s: Any) -> Any:
-    """Initial score j of connection i."""
-    if rule.stored:
-        return table_s[i, j]
-    low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
-    words = philox_one(low, high, np.uint64(j // 4), np.uint64(SCORES), rule.key_0, rule.key_1)
-    return unit_uniform(lane_of(words, j % 4)) * rule.bound * rule.score_scale
+@compiled
+def fill_rows(i: Any, plan: Any, w: Any, s: Any) -> None:
+    """The K options and initial scores of connection i, stored or recomputed: w and s of `padded(k)`."""
+    owner = owner_of(i, plan)
+    if plan.stored:
+        k = plan.k
+        options = carray(pointer(plan.options), (plan.owner_count, k), np.float32)
+        scores = carray(pointer(plan.scores), (plan.count, k), np.float32)
+        for j in range(k):
+            w[j] = options[owner, j]
+            s[j] = scores[i, j]
+    else:
+        fill_options(owner, plan, w)
+        fill_scores(i, plan, s)
 
 
 @inlined
 def lane_of(words: Any, lane: Any) -> Any:
     """words[lane] for a lane that is not a constant."""
-    if lane < 2:
-        return words[0] if lane == 0 else words[1]
-    return words[2] if lane == 2 else words[3]
-
-
-def rule_of(weight: LatentWeight) -> Rule:
-    """The reel of a weight in numbers; bound and scale are not used where its tables are stored."""
-    reel, init = weight.reel, find_init(weight.reel.init)
-    bound = init.bound(reel.fans) if isinstance(init, UniformInit) else 0.0
-    scale = init.score_scale(reel.fans) if isinstance(init, UniformInit) else 0.0
-    key_0, key_1 = (np.uint64(word) for word in reel.key)
-    stored = weight.tables is not None
-    return Rule(
-        reel.k, stored, reel.symmetric, *reel.owner_rule, key_0, key_1, np.float32(bound), np.float32(scale)
-    )
+    low = words[0] if lane == 0 else words[1]
+    high = words[2] if lane == 2 else words[3]
+    return low if lane < 2 else high

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from slotkit.latent.engines import Move
 from slotkit.latent.latent import Hyperparameters, advance, line_scores, reselect
-from slotkit.latent.weight import ROWS, LatentWeight
+from slotkit.latent.weight import ROWS, LatentWeight, is_finite
 from slotkit.selection import sample, take
 
 
@@ -15,14 +18,24 @@ class Eager:
 
     name = "eager"
 
-    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        gradient = gradient.reshape(-1).to(weight.latent.dtype)
-        latent, velocity = advance(weight.latent, weight.velocity, gradient, h)
+    def step(self, moves: Sequence[Move]) -> list[int] | None:
+        if not all(is_finite(gradient) for _, gradient, _ in moves):
+            return None
+        return [self.step_one(*move) for move in moves]
+
+    def settle(self, weights: Sequence[LatentWeight]) -> list[int]:
+        return [self.settle_one(weight) for weight in weights]
+
+    def draw(self, weights: Sequence[LatentWeight], stream: int, number: int) -> list[int]:
+        return [self.draw_one(weight, stream, number) for weight in weights]
+
+    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        latent, velocity = advance(weight.latent, weight.velocity, gradient.view(-1), h)
         weight.latent.copy_(latent)
         weight.velocity.copy_(velocity)
-        return self.settle(weight) if weight.follows else 0
+        return self.settle_one(weight) if weight.follows else 0
 
-    def settle(self, weight: LatentWeight) -> int:
+    def settle_one(self, weight: LatentWeight) -> int:
         u = weight.latent * weight.line.scale
         # Written so that a u that is not a number (0 * inf: no score left at all) counts as outside.
         outside = ~((u >= weight.lower) & (u <= weight.upper))
@@ -34,13 +47,15 @@ class Eager:
             weight.write(part, values)
         return len(flipped)
 
-    def draw(self, weight: LatentWeight, stream: int, number: int) -> None:
+    def draw_one(self, weight: LatentWeight, stream: int, number: int) -> int:
+        before = weight.parameter.detach().clone()
         uniform = weight.reel.draw(stream, number, weight.latent.device).reshape(-1)
         everything = torch.arange(len(uniform), device=uniform.device)
         for part in torch.split(everything, max(1, ROWS // weight.reel.k)):
             options, initial = weight.rows(part)
             scores = line_scores(options, initial, weight.latent[part], weight.line.c)
             weight.write(part, take(options, sample(scores, uniform[part])))
+        return int((weight.parameter.detach() != before).sum())
 
 
 ENGINE = Eager()

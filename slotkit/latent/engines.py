@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -18,21 +18,32 @@ if TYPE_CHECKING:
     from slotkit.latent.weight import LatentWeight
 
 
+Move = tuple["LatentWeight", Tensor, "Hyperparameters"]
+
+
 class Engine(Protocol):
-    """What an engine does for one `LatentWeight`; it changes the weight's state and parameter in place."""
+    """What an engine does for weights; it changes their state and parameters in place.
+
+    It is given all the weights of one dtype at once, because a call can cost as much as a small step.
+    A gradient is the dense one: the weight's shape, row-major memory, the dtype of the latents.
+    """
 
     name: str
 
-    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        """Advance A and B of every connection by the dense gradient (of the weight's shape, any layout),
-        then settle if the weight follows its scores. Returns the flips.
+    def step(self, moves: Sequence[Move]) -> list[int] | None:
+        """For each weight: advance A and B of every connection by the gradient, then settle if the weight
+        follows its scores. Returns the flips of each, or None, with nothing changed, if a number of a
+        gradient is not finite.
         """
 
-    def settle(self, weight: LatentWeight) -> int:
-        """Where u left [lower, upper]: choose anew, write the weight and the interval. Returns the flips."""
+    def settle(self, weights: Sequence[LatentWeight]) -> list[int]:
+        """Where u left [lower, upper]: choose anew, write weight and interval. Returns the flips of each."""
 
-    def draw(self, weight: LatentWeight, stream: int, number: int) -> None:
-        """Write a sample of the softmax of the scores into the weight (draw `number` of `stream`)."""
+    def draw(self, weights: Sequence[LatentWeight], stream: int, number: int) -> list[int]:
+        """Write a sample of the softmax of the scores into the weights (draw `number` of `stream`).
+
+        Returns how many connections of each have another option than before.
+        """
 
 
 @dataclass(frozen=True)

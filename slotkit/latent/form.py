@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines import find_engine
-from slotkit.latent.weight import STATE, LatentWeight
+from slotkit.latent.weight import STATE, LatentWeight, draw
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel, UniformInit, find_init
 
@@ -88,8 +88,8 @@ class LatentForm:
                     f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
+        draw(list(self.weights.values()), stream, number)
         for weight in self.weights.values():
-            weight.draw(stream, number)
             weight.follows = False
 
     def snapshot(self) -> dict[str, tuple[Tensor, bool, int]]:

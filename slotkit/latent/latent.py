@@ -32,6 +32,9 @@ class Hyperparameters(NamedTuple):
     sign: float
 
 
+AT_REST = Hyperparameters(lr=0.0, momentum=0.0, intake=0.0, nesterov=False, weight_decay=0.0, sign=0.0)
+
+
 def advance(position: Any, velocity: Any, gradient: Any, h: Any) -> tuple[Any, Any]:
     """One step of torch.optim.SGD: new position and velocity.
 
@@ -65,6 +68,7 @@ class Line:
         before = self.sign
         self.c, self.e = advance(self.c, self.e, 0.0, h)
         self.steps += 1
+        self.moving = self.moving or h.momentum != 0
         return self.sign != before
 
     @property

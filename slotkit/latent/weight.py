@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.engines import Engine, find_engine
-from slotkit.latent.latent import Hyperparameters, Line, interval, line_scores
+from slotkit.latent.engines import Engine, Move, find_engine
+from slotkit.latent.latent import Line, interval, line_scores
 from slotkit.reel import Reel
 from slotkit.selection import greedy
+
+T = TypeVar("T")
 
 STATE = ("latent", "velocity", "lower", "upper")
 
 # Connections whose K options are looked at together when a whole tensor is: bounds the memory.
 ROWS = 1 << 22
+
+
+class NotFiniteError(Exception):
+    """The gradient of `weight` has a number that is not finite."""
+
+    def __init__(self, weight: LatentWeight) -> None:
+        super().__init__(weight.reel.name)
+        self.weight = weight
 
 
 class LatentWeight:
@@ -33,6 +43,7 @@ class LatentWeight:
         line: c, e and the number of steps.
         tables: options and initial scores (n, K) if they are stored, else None.
         follows: whether the weight is chosen anew, greedily, after every step.
+        changed: how many connections took another option in the last step (greedy) or draw (sampled).
     """
 
     def __init__(
@@ -53,6 +64,8 @@ class LatentWeight:
         self.seen = parameter.device, parameter.dtype
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
+        # How many connections took another option in the last step or draw.
+        self.changed = 0
         # What the engine works out once from reel and tables; its own business.
         self.prepared: Any = None
         zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
@@ -75,11 +88,11 @@ class LatentWeight:
 
     def refresh(self) -> None:
         """Choose every connection's option anew, greedily."""
-        self._empty_intervals()
-        self.engine.settle(self)
+        self.empty_intervals()
+        self.engine.settle([self])
         self.mark()
 
-    def _empty_intervals(self) -> None:
+    def empty_intervals(self) -> None:
         """An empty interval sends a connection to its K options."""
         self.lower.fill_(math.inf)
         self.upper.fill_(-math.inf)
@@ -102,25 +115,6 @@ class LatentWeight:
         for name in STATE:
             getattr(self, name).copy_(state[name])
         self.line = Line(**{field.name: state[field.name] for field in fields(Line)})
-
-    def draw(self, stream: int, number: int) -> None:
-        """Sample every connection's option: draw `number` of `stream`."""
-        self.engine.draw(self, stream, number)
-        self.mark()
-
-    def step(self, gradient: Tensor, h: Hyperparameters) -> None:
-        """One SGD step of the latents by the dense gradient, and of the weight if it follows them."""
-        if self.line.advance(h):
-            # c changed its sign, which turns every staircase around.
-            self._empty_intervals()
-        self.engine.step(self, gradient, h)
-        self.mark()
-
-    def settle(self) -> None:
-        """After the latents moved: let the weight follow."""
-        if self.follows:
-            self.engine.settle(self)
-            self.mark()
 
     def write(self, connections: Tensor, values: Tensor) -> None:
         """Put values (n,) into the weight at row-major indices (n,)."""
@@ -230,3 +224,79 @@ class LatentWeight:
         device = self.parameter.device
         options = self.reel.distinct_options(device).reshape(-1, self.reel.k)
         return options, self.reel.scores(device).reshape(-1, self.reel.k)
+
+
+def step(moves: Sequence[Move]) -> None:
+    """One SGD step of the latents of each weight by its gradient, and of the weight if it follows them.
+
+    A gradient has the weight's shape, in any layout and dtype. Raises NotFiniteError, before anything is
+    changed, if a number of one is not finite.
+    """
+    calls = _calls(row_major(moves), lambda move: move[0])
+    if len(calls) > 1:
+        check_finite(moves)  # an engine looks at its own gradients only
+    lines = [replace(weight.line) for weight, _, _ in moves]
+    for weight, _, h in moves:
+        if weight.line.advance(h):
+            # c changed its sign, which turns every staircase around.
+            weight.empty_intervals()
+    for engine, part in calls:
+        flips = engine.step(part)
+        if flips is None:
+            for (weight, _, _), line in zip(moves, lines, strict=True):
+                turned, weight.line = weight.line.sign != line.sign, line
+                if turned and weight.follows:
+                    weight.refresh()
+            check_finite(moves)
+            raise AssertionError("the engine found a gradient that is not finite")
+        _count([weight for weight, _, _ in part], flips)
+
+
+def row_major(moves: Sequence[Move]) -> list[Move]:
+    """The moves with gradients as engines take them."""
+    return [(weight, _row_major(gradient, weight.latent.dtype), h) for weight, gradient, h in moves]
+
+
+def _row_major(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return (
+        gradient if gradient.dtype == dtype and gradient.is_contiguous() else gradient.to(dtype).contiguous()
+    )
+
+
+def check_finite(moves: Sequence[Move]) -> None:
+    """Raise NotFiniteError for the first weight with a gradient that has a number that is not finite."""
+    for weight, gradient, _ in moves:
+        if not is_finite(gradient):
+            raise NotFiniteError(weight)
+
+
+def is_finite(gradient: Tensor) -> bool:
+    # A sum is a quick look: it is finite only if all are; it may also overflow.
+    return math.isfinite(gradient.sum()) or bool(torch.isfinite(gradient).all())
+
+
+def settle(weights: Sequence[LatentWeight]) -> None:
+    """After the latents moved: let the weights follow."""
+    for engine, part in _calls([weight for weight in weights if weight.follows], lambda weight: weight):
+        _count(part, engine.settle(part))
+
+
+def draw(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
+    """Sample every connection's option: draw `number` of `stream`."""
+    for engine, part in _calls(weights, lambda weight: weight):
+        _count(part, engine.draw(part, stream, number))
+
+
+def _calls(items: Sequence[T], weight_of: Callable[[T], LatentWeight]) -> list[tuple[Engine, list[T]]]:
+    """Which of the items (weights or moves) an engine can take in one call: those of one dtype."""
+    groups: dict[tuple[str, torch.dtype], list[T]] = {}
+    for item in items:
+        weight = weight_of(item)
+        groups.setdefault((weight.engine.name, weight.latent.dtype), []).append(item)
+    return [(weight_of(part[0]).engine, part) for part in groups.values()]
+
+
+def _count(weights: Sequence[LatentWeight], changed: Sequence[int]) -> None:
+    for weight, number in zip(weights, changed, strict=True):
+        weight.changed = number
+        weight.mark()

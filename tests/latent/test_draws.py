@@ -174,12 +174,13 @@ def test_frequencies_of_every_reel(
 
 def wrong_draws(probabilities: Callable[[Tensor, LatentWeight], Tensor]) -> Eager:
     class Wrong(Eager):
-        def draw(self, weight: LatentWeight, stream: int, number: int) -> None:
+        def draw_one(self, weight: LatentWeight, stream: int, number: int) -> int:
             everything = torch.arange(len(weight.latent))
             options, initial = weight.rows(everything)
             scores = line_scores(options, initial, weight.latent, weight.line.c)
             uniform = weight.reel.draw(stream, number).reshape(-1)
             weight.write(everything, take(options, sample(probabilities(scores, weight), uniform)))
+            return 0
 
     return Wrong()
 

@@ -18,6 +18,8 @@ from latent.trajectories import (
     Run,
     assert_equals_the_dense_form,
     assert_equals_until_a_near_tie,
+    bits,
+    equal,
     first_weight,
     latent_form,
     mlp,
@@ -31,6 +33,7 @@ from slotkit.latent.engines import ENGINES, EngineEntry, find_engine
 from slotkit.latent.latent import Hyperparameters, line_scores
 from slotkit.latent.weight import STATE, LatentWeight
 from slotkit.machine import SlotMachine, slotify
+from slotkit.optim import SlotSGD
 from slotkit.reel import Init, Reel
 from slotkit.selection import take
 
@@ -149,8 +152,8 @@ def same_bits(one: SlotMachine, two: SlotMachine) -> bool:
 class IgnoresUpper(Eager):
     """Doesn't see a latent that leaves its interval upwards."""
 
-    def settle(self, weight: LatentWeight) -> int:
-        flips = super().settle(weight)
+    def settle_one(self, weight: LatentWeight) -> int:
+        flips = super().settle_one(weight)
         weight.upper.fill_(math.inf)
         return flips
 
@@ -158,8 +161,8 @@ class IgnoresUpper(Eager):
 class IgnoresLower(Eager):
     """Doesn't see a latent that leaves its interval downwards."""
 
-    def settle(self, weight: LatentWeight) -> int:
-        flips = super().settle(weight)
+    def settle_one(self, weight: LatentWeight) -> int:
+        flips = super().settle_one(weight)
         weight.lower.fill_(-math.inf)
         return flips
 
@@ -167,15 +170,15 @@ class IgnoresLower(Eager):
 class NoDecayOfA(Eager):
     """Weight decay of c alone."""
 
-    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        return super().step(weight, gradient, h._replace(weight_decay=0.0))
+    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return super().step_one(weight, gradient, h._replace(weight_decay=0.0))
 
 
 class LastOfEqual(Eager):
     """Among equal scores the highest index."""
 
-    def settle(self, weight: LatentWeight) -> int:
-        flips = super().settle(weight)
+    def settle_one(self, weight: LatentWeight) -> int:
+        flips = super().settle_one(weight)
         everything = torch.arange(len(weight.latent))
         options, initial = weight.rows(everything)
         scores = line_scores(options, initial, weight.latent, weight.line.c)
@@ -190,11 +193,11 @@ class NeverTurns(Eager):
     def __init__(self) -> None:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def settle(self, weight: LatentWeight) -> int:
+    def settle_one(self, weight: LatentWeight) -> int:
         if id(weight) in self.kept and weight.lower.isposinf().all():
             weight.lower.copy_(self.kept[id(weight)][0])
             weight.upper.copy_(self.kept[id(weight)][1])
-        flips = super().settle(weight)
+        flips = super().settle_one(weight)
         self.kept[id(weight)] = weight.lower.clone(), weight.upper.clone()
         return flips
 
@@ -202,10 +205,10 @@ class NeverTurns(Eager):
 class OneStepLate(Eager):
     """Chooses before the latents move, not after."""
 
-    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        flips = self.settle(weight)
+    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        flips = self.settle_one(weight)
         weight.follows = False
-        super().step(weight, gradient, h)
+        super().step_one(weight, gradient, h)
         weight.follows = True
         return flips
 
@@ -213,15 +216,15 @@ class OneStepLate(Eager):
 class ForgetsVelocity(Eager):
     """No momentum."""
 
-    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        return super().step(weight, gradient, h._replace(momentum=0.0, nesterov=False))
+    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return super().step_one(weight, gradient, h._replace(momentum=0.0, nesterov=False))
 
 
 class AlwaysDamped(Eager):
     """Dampening of the first step too, where torch has none."""
 
-    def step(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        return super().step(weight, gradient, h._replace(intake=0.5))
+    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
+        return super().step_one(weight, gradient, h._replace(intake=0.5))
 
 
 SHORT = Run("mlp", 8, steps=60)
@@ -302,3 +305,44 @@ def test_auto_stores_what_cannot_be_recomputed_fast() -> None:
     assert "tables recomputed" in str(latent_form(slotify(mlp())))
     assert "tables stored" in str(latent_form(slotify(mlp(), selection="PS")))
     assert repr(slotify(nn.Linear(2, 2))).endswith("latent form, numba engine, tables recomputed)")
+
+
+# ---------------------------------------------------------------------------------------------------
+# A gradient that is not finite changes nothing, in any weight of any engine.
+
+
+@pytest.mark.parametrize("bad", ["first", "second"])
+@pytest.mark.parametrize("lr", [1.0, 1e4], ids=["", "c-would-turn"])
+def test_a_step_that_fails_changes_nothing(bad: str, lr: float, engine: str, device: torch.device) -> None:
+    machines = {
+        "first": slotify(mlp().to(device), 4, engine=engine, seed=1),
+        "second": slotify(mlp().to(device, torch.float64), 4, engine=engine, seed=2),
+    }
+    optimizer = SlotSGD(machines.values(), lr, 0.9, 0.5, 1e-3)
+    for machine in machines.values():
+        for parameter in machine.parameters():
+            parameter.grad = torch.ones_like(parameter)
+    spoiled = next(machines[bad].parameters())
+    assert spoiled.grad is not None
+    spoiled.grad[-1, -1] = math.nan
+    before = [bits(machine) for machine in machines.values()]
+    with pytest.raises(SlotkitError, match=r"The gradient of 0\.weight is not finite in step 1"):
+        optimizer.step()
+    assert all(equal(bits(machine), kept) for machine, kept in zip(machines.values(), before, strict=True))
+    spoiled.grad[-1, -1] = 1.0
+    optimizer.step()
+    assert not equal(bits(machines["first"]), before[0])
+
+
+def test_velocity_of_a_dead_unit_does_not_stay_denormal() -> None:
+    """Processors take a hundred cycles for a denormal number; 0.9 * 1e-45 is rounded to 1e-45 for ever."""
+    machine = slotify(nn.Linear(64, 64, bias=False), 4, engine="numba")
+    parameter, optimizer = next(machine.parameters()), machine.optimizer(0.1, 0.9)
+    parameter.grad = torch.full_like(parameter, 1e-30)
+    optimizer.step()
+    moved = first_weight(machine).latent.clone()
+    parameter.grad.zero_()
+    for _ in range(200):
+        optimizer.step()
+    assert (first_weight(machine).velocity == 0).all()
+    assert (first_weight(machine).latent != moved).all(), "it moved while its velocity was a normal number"

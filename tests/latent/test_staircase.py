@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from latent.trajectories import Coarse, Indifferent, first_weight
 from torch import Tensor, nn
 
-from slotkit.latent import cpu
+from slotkit.latent import cpu_step
 from slotkit.latent.latent import Hyperparameters, Line, advance, interval, line_scores, reselect
-from slotkit.latent.weight import LatentWeight
+from slotkit.latent.weight import LatentWeight, settle
 from slotkit.machine import slotify
 
 # Eighths: few enough for equal options and equal scores, and every product of two is exact.
@@ -120,8 +120,8 @@ def test_the_compiled_staircase_is_the_same(
     selected, _, lower, upper = reselect(
         row(options), row(initial), torch.tensor([latent], dtype=torch.float64), Line(c=c)
     )
-    assert cpu.choose(np.float64(latent), c, w, s) == int(selected)
-    assert cpu.bounds(int(selected), sign, w, s) == (float(lower), float(upper))
+    assert cpu_step.choose(np.float64(latent), c, w, s, len(w)) == int(selected)
+    assert cpu_step.bounds(int(selected), sign, w, s, len(w)) == (float(lower), float(upper))
 
 
 @given(reels(), st.sampled_from([0.0, 1.0, -1.0]))
@@ -133,8 +133,8 @@ def test_the_compiled_staircase_is_the_same_with_ties(
     for u in grid(options, initial):
         latent = torch.tensor([float(u)], dtype=torch.float64)
         selected, _, lower, upper = reselect(row(options), row(initial), latent, Line(c=sign))
-        assert cpu.choose(np.float64(float(u)), sign, w, s) == int(selected)
-        assert cpu.bounds(int(selected), sign, w, s) == (float(lower), float(upper))
+        assert cpu_step.choose(np.float64(float(u)), sign, w, s, len(w)) == int(selected)
+        assert cpu_step.bounds(int(selected), sign, w, s, len(w)) == (float(lower), float(upper))
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_c_is_zero(c: float, dtype: torch.dtype, engine: str, device: torch.devi
     weight = weight_at(engine, device, c, dtype)
     for latent in (weight.latent.clone(), -weight.latent, weight.latent.roll(1)):
         weight.latent.copy_(latent)
-        weight.settle()
+        settle([weight])
         assert torch.equal(weight.parameter, extremes(weight).to(dtype))
     zero = weight.latent.reshape(5, 8) == 0
     assert zero.any()
@@ -225,7 +225,7 @@ def test_c_has_almost_vanished(c: float, dtype: torch.dtype, engine: str, device
     weight = weight_at(engine, device, c, dtype)
     for latent in (weight.latent.clone(), -weight.latent, weight.latent.roll(1)):
         weight.latent.copy_(latent)
-        weight.settle()
+        settle([weight])
         options, initial = weight.rows(torch.arange(40, device=device))
         by_score = options.gather(-1, (c * initial.double()).argmax(dim=-1, keepdim=True))[:, 0]
         expected = torch.where(weight.latent.reshape(5, 8) == 0, by_score.reshape(5, 8), extremes(weight))

@@ -1,0 +1,186 @@
+"""Probabilistic sampling in compiled code: rejection, on vectors, and the inverse CDF where it must be.
+
+Rejection proposes an option uniformly and accepts it with probability exp(score - ceiling), where
+`ceiling` is at least every score of the connection. Exact, and a few tries whatever K is while scores
+are flat.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+
+from slotkit.latent.cpu_plan import BLOCK, compiled, inlined, parallel, place, pointer, tensor_of
+from slotkit.latent.cpu_rows import fill_rows, lane_of, owner_of, padded, symmetric_uniform, unit_uniform
+from slotkit.latent.cpu_step import highest_score
+from slotkit.philox_cpu import HALF, WORD, philox_one
+from slotkit.reel import OPTIONS, SCORES
+
+# Tries of rejection sampling before the exact inverse CDF, and the spread of scores (in nats) up to
+# which it is tried at all: at FLAT a try is accepted with probability 1 / 8 or more on average.
+ATTEMPTS = 8
+FLAT = 4.0
+
+# Draws by rejection have streams of their own; the counter's second word holds the number of the try.
+REJECTION = 16
+LAST_TRY = np.uint64(0xFFFF << 16)
+
+
+@compiled
+def draw_by_inversion(i: Any, a: Any, c: Any, stream: Any, number: Any, plan: Any, room: Any) -> Any:
+    """`slotkit.selection.sample` for one connection: exact, K exponentials. Returns the option."""
+    w, s, shares = room
+    k = plan.k
+    low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
+    words = philox_one(low, high | LAST_TRY, number, stream, plan.key_0, plan.key_1)
+    fill_rows(i, plan, w, s)
+    highest = highest_score(a, c, w, s, k)
+    total = 0.0
+    for j in range(k):
+        shares[j] = math.exp(c * np.float64(s[j]) + a * np.float64(w[j]) - highest)
+        total += shares[j]
+    rest = np.float64(unit_uniform(words[0])) * total
+    for j in range(k):
+        rest -= shares[j]
+        if rest <= 0:
+            return w[j]
+    # Rounding left a rest behind the last option: the one with the highest score has the largest share.
+    return w[np.argmax(shares[:k])]
+
+
+@compiled
+def propose(
+    waiting: Any, attempt: Any, stream: Any, number: Any, plan: Any, proposed: Any, chance: Any
+) -> None:
+    """For every waiting connection an option's index and the number it has to beat."""
+    k, key_0, key_1 = np.uint64(plan.k), plan.key_0, plan.key_1
+    pair = np.uint64(attempt // 2) << np.uint64(16)
+    second = attempt % 2 == 1
+    for n in range(len(waiting)):
+        low, high = np.uint64(waiting[n]) & WORD, np.uint64(waiting[n]) >> HALF
+        x = philox_one(low, high | pair, number, stream, key_0, key_1)
+        proposed[n] = np.int64(((x[2] if second else x[0]) * k) >> HALF)
+        chance[n] = unit_uniform(x[3] if second else x[1])
+
+
+@compiled
+def look_up(waiting: Any, proposed: Any, plan: Any, option: Any, score: Any) -> None:
+    """The proposed options and their initial scores."""
+    if plan.stored:
+        options = carray(pointer(plan.options), (plan.owner_count, plan.k), np.float32)
+        scores = carray(pointer(plan.scores), (plan.count, plan.k), np.float32)
+        for n in range(len(waiting)):
+            option[n] = options[owner_of(waiting[n], plan), proposed[n]]
+            score[n] = scores[waiting[n], proposed[n]]
+        return
+    key_0, key_1, bound, scale = plan.key_0, plan.key_1, plan.bound, plan.score_scale
+    halved = 1 if plan.symmetric else 0
+    shared, stride, owners = plan.shared, plan.owner_stride, plan.owner_count
+    if shared:
+        for n in range(len(waiting)):
+            owner = (waiting[n] // stride) % owners
+            option[n] = one_option(owner, proposed[n], halved, key_0, key_1, bound)
+    else:
+        for n in range(len(waiting)):
+            option[n] = one_option(waiting[n], proposed[n], halved, key_0, key_1, bound)
+    for n in range(len(waiting)):
+        j = proposed[n]
+        low, high = np.uint64(waiting[n]) & WORD, np.uint64(waiting[n]) >> HALF
+        x = philox_one(low, high, np.uint64(j >> 2), np.uint64(SCORES), key_0, key_1)
+        score[n] = unit_uniform(lane_of(x, j & 3)) * bound * scale
+
+
+@inlined
+def one_option(owner: Any, j: Any, halved: Any, key_0: Any, key_1: Any, bound: Any) -> Any:
+    low, high = np.uint64(owner) & WORD, np.uint64(owner) >> HALF
+    index = j >> halved
+    x = philox_one(low, high, np.uint64(index >> 2), np.uint64(OPTIONS), key_0, key_1)
+    value = symmetric_uniform(lane_of(x, index & 3)) * bound
+    return -value if (j & halved) == 1 else value
+
+
+@compiled
+def draw_block(start: Any, position: Any, c: Any, stream: Any, number: Any, plan: Any, weight: Any) -> Any:
+    """Draw the options of the connections from `start` on. Returns how many changed."""
+    size, k = len(position), plan.k
+    largest_option, largest_score = plan.largest_option, abs(c) * plan.largest_score
+    waiting, proposed = np.empty(size, np.int64), np.empty(size, np.int64)
+    chance, option, score = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    below = np.empty(size, np.float64)
+    room = (
+        np.empty(padded(k), np.float32),
+        np.empty(padded(k), np.float32),
+        np.empty(padded(k), np.float64),
+    )
+    changed, left = 0, 0
+    for i in range(size):
+        a = np.float64(position[i])
+        if largest_score + abs(a) * largest_option < FLAT:
+            waiting[left] = start + i
+            left += 1
+        else:
+            drawn = draw_by_inversion(start + i, a, c, stream, number, plan, room)
+            changed += put(start + i, drawn, plan, weight)
+    for attempt in range(ATTEMPTS):
+        if left == 0:
+            break
+        propose(waiting[:left], attempt, stream, number, plan, proposed, chance)
+        look_up(waiting[:left], proposed, plan, option, score)
+        for n in range(left):
+            a = np.float64(position[waiting[n] - start])
+            ceiling = largest_score + abs(a) * largest_option
+            below[n] = c * np.float64(score[n]) + a * np.float64(option[n]) - ceiling
+        still = 0
+        for n in range(left):
+            if accepts(np.float64(chance[n]), below[n]):
+                changed += put(waiting[n], option[n], plan, weight)
+            else:
+                waiting[still] = waiting[n]
+                still += 1
+        left = still
+    for n in range(left):
+        a = np.float64(position[waiting[n] - start])
+        drawn = draw_by_inversion(waiting[n], a, c, stream, number, plan, room)
+        changed += put(waiting[n], drawn, plan, weight)
+    return changed
+
+
+@inlined
+def accepts(chance: Any, x: Any) -> Any:
+    """chance < exp(x) for x <= 0, mostly without the exponential: its Taylor polynomials of odd degree
+    are below it, those of even degree above.
+    """
+    cubic = 1 + x * (1 + x * (0.5 + x / 6))
+    if chance < cubic:
+        return True
+    if chance >= cubic + x * x * x * x / 24:
+        return False
+    return chance < math.exp(x)
+
+
+@inlined
+def put(i: Any, value: Any, plan: Any, weight: Any) -> Any:
+    """Write the weight of connection i. Returns 1 if it was another."""
+    at = i if plan.row_major else place(i, plan)
+    changed = 1 if weight[at] != value else 0
+    weight[at] = value
+    return changed
+
+
+@parallel
+def draw_blocks(
+    plan: Any, c: Any, stream: Any, number: Any, first: Any, changed: Any, prototype: Any
+) -> None:
+    """A sample of every connection; `changed` (blocks,) is written. Arguments as of `step_blocks`."""
+    for block in numba.prange(first[-1]):
+        t = tensor_of(block, first)
+        row, kind = plan[t], prototype.dtype
+        start = (block - first[t]) * BLOCK
+        end = min(start + BLOCK, row.count)
+        position = carray(pointer(row.latent), row.count, kind)[start:end]
+        weight = carray(pointer(row.weight), 1 << 62, kind)
+        changed[block] = draw_block(start, position, c[t], stream, number, row, weight)

@@ -1,0 +1,209 @@
+"""One step of the latent form in compiled code: parallel, on vectors where nothing flips, K options at flips.
+
+Recurrence and staircase stand here a second time because a compiled loop can't call PyTorch; the
+engine suite holds them to the first. Everything is elementwise, so threads change no bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray  # type: ignore[attr-defined]
+
+from slotkit.latent import latent
+from slotkit.latent.cpu_plan import (
+    BLOCK,
+    compiled,
+    compiled_ordered,
+    inlined,
+    parallel,
+    place,
+    pointer,
+    tensor_of,
+)
+from slotkit.latent.cpu_rows import fill_rows, padded
+from slotkit.latent.latent import Hyperparameters
+
+# A step of a tensor. `gradient` 0: only follow the latents. `scale`, `c`, `sign`: of its line.
+MOVE = np.dtype(
+    [
+        ("gradient", np.int64),
+        ("follows", np.int64),
+        ("nesterov", np.int64),
+        ("lr", np.float64),
+        ("momentum", np.float64),
+        ("intake", np.float64),
+        ("weight_decay", np.float64),
+        ("ascent", np.float64),
+        ("scale", np.float64),
+        ("c", np.float64),
+        ("sign", np.float64),
+    ]
+)
+
+# The smallest normal float32 and float64.
+SMALLEST = (float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny))
+
+# Connections that are looked at together for flips: what a few vectors hold.
+GROUP = 64
+
+advance_one = inlined(latent.advance)
+
+
+@compiled_ordered
+def highest_score(a: Any, c: Any, w: Any, s: Any, k: Any) -> Any:
+    best = -math.inf
+    for j in range(k):
+        best = max(best, c * np.float64(s[j]) + a * np.float64(w[j]))
+    return best
+
+
+@compiled
+def choose(a: Any, c: Any, w: Any, s: Any, k: Any) -> Any:
+    """Greedy selection: the lowest index of the highest c * S_k + a * W_k."""
+    best = highest_score(a, c, w, s, k)
+    for j in range(k):
+        if c * np.float64(s[j]) + a * np.float64(w[j]) == best:
+            return j
+    return 0
+
+
+@compiled_ordered
+def bounds(selected: Any, sign: Any, w: Any, s: Any, k: Any) -> Any:
+    """`slotkit.latent.latent.interval` for one connection."""
+    lower, upper = -math.inf, math.inf
+    value, score = np.float64(w[selected]), sign * np.float64(s[selected])
+    for j in range(k):
+        gap = np.float64(w[j]) - value
+        crossing = (score - sign * np.float64(s[j])) / gap
+        upper = min(upper, crossing if gap > 0 else math.inf)
+        lower = max(lower, crossing if gap < 0 else -math.inf)
+    return lower, upper
+
+
+@compiled
+def advance_block(position: Any, velocity: Any, gradient: Any, h: Any) -> None:
+    # The velocity of a dead unit halves every few steps until it is denormal, where processors take a
+    # hundred cycles for a multiplication. It is nothing by then, in every sum that it is part of.
+    kind = position.dtype.type
+    least, nothing = kind(SMALLEST[1] if position.itemsize == 8 else SMALLEST[0]), kind(0)
+    for i in range(len(position)):
+        position[i], moved = advance_one(position[i], velocity[i], gradient[i], h)
+        velocity[i] = moved if abs(moved) >= least else nothing
+
+
+@compiled
+def count_inside(position: Any, lower: Any, upper: Any, scale: Any) -> Any:
+    """How many u = position * scale are in [lower, upper]; one that is not a number is not."""
+    inside = np.int32(0)
+    for i in range(len(position)):
+        u = position[i] * scale
+        inside += np.int32((u >= lower[i]) & (u <= upper[i]))
+    return inside
+
+
+@compiled
+def settle_block(start: Any, position: Any, lower: Any, upper: Any, weight: Any, move: Any, plan: Any) -> Any:
+    """Choose anew wherever u left its interval, among the connections from `start` on. Returns the flips."""
+    scale, c, sign, k = position.dtype.type(move.scale), move.c, move.sign, plan.k
+    flips = 0
+    for group in range(0, len(position), GROUP):
+        end = min(group + GROUP, len(position))
+        outside = end - group - count_inside(position[group:end], lower[group:end], upper[group:end], scale)
+        if outside == 0:
+            continue
+        if flips == 0:
+            w, s = np.empty(padded(k), np.float32), np.empty(padded(k), np.float32)
+        flips += outside
+        for i in range(group, end):
+            u = position[i] * scale
+            if not (u >= lower[i] and u <= upper[i]):
+                fill_rows(start + i, plan, w, s)
+                selected = choose(np.float64(position[i]), c, w, s, k)
+                lower[i], upper[i] = bounds(selected, sign, w, s, k)
+                weight[start + i if plan.row_major else place(start + i, plan)] = w[selected]
+    return flips
+
+
+@compiled
+def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any) -> Any:
+    """Advance a block's latents by the gradient (if there is one) and let the weight follow.
+
+    `plan` and `moves` are records (tensors,), `first` as `tensor_of` has it; the dtype of `prototype`
+    is that of every array. Returns the flips.
+    """
+    t = tensor_of(block, first)
+    row, move = plan[t], moves[t]
+    count, kind = row.count, prototype.dtype
+    start = (block - first[t]) * BLOCK
+    end = min(start + BLOCK, count)
+    position = carray(pointer(row.latent), count, kind)[start:end]
+    if move.gradient:
+        velocity = carray(pointer(row.velocity), count, kind)[start:end]
+        gradient = carray(pointer(move.gradient), count, kind)[start:end]
+        h = Hyperparameters(
+            kind.type(move.lr),
+            kind.type(move.momentum),
+            kind.type(move.intake),
+            move.nesterov != 0,
+            kind.type(move.weight_decay),
+            kind.type(move.ascent),
+        )
+        advance_block(position, velocity, gradient, h)
+    if not move.follows:
+        return 0
+    lower = carray(pointer(row.lower), count, kind)[start:end]
+    upper = carray(pointer(row.upper), count, kind)[start:end]
+    # Longer than the tensor if its memory has gaps: `place` says where to write.
+    weight = carray(pointer(row.weight), 1 << 62, kind)
+    return settle_block(start, position, lower, upper, weight, move, row)
+
+
+@compiled
+def not_finite(bits: Any, exponent: Any) -> Any:
+    """How many floats, given as integers, have all bits of the exponent set: infinities and no numbers."""
+    count = np.int32(0)
+    for i in range(len(bits)):
+        count += np.int32((bits[i] & exponent) == exponent)
+    return count
+
+
+@compiled
+def look_at_block(block: Any, plan: Any, moves: Any, first: Any, exponent: Any) -> Any:
+    """How many gradients of a block are not finite. `exponent` (1,) has the bits of the exponent set."""
+    t = tensor_of(block, first)
+    if moves[t].gradient == 0:
+        return 0
+    start, count = (block - first[t]) * BLOCK, plan[t].count
+    bits = carray(pointer(moves[t].gradient), count, exponent.dtype)
+    return not_finite(bits[start : min(start + BLOCK, count)], exponent[0])
+
+
+# A function is cached on disk by its name: one compiled twice, with threads and without, would be one.
+@parallel
+def step_parallel(plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any) -> Any:
+    """One step of all tensors: arguments as of `step_block` and `look_at_block`, `flips` (blocks,) is
+    written. Returns how many gradients are not finite; if there are any, nothing is changed.
+    """
+    bad = 0
+    for block in numba.prange(first[-1]):
+        bad += look_at_block(block, plan, moves, first, exponent)
+    if bad == 0:
+        for block in numba.prange(first[-1]):
+            flips[block] = step_block(block, plan, moves, first, prototype)
+    return bad
+
+
+@compiled
+def step_serial(plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any) -> Any:
+    """`step_parallel` in one thread."""
+    bad = 0
+    for block in range(first[-1]):
+        bad += look_at_block(block, plan, moves, first, exponent)
+    if bad == 0:
+        for block in range(first[-1]):
+            flips[block] = step_block(block, plan, moves, first, prototype)
+    return bad
