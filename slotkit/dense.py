@@ -176,6 +176,11 @@ class DenseForm:
     def scores(self, name: str) -> Tensor:
         return self._scores[name].detach()
 
+    def take_scores(self, scores: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._scores.items():
+                parameter.copy_(scores[name])
+
     def selected(self, name: str) -> Tensor:
         return self._weights[name].selected(self._scores[name])
 

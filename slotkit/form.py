@@ -38,6 +38,12 @@ class Form(Protocol):
     def scores(self, name: str) -> Tensor:
         """(*weight.shape, K), detached."""
 
+    def take_scores(self, scores: Mapping[str, Tensor]) -> None:
+        """Replace the scores of all reels, each (*weight.shape, K); what momentum was is forgotten.
+
+        Raises SlotkitError, before anything is changed, if this form can't have such scores.
+        """
+
     def selected(self, name: str) -> Tensor:
         """int64, of the weight's shape."""
 

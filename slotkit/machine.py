@@ -203,6 +203,26 @@ class SlotMachine:
         """The current scores, of shape (*weight.shape, K), detached."""
         return self.form.scores(self._known(name))
 
+    def copy_scores(self, other: SlotMachine) -> None:
+        """Take over the scores of a machine with the same reels, in whichever form it is.
+
+        From latent to dense this is always possible: scores are c * S + A * W. From dense to latent
+        it is if they are on that line, as SGD on all K scores leaves them. Momentum starts anew.
+
+        Raises SlotkitError, before anything is changed, if the reels differ or the scores are not on
+        the line, with the tensor and by how much.
+        """
+        if dict(self.reels) != dict(other.reels):
+            raise SlotkitError(
+                "The other machine has other reels. Slotify the same model with the same k, seed, init, "
+                "sharing and symmetric."
+            )
+        self.form.take_scores({name: other.scores(name) for name in other.reels})
+        if self.selection == "greedy":
+            self.form.choose_greedy(follow=True)
+        else:
+            self.spin()
+
     def selected(self, name: str) -> Tensor:
         """The index of the option in use, int64, of the weight's shape."""
         return self.form.selected(self._known(name))

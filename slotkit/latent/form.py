@@ -70,6 +70,11 @@ class LatentForm:
     def scores(self, name: str) -> Tensor:
         return self.weights[name].scores()
 
+    def take_scores(self, scores: Mapping[str, Tensor]) -> None:
+        lines = {name: weight.line_of(scores[name]) for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            weight.restart(*lines[name])
+
     def selected(self, name: str) -> Tensor:
         return self.weights[name].selected()
 

@@ -112,3 +112,20 @@ def interval(options: Tensor, initial: Tensor, selected: Tensor, sign: float) ->
     upper = torch.where(gap > 0, crossing, math.inf).amin(dim=-1)
     lower = torch.where(gap < 0, crossing, -math.inf).amax(dim=-1)
     return lower, upper
+
+
+def fit_line(options: Tensor, initial: Tensor, scores: Tensor) -> tuple[float, Tensor, float]:
+    """The c and A with scores = c * S + A * W, by least squares: all (n, K) -> c, latent (n,), error.
+
+    c is that of all n connections: regressed on what of S is orthogonal to W. `error` is the largest
+    distance from the line over the largest score: rounding if the scores came about by SGD.
+    """
+    w, s, target = options.double(), initial.double(), scores.double()
+    length = w.square().sum(dim=-1, keepdim=True).clamp_min(1e-300)
+    across = s - (s * w).sum(dim=-1, keepdim=True) / length * w
+    weight = across.square().sum()
+    # K = 1: every score is on every line, whatever c.
+    c = float((target * across).sum() / weight) if weight > 1e-12 * s.square().sum() else 1.0
+    latent = ((target - c * s) * w).sum(dim=-1, keepdim=True) / length
+    error = (target - c * s - latent * w).abs().max() / target.abs().max().clamp_min(1e-300)
+    return c, latent.squeeze(-1), float(error)

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines import Engine, Move, find_engine
-from slotkit.latent.latent import Line, interval, line_scores
+from slotkit.latent.latent import Line, fit_line, interval, line_scores
 from slotkit.reel import Reel
 from slotkit.selection import greedy
 
 T = TypeVar("T")
 
 STATE = ("latent", "velocity", "lower", "upper")
+
+# How far from the line rounding takes scores in training, as a share of the largest.
+ON_THE_LINE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 # Connections whose K options are looked at together when a whole tensor is: bounds the memory.
 ROWS = 1 << 22
@@ -130,6 +133,29 @@ class LatentWeight:
         """c * S_k + A * W_k, in the state's dtype, of shape (*shape, K)."""
         shape = (*self.reel.shape, self.reel.k)
         return torch.cat([part for _, part in self._parts()]).to(self.state_dtype).reshape(shape)
+
+    def line_of(self, scores: Tensor) -> tuple[float, Tensor]:
+        """The c and A (n,) of scores (*shape, K). Raises SlotkitError if they are not on a line."""
+        everything = torch.arange(len(self.latent), device=self.latent.device)
+        rows = scores.to(self.latent.device).reshape(-1, self.reel.k)
+        c, latent, error = fit_line(*self.rows(everything), rows)
+        allowed = ON_THE_LINE[scores.dtype]
+        if not error <= allowed:
+            raise SlotkitError(
+                f"The scores of {self.reel.name} are not c * S + A * W of initial scores S and options W: "
+                f"they are up to {error:.1g} of the largest score away, and rounding explains "
+                f"{allowed:.0e}. SGD on all K scores keeps them there; Adam, update='selected' and scores "
+                "set by hand do not. Keep the dense form for them."
+            )
+        return c, latent
+
+    def restart(self, c: float, latent: Tensor) -> None:
+        """Go on from c and A (n,), without velocity."""
+        self.line = Line(c=c)
+        self.latent.copy_(latent)
+        self.velocity.zero_()
+        if self.follows:
+            self.refresh()
 
     def options(self) -> Tensor:
         """The K options of every connection, in the weight's dtype, of shape (*shape, K)."""
