@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.cpu_draw import REJECTION, draw_blocks
-from slotkit.latent.cpu_plan import call_for
-from slotkit.latent.cpu_step import MOVE, step_parallel, step_serial
+from slotkit.latent.cpu_plan import Call, call_for
+from slotkit.latent.cpu_step import MOVE, gather, step_parallel, step_serial
 from slotkit.latent.engines import Move
 from slotkit.latent.latent import AT_REST, Hyperparameters
 from slotkit.latent.weight import LatentWeight
@@ -26,6 +26,9 @@ EXPONENTS = {
     torch.float64: np.array([0x7FF << 52], np.int64),
 }
 LARGEST = {dtype: torch.finfo(dtype).max for dtype in EXPONENTS}
+
+
+NO_EVENTS = np.zeros((0, 2), np.int32)
 
 
 class Cpu:
@@ -73,10 +76,24 @@ def _step(weights: Sequence[LatentWeight], moves: list[tuple[Any, ...]]) -> list
     call = call_for(weights)
     step = step_parallel if call.parallel else step_serial
     exponent = EXPONENTS[weights[0].latent.dtype]
-    if step(call.plan, np.array(moves, MOVE), call.first, call.counts, call.prototype, exponent):
+    recorded = any(weight.recorded for weight in weights)
+    events = call.events() if recorded else NO_EVENTS
+    if step(call.plan, np.array(moves, MOVE), call.first, call.counts, call.prototype, exponent, events):
         return None
+    if recorded:
+        _hand_out(call, weights)
     torch.autograd.graph.increment_version([weight.parameter for weight in weights])
     return call.sums()
+
+
+def _hand_out(call: Call, weights: Sequence[LatentWeight]) -> None:
+    """Give each weight the events of its flips."""
+    found = np.empty((call.counts.sum(), 2), np.int32)
+    gather(call.events(), call.counts, found)
+    ends = np.cumsum(call.sums())
+    for weight, end, count in zip(weights, ends, call.sums(), strict=True):
+        mine = found[end - count : end]
+        weight.events = torch.from_numpy(mine[:, 0]), torch.from_numpy(mine[:, 1])
 
 
 ENGINE = Cpu()

@@ -118,6 +118,13 @@ class Call:
     counts: Any
     prototype: Any
     parallel: bool
+    _events: Any = None
+
+    def events(self) -> Any:
+        """Room for the events of every connection, int32 (blocks * BLOCK, 2)."""
+        if self._events is None:
+            self._events = np.empty((len(self.counts) * BLOCK, 2), np.int32)
+        return self._events
 
     def sums(self) -> list[int]:
         """What was counted by block, for every weight."""

@@ -106,8 +106,13 @@ def count_inside(position: Any, lower: Any, upper: Any, scale: Any) -> Any:
 
 
 @compiled
-def settle_block(start: Any, position: Any, lower: Any, upper: Any, weight: Any, move: Any, plan: Any) -> Any:
-    """Choose anew wherever u left its interval, among the connections from `start` on. Returns the flips."""
+def settle_block(
+    start: Any, position: Any, lower: Any, upper: Any, weight: Any, move: Any, plan: Any, events: Any
+) -> Any:
+    """Choose anew wherever u left its interval, among the connections from `start` on. Returns the flips.
+
+    `events` (connections of the block, 2), if it is not empty, takes connection and option of each flip.
+    """
     scale, c, sign, k = position.dtype.type(move.scale), move.c, move.sign, plan.k
     flips = 0
     for group in range(0, len(position), GROUP):
@@ -115,25 +120,28 @@ def settle_block(start: Any, position: Any, lower: Any, upper: Any, weight: Any,
         outside = end - group - count_inside(position[group:end], lower[group:end], upper[group:end], scale)
         if outside == 0:
             continue
-        if flips == 0:
-            w, s = np.empty(padded(k), np.float32), np.empty(padded(k), np.float32)
-        flips += outside
+        w, s = np.empty(padded(k), np.float32), np.empty(padded(k), np.float32)
         for i in range(group, end):
             u = position[i] * scale
             if not (u >= lower[i] and u <= upper[i]):
                 fill_rows(start + i, plan, w, s)
                 selected = choose(np.float64(position[i]), c, w, s, k)
                 lower[i], upper[i] = bounds(selected, sign, w, s, k)
-                weight[start + i if plan.row_major else place(start + i, plan)] = w[selected]
+                at = start + i if plan.row_major else place(start + i, plan)
+                if weight[at] != w[selected]:
+                    weight[at] = w[selected]
+                    if len(events):
+                        events[flips, 0], events[flips, 1] = start + i, selected
+                    flips += 1
     return flips
 
 
 @compiled
-def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any) -> Any:
+def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any, events: Any) -> Any:
     """Advance a block's latents by the gradient (if there is one) and let the weight follow.
 
     `plan` and `moves` are records (tensors,), `first` as `tensor_of` has it; the dtype of `prototype`
-    is that of every array. Returns the flips.
+    is that of every array; `events` (connections of all blocks, 2) or empty. Returns the flips.
     """
     t = tensor_of(block, first)
     row, move = plan[t], moves[t]
@@ -159,7 +167,8 @@ def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any) ->
     upper = carray(pointer(row.upper), count, kind)[start:end]
     # Longer than the tensor if its memory has gaps: `place` says where to write.
     weight = carray(pointer(row.weight), 1 << 62, kind)
-    return settle_block(start, position, lower, upper, weight, move, row)
+    mine = events[block * BLOCK : (block + 1) * BLOCK]
+    return settle_block(start, position, lower, upper, weight, move, row, mine)
 
 
 @compiled
@@ -184,7 +193,9 @@ def look_at_block(block: Any, plan: Any, moves: Any, first: Any, exponent: Any) 
 
 # A function is cached on disk by its name: one compiled twice, with threads and without, would be one.
 @parallel
-def step_parallel(plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any) -> Any:
+def step_parallel(
+    plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any, events: Any
+) -> Any:
     """One step of all tensors: arguments as of `step_block` and `look_at_block`, `flips` (blocks,) is
     written. Returns how many gradients are not finite; if there are any, nothing is changed.
     """
@@ -193,17 +204,29 @@ def step_parallel(plan: Any, moves: Any, first: Any, flips: Any, prototype: Any,
         bad += look_at_block(block, plan, moves, first, exponent)
     if bad == 0:
         for block in numba.prange(first[-1]):
-            flips[block] = step_block(block, plan, moves, first, prototype)
+            flips[block] = step_block(block, plan, moves, first, prototype, events)
     return bad
 
 
 @compiled
-def step_serial(plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any) -> Any:
+def step_serial(
+    plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any, events: Any
+) -> Any:
     """`step_parallel` in one thread."""
     bad = 0
     for block in range(first[-1]):
         bad += look_at_block(block, plan, moves, first, exponent)
     if bad == 0:
         for block in range(first[-1]):
-            flips[block] = step_block(block, plan, moves, first, prototype)
+            flips[block] = step_block(block, plan, moves, first, prototype, events)
     return bad
+
+
+@compiled
+def gather(events: Any, flips: Any, found: Any) -> None:
+    """Put the events of all blocks, `flips` (blocks,) of each, one after the other into `found`."""
+    n = 0
+    for block in range(len(flips)):
+        for j in range(flips[block]):
+            found[n, 0], found[n, 1] = events[block * BLOCK + j, 0], events[block * BLOCK + j, 1]
+            n += 1

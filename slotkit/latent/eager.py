@@ -39,13 +39,18 @@ class Eager:
         u = weight.latent * weight.line.scale
         # Written so that a u that is not a number (0 * inf: no score left at all) counts as outside.
         outside = ~((u >= weight.lower) & (u <= weight.upper))
-        flipped = outside.nonzero().squeeze(-1)
-        for part in torch.split(flipped, max(1, ROWS // weight.reel.k)):
-            _, values, lower, upper = reselect(*weight.rows(part), weight.latent[part], weight.line)
+        # Not yet flips: where c changed its sign every connection is looked at.
+        looked_at = outside.nonzero().squeeze(-1)
+        events = []
+        for part in torch.split(looked_at, max(1, ROWS // weight.reel.k)):
+            selected, values, lower, upper = reselect(*weight.rows(part), weight.latent[part], weight.line)
             weight.lower[part] = lower.to(weight.lower.dtype)
             weight.upper[part] = upper.to(weight.upper.dtype)
+            flipped = weight.values(part) != values.to(weight.parameter.dtype)
             weight.write(part, values)
-        return len(flipped)
+            events.append(torch.stack([part[flipped], selected[flipped]]).int().cpu())
+        weight.events = torch.cat(events, dim=1).unbind() if weight.recorded else weight.events
+        return sum(part.shape[1] for part in events)
 
     def draw_one(self, weight: LatentWeight, stream: int, number: int) -> int:
         before = weight.parameter.detach().clone()

@@ -47,6 +47,8 @@ class LatentWeight:
         tables: options and initial scores (n, K) if they are stored, else None.
         follows: whether the weight is chosen anew, greedily, after every step.
         changed: how many connections took another option in the last step (greedy) or draw (sampled).
+        recorded: whether greedy steps leave their flips in `events`.
+        events: of the last step: connections, rising, and their new options, both int32 (changed,).
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class LatentWeight:
         self.seen = parameter.device, parameter.dtype
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
-        # How many connections took another option in the last step or draw.
         self.changed = 0
+        self.recorded = False
+        self.events = (torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32))
         # What the engine works out once from reel and tables; its own business.
         self.prepared: Any = None
         zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
@@ -124,6 +127,10 @@ class LatentWeight:
         with torch.no_grad():
             places = torch.unravel_index(connections, self.parameter.shape)
             self.parameter.index_put_(places, values.to(self.parameter.dtype))
+
+    def values(self, connections: Tensor) -> Tensor:
+        """The weight at row-major indices (n,)."""
+        return self.parameter.detach()[torch.unravel_index(connections, self.parameter.shape)]
 
     def mark(self) -> None:
         """Remember that the weight is as slotkit left it."""

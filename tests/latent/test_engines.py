@@ -346,3 +346,33 @@ def test_velocity_of_a_dead_unit_does_not_stay_denormal() -> None:
         optimizer.step()
     assert (first_weight(machine).velocity == 0).all()
     assert (first_weight(machine).latent != moved).all(), "it moved while its velocity was a normal number"
+
+
+# ---------------------------------------------------------------------------------------------------
+# Flips are counted and, if asked for, told.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_events_are_the_flips(dtype: torch.dtype, engine: str, device: torch.device) -> None:
+    """Each event names a connection that changed and its new option; no other connection changed."""
+    run = Run("conv", 6, lr=50.0, period=0, dtype=dtype, steps=100)
+    machine = run.machine(device, "latent", engine)
+    for weight in latent_form(machine).weights.values():
+        weight.recorded = True
+    before = {name: machine.selected(name).reshape(-1) for name in machine.reels}
+    total, signs = 0, set()
+    for _ in run.train(machine):
+        for name, weight in latent_form(machine).weights.items():
+            connections, options = (part.long().to(device) for part in weight.events)
+            assert connections.tolist() == sorted(set(connections.tolist()))
+            assert (
+                weight.changed
+                == len(connections)
+                == int((weight.selected().reshape(-1) != before[name]).sum())
+            )
+            before[name][connections] = options
+            assert torch.equal(weight.selected().reshape(-1), before[name])
+            total += len(connections)
+            signs.add(weight.line.sign)
+    assert total > 100
+    assert signs == {1.0, -1.0}, "a c that changes its sign has every connection looked at"
