@@ -27,7 +27,7 @@ def progress() -> Iterator[Report]:
         task = bar.add_task("steps", total=None)
 
         def show(event: Event) -> None:
-            from slotkit.training.experiment import line
+            from slotkit.training.journal import line
             from slotkit.training.loop import Step
 
             if isinstance(event, Step):
@@ -39,7 +39,7 @@ def progress() -> Iterator[Report]:
 
 
 def _plain(event: Event) -> None:
-    from slotkit.training.experiment import line
+    from slotkit.training.journal import line
     from slotkit.training.loop import Step
 
     if not isinstance(event, Step):

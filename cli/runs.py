@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.output import percent, print_json, table
+
+if TYPE_CHECKING:
+    from slotkit.runs.folder import RunFolder
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
@@ -20,7 +23,7 @@ def list_(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     from slotkit.runs.folder import default_runs_dir, list_runs
 
     place = runs_dir or default_runs_dir()
-    rows = [_row(folder.name, folder.tables(), folder.summary()) for folder in list_runs(place)]
+    rows = [_row(folder) for folder in list_runs(place)]
     if as_json:
         print_json(rows)
     elif rows:
@@ -45,29 +48,30 @@ def show(
     if as_json:
         print_json({"folder": str(folder.path), "config": tables, "summary": summary, "epochs": epochs})
         return
-    print(f"{folder.path}: {summary['status']}")
+    print(f"{folder.path}: {folder.status()}")
     settings = Resolved(folder.config(), tables["origins"]).explain()
     print(table(("setting", "value", "origin"), [row for row in settings if row[1] is not None]))
     print(table(("environment", ""), tables["environment"].items()))
     rows = [
-        (e["epoch"], f"{e['loss']:.4f}", percent(e["validation"]), f"{e['lr']:.4g}", f"{e['seconds']:.1f}")
-        for e in epochs[-5:]
+        (entry["epoch"], f"{entry['loss']:.4f}", percent(entry["validation"]), f"{entry['lr']:.4g}")
+        for entry in epochs[-5:]
     ]
-    print(table(("epoch", "loss (nats)", "validation", "lr", "seconds"), rows))
+    print(table(("epoch", "loss (nats)", "validation", "lr"), rows))
     for which, readings in summary.get("test", {}).items():
         for kind, reading in readings.items():
             print(f"test accuracy, {which} epoch: {percent(reading)} {kind}")
 
 
-def _row(name: str, tables: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+def _row(folder: RunFolder) -> dict[str, Any]:
+    tables, summary = folder.tables(), folder.summary()
     slots = tables["slots"]
     test = summary.get("test", {}).get("best", {})
     return {
-        "run": name,
+        "run": folder.name,
         "model": tables["model"]["name"],
         "dataset": tables["data"]["dataset"],
         "method": f"K={slots['k']} {slots['selection']}" if tables["method"] == "slot" else "learned",
-        "status": summary["status"],
+        "status": folder.status(),
         "epochs": f"{summary.get('epochs', 0)}/{tables['training']['epochs']}",
         "validation": percent(summary.get("validation", {}).get("best")),
         "test": percent(next(iter(test.values()), None)),

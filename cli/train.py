@@ -12,8 +12,11 @@ from slotkit.cli.output import percent, print_json, progress, table
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from slotkit.config import Resolved
+    from collections.abc import Callable
+
+    from slotkit.config import Layer, Resolved
     from slotkit.runs.folder import RunFolder
+    from slotkit.training.experiment import Report
 
 SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
 
@@ -52,6 +55,12 @@ def train(
     runs_dir: Annotated[
         Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
     ] = None,
+    trace: Annotated[
+        str | None, typer.Option(help="Flight recorder: summary, full (every flip of GS) or off.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a stopped or killed run, to the same bits.")
+    ] = None,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print every setting and its origin, don't train.")
     ] = False,
@@ -75,13 +84,23 @@ def train(
         "--precision": ("training.precision", precision),
         "--device": ("training.device", device),
         "--deterministic": ("training.deterministic", deterministic or None),
+        "--trace": ("recording.trace", trace),
     }
+    if resume is not None:
+        _check_resume({"--recipe": recipe, "--name": name, "--seed": seed, "--seeds": seeds})
+        changes = _layers(flags, set_ or [])
+        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir)
+        (print_json if as_json else _print_result)([folder.summary() | {"folder": str(folder.path)}])
+        return
     several = _parse_seeds(seed, seeds, name)
     resolved = [_resolve(recipe, flags, set_ or [], one) for one in several]
     if show_config:
         print(table(("setting", "value", "origin"), resolved[0].explain()))
         return
-    folders = [_run(one, name, runs_dir) for one in resolved]
+    folders = [
+        _run(lambda place, report, one=one: _start(one, place, name, report), runs_dir)  # type: ignore[misc]
+        for one in resolved
+    ]
     (print_json if as_json else _print_result)(
         [folder.summary() | {"folder": str(folder.path)} for folder in folders]
     )
@@ -105,10 +124,9 @@ def _resolve(
     recipe: str | None, flags: dict[str, tuple[str, Any]], assignments: list[str], seed: int | None
 ) -> Resolved:
     from slotkit import recipes
-    from slotkit.config import Layer, parse_assignment, resolve
+    from slotkit.config import Layer, resolve
 
-    upper = [Layer(flag, {path: value}) for flag, (path, value) in flags.items() if value is not None]
-    upper += [parse_assignment(text) for text in assignments]
+    upper = _layers(flags, assignments)
     if seed is not None:
         upper.append(Layer("--seed", dict.fromkeys(SEED_PATHS, seed)))
     lower = []
@@ -118,16 +136,51 @@ def _resolve(
     return resolve([*lower, *upper])
 
 
-def _run(resolved: Resolved, name: str | None, runs_dir: Path | None) -> RunFolder:
+def _layers(flags: dict[str, tuple[str, Any]], assignments: list[str]) -> list[Layer]:
+    from slotkit.config import Layer, parse_assignment
+
+    given = [Layer(flag, {path: value}) for flag, (path, value) in flags.items() if value is not None]
+    return [*given, *(parse_assignment(text) for text in assignments)]
+
+
+def _check_resume(others: dict[str, Any]) -> None:
+    given = [flag for flag, value in others.items() if value is not None]
+    if given:
+        raise SlotkitError(
+            f"{', '.join(given)} can't go with --resume: the run has its own settings. Leave it out, or "
+            "train a new run."
+        )
+
+
+def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None) -> RunFolder:
     from slotkit.runs.folder import default_runs_dir
-    from slotkit.training.experiment import run
+    from slotkit.training.experiment import StoppedError
 
     try:
         with progress() as report:
-            return run(resolved, runs_dir or default_runs_dir(), name, report)
+            return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
-        print("Interrupted. The run folder is whole; `slotkit runs list` shows it.", file=sys.stderr)
+        print(
+            "Interrupted. `slotkit runs list` shows the run; `slotkit train --resume RUN` goes on with it.",
+            file=sys.stderr,
+        )
         raise typer.Exit(130) from None
+    except StoppedError as stopped:
+        print(f"Stopped: {stopped}. `slotkit train --resume RUN` goes on from there.", file=sys.stderr)
+        raise typer.Exit(143) from None
+
+
+def _start(resolved: Resolved, runs_dir: Path, name: str | None, report: Report) -> RunFolder:
+    from slotkit.training.experiment import run
+
+    return run(resolved, runs_dir, name, report)
+
+
+def _resume(wanted: str, runs_dir: Path, changes: list[Layer], report: Report) -> RunFolder:
+    from slotkit.runs.folder import RunFolder
+    from slotkit.training.experiment import resume
+
+    return resume(RunFolder.open(wanted, runs_dir), changes, report)
 
 
 def _print_result(summaries: list[dict[str, Any]]) -> None:

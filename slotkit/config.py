@@ -120,6 +120,18 @@ class TrainingSettings(Section):
         return epochs
 
 
+class RecordingSettings(Section):
+    trace: Literal["summary", "full", "off"] = Field(
+        "summary", description="flight recorder: counts and statistics, every flip too, or nothing"
+    )
+    every: int = Field(100, ge=2, description="steps between two statistics of the latents in the trace")
+    checkpoint_epochs: int = Field(1, ge=1, description="epochs between two checkpoints to resume from")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="minutes after which a checkpoint is also written within an epoch"
+    )
+    keep_epochs: tuple[int, ...] = Field((), description="epochs whose checkpoints are kept")
+
+
 class SeedSettings(Section):
     reels: int = Field(0, ge=0, lt=2**63, description="options, initial scores and draws")
     data: int = Field(0, ge=0, lt=2**63, description="validation split, order and augmentation of images")
@@ -147,6 +159,7 @@ class Config(Section):
     training: TrainingSettings = TrainingSettings()
     seeds: SeedSettings = SeedSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    recording: RecordingSettings = RecordingSettings()
 
     @property
     def form(self) -> str:

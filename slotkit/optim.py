@@ -68,11 +68,13 @@ class _SlotOptimizer(torch.optim.Optimizer):
         stepping = []
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and parameter in self._latents:
-                    weight = self._latents[parameter]
+                weight = self._latents.get(parameter)
+                if weight is not None and parameter.grad is not None:
                     weight.follow()
                     weight.check_untouched()
                     stepping.append((weight, parameter.grad, group))
+                elif weight is not None:
+                    weight.rest()
         try:
             self._step_everything(stepping)
         except NotFiniteError as problem:

@@ -82,11 +82,13 @@ def batches(
     std: Sequence[float] | None = None,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    skip: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, shuffled: (dtype (b, channels, height, width), int64 (b,)) pairs.
 
     b is `batch_size`, and what is left over in the last batch. `augment` names one of AUGMENTATIONS, applied
-    to the uint8 pixels. For `mean`, `std`, `dtype` and `channels_last` see `ordered_batches`.
+    to the uint8 pixels. For `mean`, `std`, `dtype` and `channels_last` see `ordered_batches`. The first
+    `skip` batches are left out, at no cost.
 
     Raises SlotkitError, at the call, for a value that is not accepted.
     """
@@ -101,7 +103,8 @@ def batches(
     def drawn() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(images), generator=generator("order", seed, epoch))
         order = order.to(images.labels.device)  # one transfer an epoch, not one a step
-        for step, start in enumerate(range(0, len(images), batch_size)):
+        starts = list(enumerate(range(0, len(images), batch_size)))
+        for step, start in starts[skip:]:
             places = order[start : start + batch_size]
             pixels = change(images.images[places], generator("augment", seed, epoch, step))
             yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[places]

@@ -49,7 +49,9 @@ class Eager:
             flipped = weight.values(part) != values.to(weight.parameter.dtype)
             weight.write(part, values)
             events.append(torch.stack([part[flipped], selected[flipped]]).int().cpu())
-        weight.events = torch.cat(events, dim=1).unbind() if weight.recorded else weight.events
+        if weight.recorded and events:
+            connections, options = torch.cat(events, dim=1)
+            weight.events = connections, options
         return sum(part.shape[1] for part in events)
 
     def draw_one(self, weight: LatentWeight, stream: int, number: int) -> int:

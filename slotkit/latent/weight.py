@@ -141,6 +141,15 @@ class LatentWeight:
         shape = (*self.reel.shape, self.reel.k)
         return torch.cat([part for _, part in self._parts()]).to(self.state_dtype).reshape(shape)
 
+    def scores_of(self, connections: Tensor) -> Tensor:
+        """The scores (n, K), float64, of some connections (n,)."""
+        return line_scores(*self.rows(connections), self.latent[connections], self.line.c)
+
+    def rest(self) -> None:
+        """There was no step for this weight."""
+        self.changed = 0
+        self.events = (self.events[0][:0], self.events[1][:0])
+
     def line_of(self, scores: Tensor) -> tuple[float, Tensor]:
         """The c and A (n,) of scores (*shape, K). Raises SlotkitError if they are not on a line."""
         everything = torch.arange(len(self.latent), device=self.latent.device)

@@ -1,10 +1,11 @@
-"""Checkpoints: one safetensors file each, with a JSON description in its header.
+"""Checkpoints: one safetensors file each, with a JSON description and a checksum in its header.
 
 One file, because two can't be replaced at once. Nothing in it can execute anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,23 +14,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.runs.files import write_whole
 
 HEADER = "slotkit"
 
+# In the JSON, where a tensor was: its entry in the file. And a mapping whose keys are no strings.
+TENSOR, PAIRS = "$tensor", "$pairs"
+
 
 def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
-    """Write a state: its tables of tensors as "table/name" entries, all else and `about` as JSON."""
-    tensors = {
-        f"{table}/{name}": tensor.detach().contiguous().cpu()
-        for table, entries in state.items()
-        if _is_tensor_table(table, entries)
-        for name, tensor in entries.items()
-    }
-    plain = {key: value for key, value in state.items() if not _is_tensor_table(key, value)}
-    header = {HEADER: json.dumps({"plain": plain, "about": about})}
+    """Write a state: nested mappings and lists of tensors, numbers, texts and None.
+
+    A tensor that is in it twice is written once.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps({"state": _plant(state, "", tensors, {}), "about": about})
+    # One entry: safetensors writes several in any order, and equal states should be equal files.
+    header = {HEADER: json.dumps({"checksum": _checksum(tree, tensors), "tree": tree})}
     write_whole(path, lambda file: save_file(tensors, file, metadata=header))
 
 
@@ -38,29 +42,61 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
+            text = header["tree"]
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        state: dict[str, Any] = {table: {} for table in TABLES} | header["plain"]
-        about: dict[str, Any] = header["about"]
+        if _checksum(text, tensors) != header["checksum"]:
+            raise ValueError("its checksum is wrong")
+        tree = json.loads(text)
+        state: dict[str, Any] = _harvest(tree["state"], tensors)
+        about: dict[str, Any] = tree["about"]
     except FileNotFoundError:
         raise SlotkitError(
-            f"There is no checkpoint {path}. The run has not finished an epoch, or it was deleted."
+            f"There is no checkpoint {path}. The run has not come that far, or it was deleted."
         ) from None
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as fault:
+    except (SafetensorError, OSError, KeyError, ValueError) as fault:
         raise SlotkitError(
             f"{path} is not a whole slotkit checkpoint: {fault}. Use another one, or train again."
         ) from fault
-    for key, tensor in tensors.items():
-        table, _, name = key.partition("/")
-        state.setdefault(table, {})[name] = tensor
     return state, about
 
 
-TABLES = ("scores", "held", "latent", "velocity", "lower", "upper", "others", "weights")
+def _plant(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, str]) -> Any:
+    """`value` as JSON, its tensors put into `tensors` under their path."""
+    if isinstance(value, Tensor):
+        memory = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        entry = known.get(memory) if value.numel() else None
+        if entry is None:
+            entry = known[memory] = path
+            tensors[entry] = value.detach().contiguous().cpu()
+        return {TENSOR: entry}
+    if isinstance(value, Mapping):
+        planted = {
+            key: _plant(entry, f"{path}/{key}" if path else str(key), tensors, known)
+            for key, entry in value.items()
+        }
+        return planted if all(isinstance(key, str) for key in planted) else {PAIRS: list(planted.items())}
+    if isinstance(value, list | tuple):
+        return [_plant(entry, f"{path}/{i}", tensors, known) for i, entry in enumerate(value)]
+    return value
 
 
-def _is_tensor_table(key: str, value: Any) -> bool:
-    return (
-        key in TABLES
-        and isinstance(value, Mapping)
-        and all(isinstance(v, torch.Tensor) for v in value.values())
-    )
+def _harvest(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The opposite of `_plant`."""
+    if isinstance(tree, list):
+        return [_harvest(entry, tensors) for entry in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if tree.keys() == {TENSOR}:
+        return tensors[tree[TENSOR]]
+    if tree.keys() == {PAIRS}:
+        return {key: _harvest(entry, tensors) for key, entry in tree[PAIRS]}
+    return {key: _harvest(entry, tensors) for key, entry in tree.items()}
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b of the description and of all tensors' bytes, by name."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+    return digest.hexdigest()

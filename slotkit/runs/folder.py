@@ -1,4 +1,6 @@
-"""The run folder: config.toml, metrics.jsonl, summary.json, split.safetensors, checkpoints/, log.txt."""
+"""The run folder: config.toml, metrics.jsonl, times.jsonl, summary.json, split.safetensors, checkpoints/,
+trace/, log.txt, lock.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,14 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from filelock import FileLock, Timeout
 
 from slotkit.config import Config, Resolved
 from slotkit.errors import SlotkitError
@@ -48,9 +52,7 @@ class RunFolder:
             (folder.path / "checkpoints").mkdir(parents=True)
         except OSError as fault:
             raise unwritable(folder.path, fault) from fault
-        tables = without_none(resolved.config.model_dump(mode="json"))
-        extra = {"origins": dict(resolved.origins), "environment": dict(environment)}
-        folder._write_text("config.toml", tomli_w.dumps({**tables, **extra}))
+        folder.write_config(resolved, environment)
         folder.write_summary({"status": "running"})
         return folder
 
@@ -68,6 +70,47 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here. The system unlocks it when this process ends, however.
+
+        Raises SlotkitError if another process has it.
+        """
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise SlotkitError(
+                f"The run {self.name} is being trained by another process. Wait for it, or stop it first."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def sweep(self) -> None:
+        """Delete what a process that was killed left of files it was writing (safetensors has its own)."""
+        for pattern in ("*.tmp", ".tmp*"):
+            for left in self.path.rglob(pattern):
+                left.unlink()
+
+    def status(self) -> str:
+        """That of the summary; "killed" if it says running and no process is."""
+        status = str(self.summary()["status"])
+        if status != "running":
+            return status
+        try:
+            with self.locked():
+                return "killed"
+        except SlotkitError:
+            return status
+
+    def write_config(self, resolved: Resolved, environment: Mapping[str, Any]) -> None:
+        """config.toml: every setting, where it came from, and where the run was made."""
+        tables = without_none(resolved.config.model_dump(mode="json"))
+        extra = {"origins": dict(resolved.origins), "environment": dict(environment)}
+        self._write_text("config.toml", tomli_w.dumps({**tables, **extra}))
 
     def config(self) -> Config:
         """The configuration that the run was made with."""
@@ -105,11 +148,27 @@ class RunFolder:
                     yield json.loads(line)
 
     def checkpoint(self, which: str) -> Path:
-        """Where the checkpoint "best" or "last" lies."""
+        """Where the checkpoint "best", "last" or "epoch-N" lies."""
         return self.path / "checkpoints" / f"{which}.safetensors"
 
-    def append_metric(self, entry: Mapping[str, Any]) -> None:
-        self._append("metrics.jsonl", json.dumps(entry))
+    def append(self, name: str, entry: Mapping[str, Any]) -> None:
+        """One line of a .jsonl file."""
+        self._append(name, json.dumps(entry))
+
+    def settle_metrics(self) -> int:
+        """See to it that the metrics are on the disk. Returns their size in bytes."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return 0
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        return path.stat().st_size
+
+    def cut_metrics(self, size: int) -> None:
+        """Leave the first `size` bytes of the metrics."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            os.truncate(path, size)
 
     def log(self, text: str) -> None:
         self._append("log.txt", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")

@@ -1,83 +1,39 @@
-"""From a configuration to a finished run: data, network, training, the one reading of the test set."""
+"""From a configuration to a finished run: training, checkpoints, the one reading of the test set."""
 
 from __future__ import annotations
 
-import math
 import os
+import signal
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from slotkit.config import Config, Layer, Resolved, resolve
-from slotkit.data.images import Dataset, ImageSet, Split, split
-from slotkit.data.sources import find, load
+from slotkit.config import Layer, Resolved, resolve
 from slotkit.errors import SlotkitError
+from slotkit.latent.form import LatentForm
 from slotkit.runs import checkpoint
 from slotkit.runs.files import write_whole
 from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.trace import Trace
 from slotkit.training.evaluation import Reading, read, reading_kinds
-from slotkit.training.loop import Epoch, Event, Note, Step, fit
-from slotkit.training.trainee import Trainee, build, find_device
+from slotkit.training.journal import Journal
+from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
+from slotkit.training.prepare import Prepared, own_settings, prepare
+from slotkit.training.recorder import Recorder, estimated_bytes
+from slotkit.training.resume import continued
+from slotkit.training.state import TrainingState
 
 Report = Callable[[Event], None]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs, on its device."""
-
-    resolved: Resolved
-    dataset: Dataset
-    split: Split
-    trainee: Trainee
-
-    @property
-    def config(self) -> Config:
-        return self.resolved.config
-
-    def images(self, part: str) -> ImageSet:
-        """The images of "train", "validation" or "test"."""
-        if part == "test":
-            return self.dataset.test
-        return self.dataset.train.subset(self.split.train if part == "train" else self.split.validation)
-
-
-def prepare(resolved: Resolved) -> Prepared:
-    """Load the data, fill in what the dataset decides, and build the network.
-
-    Raises SlotkitError for missing or damaged data and for settings that can't be built.
-    """
-    resolved = fill_from_source(resolved)
-    config = resolved.config
-    device = find_device(config.training.device)
-    data_dir = Path(config.data.dir) if config.data.dir else None
-    dataset = load(config.data.dataset, data_dir, config.data.size, config.data.download)
-    assert config.data.validation is not None
-    parts = split(len(dataset.train), config.data.validation, config.seeds.data)
-    trainee = build(config, (dataset.channels, *dataset.size), dataset.num_classes)
-    return Prepared(resolved, dataset.to(device), parts, trainee)
-
-
-def fill_from_source(resolved: Resolved) -> Resolved:
-    """Settings left open that belong to the dataset: validation share, mean and std."""
-    data = resolved.config.data
-    source = find(data.dataset)
-    defaults = {"data.validation": source.validation_share, "data.mean": source.mean, "data.std": source.std}
-    if (data.mean is None) != (data.std is None):
-        raise SlotkitError(
-            "data.mean and data.std come together: give both, or neither for the dataset's own."
-        )
-    open_paths = [path for path in defaults if getattr(data, path.removeprefix("data.")) is None]
-    given = {path: value for path, value, _ in resolved.explain() if path in resolved.origins}
-    layers = [Layer(resolved.origins[path], {path: value}) for path, value in given.items()]
-    return resolve([Layer(f"dataset {source.name}", {path: defaults[path] for path in open_paths}), *layers])
+class StoppedError(Exception):
+    """SIGTERM: the run was saved and can be resumed."""
 
 
 def run(
@@ -92,24 +48,34 @@ def run(
         report: called with every `Event` of the training loop.
 
     Raises:
-        SlotkitError: for bad input; KeyboardInterrupt passes through. In both cases the folder is
-            valid and its summary says "failed" or "interrupted".
+        SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
+            folder is valid then and its summary says "failed", "interrupted" or "stopped".
     """
     with _deterministic(resolved.config.training.deterministic):
         prepared = prepare(resolved)
+        _check_trace(prepared)
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
         folder = RunFolder.create(runs_dir, name, prepared.resolved, told)
-        summary = _Summary(folder, prepared.trainee)
-        try:
+        with folder.locked():
             indices = {"train": prepared.split.train, "validation": prepared.split.validation}
             write_whole(folder.path / "split.safetensors", lambda path: save_file(indices, path))
-            for event in _train(prepared, folder, summary):
-                _record(folder, event)
-                report(event)
-            summary.finish(_test(prepared, folder))
-        except BaseException as fault:
-            summary.stop("interrupted" if isinstance(fault, KeyboardInterrupt) else "failed", fault)
-            raise
+            _Training(prepared, folder, report).complete()
+    return folder
+
+
+def resume(folder: RunFolder, changes: Sequence[Layer], report: Report = lambda event: None) -> RunFolder:
+    """Go on with a run that was stopped or killed, from its last checkpoint, to the same bits.
+
+    `changes` are settings that may differ, such as more epochs; see `slotkit.training.resume`.
+
+    Raises SlotkitError if the run is finished, is being trained, or another setting differs.
+    """
+    with folder.locked():
+        resolved = continued(folder, changes)
+        folder.sweep()
+        with _deterministic(resolved.config.training.deterministic):
+            prepared = prepare(resolved)
+            _Training(prepared, folder, report).complete(go_on=True)
     return folder
 
 
@@ -118,8 +84,7 @@ def evaluate(folder: RunFolder, which: str, part: str, changes: Sequence[Layer] 
 
     `changes` are settings laid over the run's own, such as another data folder or device.
     """
-    own = {path: value for path, value, _ in Resolved(folder.config(), {}).explain() if value is not None}
-    prepared = prepare(resolve([Layer(f"run {folder.name}", own), *changes]))
+    prepared = prepare(resolve([own_settings(folder), *changes]))
     state, _ = checkpoint.load(folder.checkpoint(which))
     prepared.trainee.load(state)
     return _readings(prepared, part)
@@ -130,69 +95,127 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-class _Summary:
-    """summary.json as it grows."""
+class _Training:
+    """A run while it trains: the state, and where it is written."""
 
-    def __init__(self, folder: RunFolder, trainee: Trainee) -> None:
-        self.folder = folder
-        self.started = time.perf_counter()
-        machine = trainee.machine
-        self.values: dict[str, Any] = {
-            "status": "running",
-            "name": folder.name,
-            "weights": sum(math.prod(reel.shape) for reel in machine.reels.values())
-            if machine
-            else sum(parameter.numel() for parameter in trainee.model.parameters()),
-            "epochs": 0,
-            "best_epoch": None,
-            "validation": {},
-            "test": {},
-        }
+    def __init__(self, prepared: Prepared, folder: RunFolder, report: Report) -> None:
+        self.prepared, self.folder, self.report = prepared, folder, report
+        self.config, trainee = prepared.config, prepared.trainee
+        self.train = prepared.images("train")
+        per_epoch = steps_in(self.train, self.config.training)
+        self.state = TrainingState(trainee, self.config.training, per_epoch)
+        self.journal = Journal(folder, trainee)
+        self.recorder = _recorder(prepared, folder)
+        self.saved_at, self.saved = time.monotonic(), (-1, -1)
 
-    def epoch(self, event: Epoch) -> None:
-        self.values["epochs"] = event.epoch
-        reading = {"epoch": event.epoch, "kind": event.validation.kind, **event.validation.as_dict()}
-        self.values["validation"]["last"] = reading
-        if event.best:
-            self.values["best_epoch"] = event.epoch
-            self.values["validation"]["best"] = reading
-        self._write()
+    def complete(self, go_on: bool = False) -> None:
+        """Train to the end and read the test set."""
+        with _sigterm() as stop:
+            try:
+                for event in self._events(go_on):
+                    self.journal.write(event)
+                    self.report(event)
+                    self._save_if_due(event)
+                    if stop.is_set():
+                        self._save()
+                        raise StoppedError(f"SIGTERM after step {self.state.step}")
+                self._save()
+                if self.recorder:
+                    self.recorder.flush()
+                self.journal.finish(self._test())
+            except StoppedError as fault:
+                self.journal.stop("stopped", str(fault))
+                raise
+            except BaseException as fault:
+                status = "interrupted" if isinstance(fault, KeyboardInterrupt) else "failed"
+                self.journal.stop(status, str(fault) or type(fault).__name__)
+                raise
 
-    def finish(self, test: Mapping[str, Mapping[str, Reading]]) -> None:
-        self.values["status"] = "finished"
-        self.values["test"] = {
-            which: {kind: reading.as_dict() for kind, reading in readings.items()}
-            for which, readings in test.items()
-        }
-        self._write()
+    def _events(self, go_on: bool) -> Iterator[Event]:
+        if go_on:
+            yield from self._take_up()
+        else:
+            machine = self.prepared.trainee.machine
+            yield Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
+        if self.recorder and self.recorder.full:
+            steps = (self.config.training.epochs - self.state.validated) * self.state.steps_per_epoch
+            size = estimated_bytes(self.recorder.machine, steps)
+            yield Note(f"The trace of every flip will take about {size / 1e6:.0f} MB.")
+        validation = self.prepared.images("validation")
+        yield from fit(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder)
 
-    def stop(self, status: str, fault: BaseException) -> None:
-        self.values |= {"status": status, "reason": str(fault) or type(fault).__name__}
-        self._write()
+    def _take_up(self) -> Iterator[Event]:
+        path = self.folder.checkpoint("last")
+        if not path.exists():
+            self.journal.go_on(0)
+            yield Note("Resumed before the first checkpoint: from the start.")
+            return
+        state, about = checkpoint.load(path)
+        there = self.state.load(state)
+        self.journal.go_on(about["metrics_bytes"])
+        if self.recorder:
+            self.recorder.load(state["trace"])
+        self.saved = self.state.step, self.state.validated
+        yield Note(f"Resumed after step {self.state.step}, epoch {self.state.validated} done.")
+        if there != self.state.lr:
+            yield Note(
+                f"The schedule now spans {self.config.training.epochs} epochs: the next learning rate is "
+                f"{self.state.lr:.4g}, and would have been {there:.4g} in the run as it was."
+            )
 
-    def _write(self) -> None:
-        self.values["seconds"] = round(time.perf_counter() - self.started, 3)
-        self.folder.write_summary(self.values)
-
-
-def _train(prepared: Prepared, folder: RunFolder, summary: _Summary) -> Iterator[Event]:
-    trainee, config = prepared.trainee, prepared.config
-    yield Note(str(trainee.machine) if trainee.machine else f"{config.model.name} with learned weights")
-    for event in fit(trainee, prepared.images("train"), prepared.images("validation"), config):
+    def _save_if_due(self, event: Event) -> None:
+        recording = self.config.recording
         if isinstance(event, Epoch):
-            about = {"epoch": event.epoch, "step": event.step, "validation": event.validation.accuracy}
-            checkpoint.save(folder.checkpoint("last"), trainee.state(), **about)
             if event.best:
-                checkpoint.save(folder.checkpoint("best"), trainee.state(), **about)
-            summary.epoch(event)
-        yield event
+                self._save_as("best")
+            if event.epoch in recording.keep_epochs:
+                self._save_as(f"epoch-{event.epoch}")
+            if event.epoch % recording.checkpoint_epochs == 0:
+                self._save()
+        elif time.monotonic() - self.saved_at > 60 * recording.checkpoint_minutes:
+            self._save()
+
+    def _save_as(self, which: str) -> None:
+        """A checkpoint to evaluate, without what only training needs."""
+        state = self.prepared.trainee.state()
+        checkpoint.save(
+            self.folder.checkpoint(which), state, step=self.state.step, epoch=self.state.validated
+        )
+
+    def _save(self) -> None:
+        """The checkpoint to resume from. The one before stays until this one is whole."""
+        if self.saved == (self.state.step, self.state.validated):
+            return
+        state = self.state.as_dict() | {"trace": self.recorder.state() if self.recorder else None}
+        about = {"step": self.state.step, "epoch": self.state.validated}
+        metrics_bytes = self.folder.settle_metrics()
+        checkpoint.save(self.folder.checkpoint("last"), state, metrics_bytes=metrics_bytes, **about)
+        self.saved_at = time.monotonic()
+        self.saved = self.state.step, self.state.validated
+
+    def _test(self) -> dict[str, dict[str, Reading]]:
+        last = _readings(self.prepared, "test")
+        state, _ = checkpoint.load(self.folder.checkpoint("best"))
+        self.prepared.trainee.load(state)
+        return {"best": _readings(self.prepared, "test"), "last": last}
 
 
-def _test(prepared: Prepared, folder: RunFolder) -> dict[str, dict[str, Reading]]:
-    last = _readings(prepared, "test")
-    state, _ = checkpoint.load(folder.checkpoint("best"))
-    prepared.trainee.load(state)
-    return {"best": _readings(prepared, "test"), "last": last}
+def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
+    machine, recording = prepared.trainee.machine, prepared.config.recording
+    if recording.trace == "off" or machine is None or not isinstance(machine.form, LatentForm):
+        return None
+    return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every)
+
+
+def _check_trace(prepared: Prepared) -> None:
+    """Raise SlotkitError if every flip is asked for where there is no telling."""
+    config = prepared.config
+    greedy_latent = config.method == "slot" and config.form == "latent" and not config.probabilistic
+    if config.recording.trace == "full" and not greedy_latent:
+        raise SlotkitError(
+            "recording.trace is full, which records the flips of a slot machine in the latent form under "
+            "greedy selection. Choose summary (counts and statistics, latent form) or off."
+        )
 
 
 def _readings(prepared: Prepared, part: str) -> dict[str, Reading]:
@@ -202,39 +225,18 @@ def _readings(prepared: Prepared, part: str) -> dict[str, Reading]:
     }
 
 
-def _record(folder: RunFolder, event: Event) -> None:
-    if isinstance(event, Step):
-        if event.loss is not None:
-            folder.append_metric(
-                {"kind": "step", "epoch": event.epoch, "step": event.step, "lr": event.lr, "loss": event.loss}
-            )
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, instead of ending the process at once. (Signals reach the main thread.)"""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
         return
-    if isinstance(event, Epoch):
-        reading = {"reading": event.validation.kind, **event.validation.as_dict()}
-        folder.append_metric(
-            {
-                "kind": "epoch",
-                "epoch": event.epoch,
-                "step": event.step,
-                "lr": event.lr,
-                "loss": event.loss,
-                "validation": reading,
-                "best": event.best,
-                "seconds": event.seconds,
-            }
-        )
-    folder.log(line(event))
-
-
-def line(event: Epoch | Note) -> str:
-    """An event as one line of text."""
-    if isinstance(event, Note):
-        return event.text
-    best = ", best so far" if event.best else ""
-    return (
-        f"epoch {event.epoch}/{event.epochs}: loss {event.loss:.4f}, validation {event.validation}{best}, "
-        f"lr {event.lr:.4g}, {event.seconds:.1f} s"
-    )
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -11,14 +11,15 @@ from itertools import islice
 import torch
 from torch import nn
 
-from slotkit.config import Config
+from slotkit.config import Config, TrainingSettings
 from slotkit.data.batches import batches
 from slotkit.data.images import ImageSet
 from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
 from slotkit.errors import SlotkitError
 from slotkit.training.evaluation import Reading, read, selecting_kind
-from slotkit.training.schedules import schedule
+from slotkit.training.recorder import Recorder
+from slotkit.training.state import TrainingState
 from slotkit.training.trainee import Trainee
 
 
@@ -57,64 +58,87 @@ class Note:
 Event = Step | Epoch | Note
 
 
-def fit(trainee: Trainee, train: ImageSet, validation: ImageSet, config: Config) -> Iterator[Event]:
+def steps_in(train: ImageSet, settings: TrainingSettings) -> int:
+    """Steps of an epoch."""
+    per_epoch = math.ceil(len(train) / settings.batch_size)
+    return min(per_epoch, settings.limit_batches or per_epoch)
+
+
+def fit(
+    trainee: Trainee,
+    train: ImageSet,
+    validation: ImageSet,
+    config: Config,
+    state: TrainingState | None = None,
+    recorder: Recorder | None = None,
+) -> Iterator[Event]:
     """Train for `config.training.epochs`, or until validation stops improving for `patience` epochs.
 
-    Steps and epochs are counted from 1. Dropout is seeded each epoch from (seeds.training, epoch),
+    Steps and epochs are counted from 1. Dropout is seeded in each step from (seeds.training, step),
     order and augmentation from (seeds.data, epoch, step): nothing depends on a generator's history.
+    At every event `state` is whole: training goes on from it with the same bits. `recorder` sees
+    every step.
 
     Raises SlotkitError when the loss is not finite.
     """
     settings = config.training
-    per_epoch = math.ceil(len(train) / settings.batch_size)
-    per_epoch = min(per_epoch, settings.limit_batches or per_epoch)
-    optimizer = trainee.optimizer(settings)
-    scheduler = schedule(optimizer, settings, per_epoch)
-    best_accuracy, best_epoch = -1.0, 0
-    for epoch in range(1, settings.epochs + 1):
-        started = time.perf_counter()
-        torch.manual_seed(subseed("dropout", config.seeds.training, epoch) % 2**63)
-        total_loss = torch.zeros((), device=trainee.device)
-        lr = optimizer.param_groups[0]["lr"]
-        trainee.model.train()
-        for index, (images, labels) in enumerate(
-            islice(_epoch_batches(trainee, train, config, epoch), per_epoch)
-        ):
-            if index == 0:
-                yield from _warn_of_dead_layers(trainee, images, epoch)
-            step = (epoch - 1) * per_epoch + index + 1
-            lr = optimizer.param_groups[0]["lr"]
-            loss = nn.functional.cross_entropy(trainee.forward(images), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            total_loss += loss.detach()
-            told = step % settings.log_every == 0 or step == 1
-            yield Step(
-                epoch,
-                step,
-                settings.epochs * per_epoch,
-                lr,
-                _finite(loss.item(), epoch, step, lr) if told else None,
-            )
-        mean_loss = _finite(total_loss.item() / per_epoch, epoch, epoch * per_epoch, lr)
-        reading = read(trainee, validation, selecting_kind(config), config)
-        better = reading.accuracy > best_accuracy
-        if better:
-            best_accuracy, best_epoch = reading.accuracy, epoch
-        seconds = time.perf_counter() - started
-        yield Epoch(epoch, settings.epochs, epoch * per_epoch, lr, mean_loss, reading, better, seconds)
-        if settings.patience and epoch - best_epoch >= settings.patience:
+    per_epoch = steps_in(train, settings)
+    state = state or TrainingState(trainee, settings, per_epoch)
+    while state.validated < settings.epochs:
+        if settings.patience and state.validated - state.best_epoch >= settings.patience:
             yield Note(
-                f"Stopped early: no better validation accuracy than that of epoch {best_epoch} in "
+                f"Stopped early: no better validation accuracy than that of epoch {state.best_epoch} in "
                 f"{settings.patience} epochs."
             )
             return
+        started = time.perf_counter()
+        yield from _steps(state, train, config, recorder)
+        yield _validate(state, validation, config, started)
+
+
+def _steps(
+    state: TrainingState, train: ImageSet, config: Config, recorder: Recorder | None
+) -> Iterator[Event]:
+    """What is left of the epoch that is going on."""
+    trainee, settings = state.trainee, config.training
+    epoch, done = state.validated + 1, state.step - state.validated * state.steps_per_epoch
+    trainee.model.train()
+    remaining = islice(_epoch_batches(trainee, train, config, epoch, done), state.steps_per_epoch - done)
+    for index, (images, labels) in enumerate(remaining, start=done):
+        torch.manual_seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
+        if index == 0:
+            state.loss = torch.zeros_like(state.loss)
+            yield from _warn_of_dead_layers(trainee, images, epoch)
+        lr = state.last_lr = state.lr
+        loss = nn.functional.cross_entropy(trainee.forward(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.scheduler.step()
+        state.loss += loss.detach()
+        state.step += 1
+        if recorder:
+            recorder.record(state.step, lr)
+        told = state.step % settings.log_every == 0 or state.step == 1
+        measured = _finite(loss.item(), epoch, state.step, lr) if told else None
+        yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured)
+
+
+def _validate(state: TrainingState, validation: ImageSet, config: Config, started: float) -> Epoch:
+    epoch, lr = state.validated + 1, state.last_lr
+    mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
+    torch.manual_seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
+    reading = read(state.trainee, validation, selecting_kind(config), config)
+    better = reading.accuracy > state.best_accuracy
+    if better:
+        state.best_accuracy, state.best_epoch = reading.accuracy, epoch
+    state.validated = epoch
+    seconds = time.perf_counter() - started
+    return Epoch(epoch, config.training.epochs, state.step, lr, mean_loss, reading, better, seconds)
 
 
 def _epoch_batches(
-    trainee: Trainee, train: ImageSet, config: Config, epoch: int
+    trainee: Trainee, train: ImageSet, config: Config, epoch: int, skip: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return batches(
         train,
@@ -125,6 +149,7 @@ def _epoch_batches(
         mean=config.data.mean,
         std=config.data.std,
         channels_last=trainee.bf16,
+        skip=skip,
     )
 
 

@@ -79,7 +79,7 @@ def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Interrupted. The run folder is whole" in told
+    assert "Interrupted. `slotkit runs list` shows the run; `slotkit train --resume RUN` goes on" in told
     assert "Traceback" not in told
     folder = RunFolder(tmp_path / "runs" / "long")
     assert folder.summary()["status"] == "interrupted"
@@ -214,6 +214,6 @@ def test_a_full_disk_is_one_sentence(
     assert stop.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
-        "Error: runs/full/checkpoints/last.safetensors could not be written: No space left"
+        "Error: runs/full/checkpoints/best.safetensors could not be written: No space left"
     )
     assert RunFolder(Path("runs/full")).summary()["status"] == "failed"

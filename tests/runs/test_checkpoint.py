@@ -60,7 +60,7 @@ def test_a_truncated_file_is_named(tmp_path_factory: pytest.TempPathFactory, cut
 
 
 def test_a_missing_checkpoint_says_why_it_may_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(SlotkitError, match=r"There is no checkpoint .*The run has not finished an epoch"):
+    with pytest.raises(SlotkitError, match=r"There is no checkpoint .*The run has not come that far"):
         checkpoint.load(tmp_path / "best.safetensors")
 
 

@@ -159,7 +159,7 @@ def test_evaluation_mode_turns_dropout_off_and_restores_the_mode() -> None:
 
 
 def test_dropout_left_on_lowers_the_reading_as_in_ceng501(narrow_networks: None) -> None:
-    config = configure(model__name="conv2", model__options__dropout=0.9, training__epochs=6)
+    config = configure(model__name="conv2", model__options__dropout=0.9, training__epochs=20)
     trainee, _ = train(config)
     left_on = config.model_copy(
         update={"evaluation": config.evaluation.model_copy(update={"keep_dropout": True})}

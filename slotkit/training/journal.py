@@ -1,0 +1,106 @@
+"""What a run writes down as it goes: metrics, log, times, and the summary as it grows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from slotkit.runs.folder import RunFolder
+from slotkit.training.evaluation import Reading
+from slotkit.training.loop import Epoch, Event, Note, Step
+from slotkit.training.trainee import Trainee
+
+
+class Journal:
+    """The files of a run that grow while it trains.
+
+    metrics.jsonl is a function of the settings alone, to the last bit; clocks go to times.jsonl.
+    """
+
+    def __init__(self, folder: RunFolder, trainee: Trainee) -> None:
+        self.folder = folder
+        self.started = time.perf_counter()
+        self.seconds_before = 0.0
+        machine = trainee.machine
+        self.values: dict[str, Any] = {
+            "status": "running",
+            "name": folder.name,
+            "weights": sum(math.prod(reel.shape) for reel in machine.reels.values())
+            if machine
+            else sum(parameter.numel() for parameter in trainee.model.parameters()),
+            "epochs": 0,
+            "best_epoch": None,
+            "validation": {},
+            "test": {},
+        }
+
+    def go_on(self, metrics_bytes: int) -> None:
+        """Cut the metrics off where a checkpoint has them, and count on from there."""
+        self.seconds_before = float(self.folder.summary().get("seconds", 0.0))
+        self.folder.cut_metrics(metrics_bytes)
+        for entry in self.folder.metrics():
+            if entry["kind"] == "epoch":
+                self._count(entry)
+        self._write_summary()
+
+    def write(self, event: Event) -> None:
+        """One event of the training loop."""
+        if isinstance(event, Step):
+            if event.loss is not None:
+                told = {"epoch": event.epoch, "step": event.step, "lr": event.lr, "loss": event.loss}
+                self.folder.append("metrics.jsonl", {"kind": "step", **told})
+            return
+        if isinstance(event, Epoch):
+            entry = {
+                "kind": "epoch",
+                "epoch": event.epoch,
+                "step": event.step,
+                "lr": event.lr,
+                "loss": event.loss,
+                "validation": {"reading": event.validation.kind, **event.validation.as_dict()},
+                "best": event.best,
+            }
+            self.folder.append("metrics.jsonl", entry)
+            self.folder.append("times.jsonl", {"epoch": event.epoch, "seconds": round(event.seconds, 3)})
+            self._count(entry)
+            self._write_summary()
+        self.folder.log(line(event))
+
+    def finish(self, test: Mapping[str, Mapping[str, Reading]]) -> None:
+        self.values["status"] = "finished"
+        self.values["test"] = {
+            which: {kind: reading.as_dict() for kind, reading in readings.items()}
+            for which, readings in test.items()
+        }
+        self._write_summary()
+
+    def stop(self, status: str, reason: str) -> None:
+        """Training ended early: "interrupted", "stopped" or "failed"."""
+        self.values |= {"status": status, "reason": reason}
+        self._write_summary()
+
+    def _count(self, entry: Mapping[str, Any]) -> None:
+        self.values["epochs"] = entry["epoch"]
+        validation = dict(entry["validation"])
+        reading = {"epoch": entry["epoch"], "kind": validation.pop("reading"), **validation}
+        self.values["validation"]["last"] = reading
+        if entry["best"]:
+            self.values["best_epoch"] = entry["epoch"]
+            self.values["validation"]["best"] = reading
+
+    def _write_summary(self) -> None:
+        self.values["seconds"] = round(self.seconds_before + time.perf_counter() - self.started, 3)
+        self.folder.write_summary(self.values)
+
+
+def line(event: Epoch | Note) -> str:
+    """An event as one line of text."""
+    if isinstance(event, Note):
+        return event.text
+    best = ", best so far" if event.best else ""
+    return (
+        f"epoch {event.epoch}/{event.epochs}: loss {event.loss:.4f}, validation {event.validation}{best}, "
+        f"lr {event.lr:.4g}, {event.seconds:.1f} s"
+    )

@@ -1,0 +1,175 @@
+"""The flight recorder: training a slot machine is a sequence of discrete events, and this keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slotkit.latent.form import LatentForm
+from slotkit.latent.weight import LatentWeight
+from slotkit.machine import SlotMachine
+from slotkit.runs.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
+
+# Bytes that a flip takes in a trace "full" (measured: LeNet on MNIST, K = 8 and 64), and flips a step of
+# a million connections in the first epochs: for the estimate only.
+BYTES_A_FLIP, FLIPS_A_MILLION = 2.5, 1500
+
+
+class Recorder:
+    """Records a machine in latent form, step by step, into a trace.
+
+    Args:
+        machine: whose weights; in the latent form.
+        trace: where to.
+        level: "summary" or "full" (every flip too, under GS).
+        every: steps between two measurements of the latents.
+    """
+
+    def __init__(self, machine: SlotMachine, trace: Trace, level: str, every: int) -> None:
+        assert isinstance(machine.form, LatentForm)
+        self.machine = machine
+        self.weights = list(machine.form.weights.values())
+        self.trace, self.every = trace, every
+        self.greedy = machine.selection == "greedy"
+        self.full = level == "full" and self.greedy
+        for weight in self.weights:
+            weight.recorded = self.full
+        self._samples = [_sample(weight) for weight in self.weights]
+        self._before: list[Tensor] = []
+        self._rows: dict[str, list[Any]] = {}
+        self._first = 1
+        trace.write_about(
+            {
+                "level": level,
+                "selection": machine.selection,
+                "every": every,
+                "k": self.weights[0].reel.k,
+                "tensors": {weight.reel.name: list(weight.reel.shape) for weight in self.weights},
+            }
+        )
+
+    def record(self, step: int, lr: float) -> None:
+        """After step number `step`, counted from 1."""
+        rows = self._rows
+        rows.setdefault("lr", []).append(lr)
+        rows.setdefault("changed", []).append([weight.changed for weight in self.weights])
+        if self.full:
+            self._record_flips()
+        if self.greedy and step % self.every == self.every - 1:
+            self._before = self._positions()
+        elif step % self.every == 0:
+            self._measure(step)
+        if step % CHUNK == 0:
+            self.flush()
+            self._rows, self._first = {}, step + 1
+
+    def flush(self) -> None:
+        """Write the chunk that is going on, whole or not."""
+        if self._rows:
+            self.trace.write_chunk(self._first, self._columns())
+
+    def state(self) -> dict[str, Any]:
+        """What is not in the trace yet, as tensors."""
+        columns = {name: _as_tensor(column) for name, column in self._columns().items()} if self._rows else {}
+        return {"first": self._first, "columns": columns, "before": self._before}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`: what the trace has of later steps is forgotten."""
+        self._first, self._before = state["first"], list(state["before"])
+        self._rows = {name: _as_rows(name, column.numpy()) for name, column in state["columns"].items()}
+        self.trace.forget_after(self._first)
+
+    def _columns(self) -> Columns:
+        kinds: dict[str, Any] = {
+            "lr": np.float64,
+            "changed": np.int32,
+            "measured": np.int64,
+            "c": np.float64,
+            "connection": np.uint32,
+            "option": option_type(self.weights[0].reel.k),
+        }
+        columns: Columns = {}
+        for name, rows in self._rows.items():
+            kind = kinds.get(name, np.float32)
+            joined = np.concatenate(rows) if name in ("connection", "option") else np.array(rows)
+            columns[name] = joined.astype(kind)
+        return columns
+
+    def _record_flips(self) -> None:
+        for weight in self.weights:
+            connections, options = weight.events
+            rises = np.diff(connections.numpy(), prepend=np.int32(0))
+            self._rows.setdefault("connection", []).append(rises.astype(np.uint32))
+            self._rows.setdefault("option", []).append(options.numpy().astype(option_type(weight.reel.k)))
+
+    def _positions(self) -> list[Tensor]:
+        """u = A / |c| of the sampled connections, float64."""
+        return [
+            weight.latent[sample].double().cpu() * weight.line.scale
+            for weight, sample in zip(self.weights, self._samples, strict=True)
+        ]
+
+    def _measure(self, step: int) -> None:
+        rows = self._rows
+        rows.setdefault("measured", []).append(step)
+        rows.setdefault("c", []).append([weight.line.c for weight in self.weights])
+        for name, values in (self._staircase() if self.greedy else self._softmax()).items():
+            rows.setdefault(name, []).append(values)
+
+    def _staircase(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"margin": [], "speed": [], "steps_to_flip": []}
+        after = self._positions()
+        befores = self._before if len(self._before) == len(after) else after
+        for weight, sample, u, before in zip(self.weights, self._samples, after, befores, strict=True):
+            below = u - weight.lower[sample].double().cpu()
+            above = weight.upper[sample].double().cpu() - u
+            moved = u - before
+            ahead = torch.where(moved > 0, above, below)
+            found["margin"].append(_quantiles(torch.minimum(below, above)))
+            found["speed"].append(_quantiles(moved.abs()))
+            found["steps_to_flip"].append(_quantiles(ahead / moved.abs()))
+        return found
+
+    def _softmax(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"entropy": [], "top": []}
+        for weight, sample in zip(self.weights, self._samples, strict=True):
+            probabilities = weight.scores_of(sample).softmax(dim=-1).cpu()
+            found["entropy"].append(_quantiles(torch.special.entr(probabilities).sum(dim=-1)))
+            found["top"].append(_quantiles(probabilities.amax(dim=-1)))
+        return found
+
+
+def estimated_bytes(machine: SlotMachine, steps: int) -> int:
+    """Roughly the size of a trace "full"."""
+    connections = sum(weight.numel() for weight in machine.form.parameters())
+    return int(BYTES_A_FLIP * FLIPS_A_MILLION * connections / 1e6 * steps)
+
+
+def _sample(weight: LatentWeight) -> Tensor:
+    """Up to SAMPLE connections, evenly spread."""
+    count = len(weight.latent)
+    return (
+        torch.linspace(0, count - 1, min(SAMPLE, count), dtype=torch.float64).long().to(weight.latent.device)
+    )
+
+
+def _quantiles(values: Tensor) -> Any:
+    """At LEVELS, by the nearest lower rank; infinite ones (no threshold ahead) count, no numbers don't."""
+    ordered = values[~values.isnan()].sort().values
+    if not len(ordered):
+        return np.full(len(LEVELS), np.nan)
+    ranks = [int(level * (len(ordered) - 1)) for level in LEVELS]
+    return ordered[ranks].numpy()
+
+
+def _as_tensor(column: Any) -> Tensor:
+    # safetensors has no unsigned types that all versions read: 64-bit integers hold them.
+    return torch.from_numpy(column.astype(np.int64) if column.dtype.kind == "u" else column)
+
+
+def _as_rows(name: str, column: Any) -> list[Any]:
+    return [column] if name in ("connection", "option") else list(column)

@@ -1,0 +1,75 @@
+"""What may differ when a run goes on, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from slotkit.config import Layer, Resolved, resolve
+from slotkit.errors import SlotkitError
+from slotkit.runs.folder import RunFolder, environment
+from slotkit.training.prepare import own_settings
+from slotkit.training.trainee import find_device
+
+# Where things lie and how often they are saved has no part in the bits.
+FREE = (
+    "data.dir",
+    "data.download",
+    "recording.checkpoint_epochs",
+    "recording.checkpoint_minutes",
+    "recording.keep_epochs",
+)
+
+# What two environments have in common if they give the same bits.
+SAME = ("device", "threads", "torch", "slotkit", "numpy")
+
+
+def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
+    """The run's settings with `changes`, written to its configuration.
+
+    Raises SlotkitError if it is finished, or with the differences if a setting changed that may not.
+    """
+    own = own_settings(folder)
+    before, after = resolve([own]), resolve([own, *changes])
+    check_changes(before, after)
+    epochs_before, epochs = before.config.training.epochs, after.config.training.epochs
+    if folder.summary()["status"] == "finished" and epochs == epochs_before:
+        raise SlotkitError(
+            f"The run {folder.name} is finished. A larger --epochs than its {epochs_before} extends it."
+        )
+    told = folder.tables()
+    origins = dict(told["origins"]) | {path: after.origins[path] for path in _paths(changes)}
+    folder.write_config(Resolved(after.config, origins), told["environment"])
+    here = environment(str(find_device(after.config.training.device)), torch.get_num_threads())
+    different = [key for key in SAME if told["environment"].get(key) != here[key]]
+    for key in different:
+        folder.log(
+            f"resumed with {key} {here[key]}, which was {told['environment'].get(key)}: bits may differ"
+        )
+    return Resolved(after.config, origins)
+
+
+def check_changes(before: Resolved, after: Resolved) -> None:
+    """Raise SlotkitError, with the differences, if settings differ that decide the bits of a run."""
+    pairs = zip(before.explain(), after.explain(), strict=True)
+    different = [
+        (path, old, new)
+        for (path, old, _), (_, new, _) in pairs
+        if old != new and path not in FREE and not (path == "training.epochs" and new > old)
+    ]
+    if different:
+        told = "; ".join(f"{path} was {_show(old)} and is {_show(new)}" for path, old, new in different)
+        raise SlotkitError(
+            f"A run goes on with its own settings only, and these differ: {told}. Leave them out, or start a "
+            "new run. More --epochs, --data-dir and the settings of checkpoints may change."
+        )
+
+
+def _paths(changes: Sequence[Layer]) -> list[str]:
+    return [path for layer in changes for path in layer.values]
+
+
+def _show(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)
