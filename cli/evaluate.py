@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from slotkit.cli.output import percent, print_json, table
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")],
-    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="best, last, epoch-N or step-N.")] = "best",
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     draws: Annotated[int | None, typer.Option(help="PS: networks drawn for the sampled reading.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
@@ -27,8 +28,11 @@ def evaluate(
     from slotkit.runs.folder import RunFolder, default_runs_dir
     from slotkit.training.experiment import evaluate as evaluate_run
 
-    if checkpoint not in ("best", "last"):
-        raise SlotkitError(f"--checkpoint is {checkpoint!r}. Choose best or last.")
+    if re.fullmatch(r"best|last|(epoch|step)-\d+", checkpoint) is None:
+        raise SlotkitError(
+            f"--checkpoint is {checkpoint!r}. Choose best, last, epoch-N (kept with recording.keep_epochs) "
+            "or step-N (written by `slotkit runs replay`)."
+        )
     if split not in ("test", "validation"):
         raise SlotkitError(f"--split is {split!r}. Choose test or validation.")
     changes: dict[str, tuple[str, Any]] = {

@@ -1,4 +1,4 @@
-"""slotkit runs list|show."""
+"""slotkit runs list|show|replay."""
 
 from __future__ import annotations
 
@@ -60,6 +60,33 @@ def show(
     for which, readings in summary.get("test", {}).items():
         for kind, reading in readings.items():
             print(f"test accuracy, {which} epoch: {percent(reading)} {kind}")
+
+
+@app.command("replay")
+def replay(
+    run: Annotated[str, typer.Argument(help="A run that was trained with --trace full.")],
+    step: Annotated[int, typer.Option(help="After how many steps; 0 is before the first.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the exact weights of any step from seed and flips, as a checkpoint."""
+    from slotkit.runs.folder import RunFolder, default_runs_dir
+    from slotkit.runs.replay import selections, write_checkpoint
+
+    folder = RunFolder.open(run, runs_dir or default_runs_dir())
+    start, then = selections(folder, 0), selections(folder, step)
+    changed = {name: int((start[name] != then[name]).sum()) for name in start}
+    path = write_checkpoint(folder, step)
+    if as_json:
+        print_json({"run": str(folder.path), "step": step, "checkpoint": str(path), "changed": changed})
+        return
+    rows = [
+        (name, then[name].numel(), count, f"{100 * count / then[name].numel():.2f} %")
+        for name, count in changed.items()
+    ]
+    print(table(("tensor", "connections", "not as at the start", "share"), rows))
+    print(f"checkpoint: {path}")
+    print(f"next: slotkit evaluate {folder.path} --checkpoint {path.stem}")
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _resolve(
     lower = []
     if recipe is not None:
         own_k = resolve(upper).config.slots.k if any("slots.k" in layer.values for layer in upper) else None
-        lower = recipes.load(recipe).layers(own_k)
+        lower = recipes.load(recipe, "train").layers(own_k)
     return resolve([*lower, *upper])
 
 

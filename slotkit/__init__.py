@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from slotkit.machine import SlotMachine, randomize, slotify
     from slotkit.optim import SlotAdam, SlotSGD
     from slotkit.reel import Reel
+    from slotkit.slotfile import load
 
     __version__: str
 
@@ -29,6 +30,7 @@ PUBLIC = {
     "SlotMachine": "slotkit.machine",
     "SlotkitError": "slotkit.errors",
     "dead_layers": "slotkit.dead",
+    "load": "slotkit.slotfile",
     "randomize": "slotkit.machine",
     "slotify": "slotkit.machine",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "SlotSGD",
     "SlotkitError",
     "dead_layers",
+    "load",
     "randomize",
     "slotify",
 ]

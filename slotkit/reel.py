@@ -194,6 +194,26 @@ class Reel:
         stride, count = self.owner_rule
         return self._options_of(connections // stride % count), self._scores_of(connections)
 
+    def chosen(self, selected: Tensor) -> Tensor:
+        """Those options alone, float32: option `selected` (int64, of the weight's shape, 0 .. K - 1) of each.
+
+        One Philox block a connection, whatever K is.
+        """
+        stride, count = self.owner_rule
+        index = selected.reshape(-1)
+        number = index // 2 if self.symmetric else index
+        values = torch.empty(len(index), dtype=torch.float32, device=index.device)
+        for first in range(0, len(index), CHUNK):
+            run = slice(first, min(first + CHUNK, len(index)))
+            owner = torch.arange(run.start, run.stop, device=index.device) // stride % count
+            counter = (owner & WORD, owner >> 32, number[run] // 4, torch.full_like(owner, OPTIONS))
+            words = torch.stack(philox(counter, self.key), dim=-1)
+            word = words.gather(-1, (number[run] % 4).unsqueeze(-1)).squeeze(-1)
+            values[run] = find_init(self.init).options(symmetric_uniform(word), self.fans)
+        if self.symmetric:
+            values = torch.where(index % 2 == 1, -values, values)
+        return values.reshape(self.shape)
+
     def scores(self, device: torch.device | str = "cpu") -> Tensor:
         """The initial scores, float32, shape (*shape, K)."""
         connections = torch.arange(math.prod(self.shape), device=device)

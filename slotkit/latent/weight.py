@@ -326,7 +326,7 @@ def settle(weights: Sequence[LatentWeight]) -> None:
 def draw(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
     """Sample every connection's option: draw `number` of `stream`."""
     for engine, part in _calls(weights, lambda weight: weight):
-        _count(part, engine.draw(part, stream, number))
+        _count(part, engine.draw(part, stream, number), drawn=True)
 
 
 def _calls(items: Sequence[T], weight_of: Callable[[T], LatentWeight]) -> list[tuple[Engine, list[T]]]:
@@ -338,7 +338,8 @@ def _calls(items: Sequence[T], weight_of: Callable[[T], LatentWeight]) -> list[t
     return [(weight_of(part[0]).engine, part) for part in groups.values()]
 
 
-def _count(weights: Sequence[LatentWeight], changed: Sequence[int]) -> None:
+def _count(weights: Sequence[LatentWeight], changed: Sequence[int], drawn: bool = False) -> None:
     for weight, number in zip(weights, changed, strict=True):
-        weight.changed = number
+        if drawn or weight.follows:
+            weight.changed = number
         weight.mark()

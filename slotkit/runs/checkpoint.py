@@ -20,6 +20,7 @@ from slotkit.errors import SlotkitError
 from slotkit.runs.files import write_whole
 
 HEADER = "slotkit"
+FORMAT = 1
 
 # In the JSON, where a tensor was: its entry in the file. And a mapping whose keys are no strings.
 TENSOR, PAIRS = "$tensor", "$pairs"
@@ -33,7 +34,8 @@ def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps({"state": _plant(state, "", tensors, {}), "about": about})
     # One entry: safetensors writes several in any order, and equal states should be equal files.
-    header = {HEADER: json.dumps({"checksum": _checksum(tree, tensors), "tree": tree})}
+    about_file = {"format": FORMAT, "checksum": _checksum(tree, tensors), "tree": tree}
+    header = {HEADER: json.dumps(about_file)}
     write_whole(path, lambda file: save_file(tensors, file, metadata=header))
 
 
@@ -42,6 +44,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
+            if header.get("format") != FORMAT:
+                raise ValueError(f"it is of format {header.get('format')} and this slotkit reads {FORMAT}")
             text = header["tree"]
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if _checksum(text, tensors) != header["checksum"]:
@@ -98,5 +102,8 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        flat = tensors[name].reshape(-1)
+        # One number alone may have any stride, and then no view as bytes.
+        octets = flat.as_strided(flat.shape, (1,)).view(torch.uint8)
+        digest.update(memoryview(octets.numpy()))  # type: ignore[arg-type]
     return digest.hexdigest()

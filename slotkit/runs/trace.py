@@ -128,8 +128,11 @@ def _write_columns(path: Path, columns: Columns) -> None:
 
 def _read_columns(path: Path) -> Columns:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        if not {"lr", "changed"} <= columns.keys():
+            raise ValueError("it lacks columns")
+        return columns
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
         raise SlotkitError(
             f"{path} is not a whole chunk of a trace: {fault}. Put the file back, or train again."

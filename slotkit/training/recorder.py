@@ -48,7 +48,10 @@ class Recorder:
                 "selection": machine.selection,
                 "every": every,
                 "k": self.weights[0].reel.k,
-                "tensors": {weight.reel.name: list(weight.reel.shape) for weight in self.weights},
+                "tensors": {
+                    weight.reel.name: {"shape": weight.reel.shape, "channel_dim": weight.reel.channel_dim}
+                    for weight in self.weights
+                },
             }
         )
 

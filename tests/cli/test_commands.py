@@ -186,7 +186,7 @@ def test_recipes_and_data_are_listed() -> None:
         ),
         (["train", "--model", "conv6", "--set", "model.options.padding=authors"], "too small for conv6"),
         (["evaluate", "nothing"], "There is no run 'nothing'"),
-        (["evaluate", "x", "--checkpoint", "first"], "--checkpoint is 'first'. Choose best or last."),
+        (["evaluate", "x", "--checkpoint", "first"], "--checkpoint is 'first'. Choose best, last, epoch-N"),
         (["evaluate", "x", "--split", "train"], "--split is 'train'. Choose test or validation."),
         (["recipes", "show", "x"], "There is no recipe 'x'."),
         (["data", "fetch", "digits"], "digits is not downloaded"),

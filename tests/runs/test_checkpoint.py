@@ -106,3 +106,36 @@ def test_an_interrupted_write_is_never_seen_as_the_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         files.write_whole(path, interrupted)
     assert path.read_text() == "before"
+
+
+def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    checkpoint.save(tmp_path / "last.safetensors", machine().state_dict())
+    monkeypatch.undo()
+    with pytest.raises(SlotkitError, match=r"checkpoint: it is of format 2 and this slotkit reads 1\. Use"):
+        checkpoint.load(tmp_path / "last.safetensors")
+
+
+def test_anything_nested_comes_back(tmp_path: Path) -> None:
+    one = torch.arange(3.0)
+    state = {
+        "a": {
+            "x": one,
+            "again": one,
+            "none": None,
+            "deep": [1, {"y": torch.tensor(2, dtype=torch.bfloat16)}],
+        },
+        "by number": {0: {"step": torch.tensor(1.5)}, 7: {}},
+        "empty": {},
+        "text": "$tensor",
+    }
+    checkpoint.save(tmp_path / "x.safetensors", state)
+    found, _ = checkpoint.load(tmp_path / "x.safetensors")
+    assert torch.equal(found["a"]["x"], one)
+    assert torch.equal(found["a"]["again"], one)
+    assert found["a"]["none"] is None
+    assert found["a"]["deep"][1]["y"].dtype == torch.bfloat16
+    assert found["by number"][0]["step"].item() == 1.5
+    assert found["by number"][7] == {}
+    assert (found["empty"], found["text"]) == ({}, "$tensor")
+    assert (tmp_path / "x.safetensors").stat().st_size < 1200, "a tensor that is in it twice is written once"

@@ -1,0 +1,171 @@
+"""What a run leaves for others: ordinary weights, the portable slot file, ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slotkit import slotfile
+from slotkit.config import Layer, resolve
+from slotkit.errors import SlotkitError
+from slotkit.models import create
+from slotkit.runs import checkpoint
+from slotkit.runs.files import unwritable, write_whole
+from slotkit.runs.folder import RunFolder
+from slotkit.slotfile.architecture import ordinary_state, outline_of
+from slotkit.training.prepare import Prepared, own_settings, prepare
+
+WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files written.
+
+    Attributes:
+        folder: where they lie.
+        files: name -> bytes.
+        dense_bytes: the ordinary tensors alone, to compare with.
+        connections: weights selected among options; for learned weights, all parameters.
+        index_bytes: the coded indices in the slot file; None for learned weights, which have none.
+        reading: "greedy" or "learned".
+    """
+
+    folder: Path
+    files: Mapping[str, int]
+    dense_bytes: int
+    connections: int
+    index_bytes: int | None
+    reading: str
+
+    def bits(self, name: str) -> float:
+        """Bits a connection of a whole file."""
+        return 8 * self.files[name] / self.connections
+
+    def ratio(self, name: str) -> float:
+        """How many times smaller a file is than the ordinary tensors."""
+        return self.dense_bytes / self.files[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a script."""
+        files = {
+            name: {"bytes": size, "bits_per_connection": self.bits(name), "ratio": self.ratio(name)}
+            for name, size in self.files.items()
+        }
+        return {
+            "folder": str(self.folder),
+            "reading": self.reading,
+            "connections": self.connections,
+            "dense_bytes": self.dense_bytes,
+            "index_bytes": self.index_bytes,
+            "files": files,
+        }
+
+
+def export(
+    folder: RunFolder,
+    which: str = "best",
+    out: Path | None = None,
+    onnx: bool = False,
+    changes: Sequence[Layer] = (),
+) -> Export:
+    """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
+
+    weights.safetensors is the ordinary state_dict, for plain PyTorch. model.slot.safetensors is the
+    seed and the selected indices, for `slotkit.load`; learned weights have none. Under probabilistic
+    selection it is the greedy reading in every file. model.onnx, if asked for, takes images
+    (n, channels, height, width) and gives logits (n, classes), n free.
+
+    Args:
+        changes: settings laid over the run's own, such as another data folder.
+
+    Raises:
+        SlotkitError: no such checkpoint or data, a network that can't be written down, the packages
+            of ONNX missing, or a folder that can't be written.
+    """
+    if onnx:
+        _check_onnx()
+    prepared = _rebuild(folder, which, changes)
+    place = out if out is not None else folder.path / "export"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise unwritable(place, fault) from fault
+    trainee, image, classes = prepared.trainee, _image(prepared), prepared.dataset.num_classes
+    config = prepared.config.model
+    with torch.device("meta"):
+        outline = outline_of(config.name, create(config.name, image, classes, **config.options))
+    with _greedy(prepared):
+        state = ordinary_state(trainee.model, outline)
+    about = {"model": config.name, "options": config.options, "image": image, "classes": classes}
+    header = {"format": "pt", "slotkit_network": json.dumps(about)}
+    write_whole(place / WEIGHTS, lambda path: save_file(state, path, metadata=header))
+    dense = sum(value.numel() * value.element_size() for name, value in state.items() if name in outline.own)
+    connections, index_bytes = sum(p.numel() for p in trainee.model.parameters()), None
+    names = [WEIGHTS]
+    if trainee.machine is not None:
+        described = slotfile.architecture(config.name, image, classes, config.options)
+        sizes = slotfile.save(place / SLOT_FILE, trainee.model, trainee.machine, described)
+        connections, index_bytes = sizes.connections, sizes.index_bytes
+        names.append(SLOT_FILE)
+    if onnx:
+        network = create(config.name, image, classes, **config.options)
+        write_whole(place / ONNX, lambda path: _write_onnx(network, state, image, path))
+        names.append(ONNX)
+    files = {name: (place / name).stat().st_size for name in names}
+    reading = "learned" if trainee.machine is None else "greedy"
+    return Export(place, files, dense, connections, index_bytes, reading)
+
+
+def _rebuild(folder: RunFolder, which: str, changes: Sequence[Layer]) -> Prepared:
+    """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
+    here = Layer("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
+    state, _ = checkpoint.load(folder.checkpoint(which))
+    prepared = prepare(resolve([own_settings(folder), here, *changes]))
+    prepared.trainee.load(state)
+    return prepared
+
+
+def _image(prepared: Prepared) -> tuple[int, int, int]:
+    height, width = prepared.dataset.size
+    return (prepared.dataset.channels, height, width)
+
+
+def _greedy(prepared: Prepared) -> AbstractContextManager[Any]:
+    machine = prepared.trainee.machine
+    return nullcontext() if machine is None else machine.using("greedy")
+
+
+def _check_onnx() -> None:
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if missing:
+        raise SlotkitError(
+            f"--onnx needs {' and '.join(missing)}, which this Python doesn't have. Install with "
+            "`pip install slotkit[onnx]`, or leave --onnx out."
+        )
+
+
+def _write_onnx(
+    network: nn.Module, state: Mapping[str, Tensor], image: tuple[int, int, int], path: Path
+) -> None:
+    network.load_state_dict(state)
+    torch.onnx.export(
+        network.eval(),
+        (torch.zeros(2, *image),),
+        path,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("n")},),
+        dynamo=True,
+        external_data=False,  # one file
+        verbose=False,
+    )

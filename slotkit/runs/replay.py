@@ -1,0 +1,106 @@
+"""From the seed and the recorded flips to the weights of any step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.reel import Reel
+from slotkit.runs import checkpoint
+from slotkit.runs.folder import RunFolder
+from slotkit.runs.trace import Trace, flips
+from slotkit.selection import greedy
+
+# Connections whose K initial scores are looked at together: bounds the memory.
+ROWS = 1 << 22
+
+
+def reels_of(folder: RunFolder) -> dict[str, Reel]:
+    """The reels of a run that was traced, by tensor name."""
+    slots, seed = folder.config().slots, folder.config().seeds.reels
+    return {
+        name: Reel(
+            name,
+            tuple(tensor["shape"]),
+            slots.k,
+            seed,
+            slots.init,
+            slots.sharing,
+            slots.symmetric,
+            tensor["channel_dim"],
+        )
+        for name, tensor in Trace(folder.path / "trace").about()["tensors"].items()
+    }
+
+
+def first_selection(reel: Reel) -> Tensor:
+    """The option of the highest initial score of every connection: int64 (connections,)."""
+    count = int(torch.Size(reel.shape).numel())
+    parts = torch.split(torch.arange(count), max(1, ROWS // reel.k))
+    return torch.cat([greedy(reel.rows(part)[1]) for part in parts])
+
+
+def selections(folder: RunFolder, step: int) -> dict[str, Tensor]:
+    """The options in use after `step` steps (0: before the first): name -> int64 of the tensor's shape.
+
+    Raises SlotkitError if the run has no trace of every flip, or none of that step.
+    """
+    trace = Trace(folder.path / "trace")
+    about = trace.about()
+    if about["level"] != "full" or about["selection"] != "greedy":
+        raise SlotkitError(
+            f"The trace of {folder.name} is {about['level']!r} under {about['selection']} selection, and a "
+            "replay needs every flip. Train with --trace full under greedy selection."
+        )
+    reels = reels_of(folder)
+    selected = [first_selection(reel) for reel in reels.values()]
+    last = 0
+    for first, columns in trace.chunks(until=step):
+        for row, tensor, connections, options in flips(columns):
+            if first + row <= step:
+                index = torch.from_numpy(connections)
+                selected[tensor][index] = torch.from_numpy(options.astype("int64"))
+        last = first + len(columns["lr"]) - 1
+    if not 0 <= step <= last:
+        raise SlotkitError(
+            f"Step {step} is not in the trace of {folder.name}, which has steps 0 to {last}. Choose one of "
+            "them."
+        )
+    return {
+        name: index.reshape(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
+    }
+
+
+def replay(folder: RunFolder, step: int) -> dict[str, Tensor]:
+    """The exact weights of all reels after `step` steps: name -> float32 of the tensor's shape."""
+    chosen = selections(folder, step)
+    return {name: reel.chosen(chosen[name]) for name, reel in reels_of(folder).items()}
+
+
+def write_checkpoint(folder: RunFolder, step: int) -> Path:
+    """Write the ordinary network of that step as checkpoint "step-N". Returns its path.
+
+    Raises SlotkitError if something besides the reels was trained: the trace has only their flips.
+    """
+    if folder.config().slots.others == "trained":
+        raise SlotkitError(
+            f"In {folder.name} biases or norms were trained too (slots.others=trained), and the trace has "
+            "the flips of the reels only. Keep checkpoints of epochs instead: "
+            "--set recording.keep_epochs=[10,30]."
+        )
+    weights = replay(folder, step)
+    state, _ = checkpoint.load(folder.checkpoint("last"))
+    others: dict[str, Any] = {name: value for name, value in state["others"].items() if name not in weights}
+    moving = [name for name in others if name.endswith("num_batches_tracked")]
+    if moving:
+        raise SlotkitError(
+            f"The network of {folder.name} has batch norm, whose running statistics are not in the trace. "
+            "Keep checkpoints of epochs instead: --set recording.keep_epochs=[10,30]."
+        )
+    path = folder.checkpoint(f"step-{step}")
+    checkpoint.save(path, {"weights": others | weights}, step=step)
+    return path

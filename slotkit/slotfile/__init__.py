@@ -1,0 +1,17 @@
+"""The portable file `model.slot.safetensors`: a seed, and which option every connection uses.
+
+The options of a slot machine follow from its seed, so a trained network is that seed, the selected
+indices and the few tensors that are not reels. docs/export.md is the format, byte by byte.
+
+    architecture.py   which network: built from a registry's name only, never from code in a file
+    metadata.py       the JSON text in the header, checked before anything is made of it
+    coding.py         indices <-> bytes
+    symbols.py        indices <-> what the entropy coder sees
+    writing.py        save          reading.py   load, describe
+"""
+
+from slotkit.slotfile.architecture import Architecture, architecture
+from slotkit.slotfile.reading import describe, load
+from slotkit.slotfile.writing import Sizes, save
+
+__all__ = ["Architecture", "Sizes", "architecture", "describe", "load", "save"]

@@ -1,0 +1,160 @@
+"""The JSON text in the header of a slot file: every field with its type and bounds, and the checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor, uint8
+
+from slotkit.errors import SlotkitError
+from slotkit.reel import REEL_SPEC, Reel
+from slotkit.slotfile.architecture import Architecture, first_reason
+from slotkit.slotfile.coding import LARGEST_ALPHABET
+
+FORMAT = 1
+KEY = "slotkit"
+CHECKSUM_KEY = "slotkit_blake2b"
+INDICES, TENSORS = "indices/", "tensors/"
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Strict(BaseModel):
+    """No conversions, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ReelRecord(Strict):
+    """One tensor of selected options and how its indices are coded."""
+
+    name: Name
+    shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = Field(min_length=2, max_length=8)
+    channel_dim: int = Field(ge=0, le=1)
+    coding: Literal["packed", "entropy"]
+    counts: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] | None = Field(
+        None, min_length=3, max_length=LARGEST_ALPHABET
+    )
+    blake2b: Checksum
+
+    @property
+    def connections(self) -> int:
+        return math.prod(self.shape)
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if (self.counts is None) != (self.coding == "packed"):
+            raise ValueError("counts belong to the entropy coding, and only to it")
+        if self.counts is not None and sum(self.counts) != self.connections:
+            raise ValueError(f"the counts sum to {sum(self.counts)}, not to {self.connections} connections")
+        return self
+
+
+class Metadata(Strict):
+    """Everything about a slot file but the bytes of its tensors."""
+
+    format: Literal[1]
+    made_by: str = Field(max_length=64)
+    architecture: Architecture
+    reading: Literal["greedy", "in use"]
+    reel_spec: Literal[1]
+    seed: int = Field(ge=0, lt=2**63)
+    k: int = Field(ge=1, le=2**24)
+    init: Literal["paper", "authors"]
+    sharing: Literal["none", "layer", "channel"]
+    symmetric: bool
+    reels: tuple[ReelRecord, ...] = Field(min_length=1, max_length=2**16)
+    zeros: tuple[Name, ...] = Field((), max_length=2**16)
+    ones: tuple[Name, ...] = Field((), max_length=2**16)
+    stored: dict[Name, Checksum] = Field({}, max_length=2**16)
+    blake2b: Checksum
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = self.names
+        if len(set(names)) != len(names):
+            raise ValueError("a tensor is told twice")
+        if self.symmetric and self.k % 2:
+            raise ValueError("symmetric options come in pairs, so k must be even")
+        for record in self.reels:
+            if record.counts is not None and len(record.counts) != self.k + 1:
+                raise ValueError(f"{record.name} has {len(record.counts)} counts, and k + 1 is {self.k + 1}")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor of the network that this file tells."""
+        return [record.name for record in self.reels] + [*self.zeros, *self.ones, *self.stored]
+
+    @property
+    def payloads(self) -> dict[str, str]:
+        """Name in the file -> checksum of its bytes."""
+        return {INDICES + record.name: record.blake2b for record in self.reels} | {
+            TENSORS + name: checksum for name, checksum in self.stored.items()
+        }
+
+    def reel(self, record: ReelRecord) -> Reel:
+        """The options of one tensor."""
+        return Reel(
+            record.name,
+            record.shape,
+            self.k,
+            self.seed,
+            self.init,
+            self.sharing,
+            self.symmetric,
+            record.channel_dim,
+        )
+
+
+class _Versions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format: int
+    reel_spec: int
+
+
+def parse(text: str, checksum: str | None) -> Metadata:
+    """The JSON text and its checksum, checked. Raises SlotkitError with the part of a sentence."""
+    try:
+        versions = _Versions.model_validate_json(text)
+    except ValidationError as fault:
+        raise SlotkitError(f"its metadata can't be read, because {first_reason(fault)}") from None
+    newer = {"format": (versions.format, FORMAT), "reel spec": (versions.reel_spec, REEL_SPEC)}
+    for what, (there, known) in newer.items():
+        if there > known:
+            raise SlotkitError(
+                f"it has {what} {there}, and this slotkit knows {what} {known}. Upgrade with "
+                "`pip install -U slotkit`"
+            )
+    if checksum != digest(text.encode()):
+        raise SlotkitError("its metadata doesn't have the checksum it was written with")
+    try:
+        return Metadata.model_validate_json(text)
+    except ValidationError as fault:
+        raise SlotkitError(f"its metadata is wrong: {first_reason(fault)}") from None
+
+
+def digest(data: bytes | memoryview) -> str:
+    """BLAKE2b with 16 bytes, as 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, row-major, in the order that safetensors writes them."""
+    flat: Any = tensor.reshape(-1).view(uint8).numpy()
+    return memoryview(flat)
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """One checksum of a whole network: each name (UTF-8), a zero byte, the tensor's bytes; names sorted."""
+    total = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        total.update(name.encode() + b"\0")
+        total.update(raw(state[name]))
+    return total.hexdigest()

@@ -1,0 +1,204 @@
+"""Reading a slot file, which may come from anyone: everything is checked before it is used.
+
+In this order, so that a bad file costs neither time nor memory: the length of the header, its text
+against its checksum and types, the payloads' names, types and lengths, the network's names and shapes
+with nothing allocated, the payloads' checksums; only then are indices decoded and weights made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from slotkit.errors import SlotkitError
+from slotkit.slotfile.architecture import DEFAULT_LIMIT, LARGEST_LIMIT, Outline
+from slotkit.slotfile.coding import decode, packed_bytes, unpack
+from slotkit.slotfile.metadata import (
+    CHECKSUM_KEY,
+    INDICES,
+    KEY,
+    TENSORS,
+    Metadata,
+    ReelRecord,
+    digest,
+    parse,
+    raw,
+    state_digest,
+)
+from slotkit.slotfile.symbols import from_symbols
+
+LARGEST_HEADER = 8 << 20
+
+# What safetensors calls the types that a stored tensor may have.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """The metadata of a slot file, checked, as plain values; neither weights nor network are made.
+
+    Raises SlotkitError as `load` does for a file that can't be read.
+    """
+    path = Path(path)
+    try:
+        with _open(path) as file:
+            return _metadata(file).model_dump(mode="json")
+    except (SafetensorError, OSError, SlotkitError) as fault:
+        raise _refusal(path, fault) from None
+
+
+def load(path: Path | str, limit: int = DEFAULT_LIMIT) -> nn.Module:
+    """The network of a slot file: ordinary, on the CPU, in evaluation mode, needing no slotkit any more.
+
+    Every entry of its state_dict has the bits it was saved with: weights float32 of their layer's
+    shape, biases and statistics in their own types. It is the module that `slotkit.models.create`
+    gives, so the input is (n, channels, height, width) and the output (n, classes).
+
+    Args:
+        path: a file that `slotkit export` or `slotkit.slotfile.save` wrote. It may come from a stranger:
+            nothing in it is executed, and no path or address in it is followed.
+        limit: the most elements (parameters and buffers) that the network may have; 2**31 at most.
+            The default, 2**28, is 1 GiB in float32.
+
+    Raises:
+        SlotkitError: there is no such file, it is damaged, it was made by a newer slotkit, it names a
+            network that can't be built here, or it has more elements than `limit`.
+    """
+    path = Path(path)
+    try:
+        with _open(path) as file:
+            about = _metadata(file)
+            _check_entries(file, about)
+            outline = about.architecture.outline(min(limit, LARGEST_LIMIT))
+            _check_network(about, outline, file)
+            payloads = _read(file, about)
+        state = _state(about, outline, payloads)
+    except (SafetensorError, OSError, SlotkitError) as fault:
+        raise _refusal(path, fault) from None
+    model = about.architecture.build()
+    model.load_state_dict({name: state[outline.first[name]] for name in outline.entries})
+    return model.eval()
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise SlotkitError("there is no such file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(LARGEST_HEADER, size - 8):
+        raise SlotkitError(
+            f"its header claims {length} bytes, in a file of {size} bytes; {LARGEST_HEADER} are allowed"
+        )
+    return safe_open(path, framework="pt")
+
+
+def _metadata(file: Any) -> Metadata:
+    header = file.metadata() or {}
+    if KEY not in header:
+        raise SlotkitError(f"its header has no {KEY!r}; a checkpoint or weights.safetensors is another thing")
+    return parse(header[KEY], header.get(CHECKSUM_KEY))
+
+
+def _check_entries(file: Any, about: Metadata) -> None:
+    """The file has the payloads that the metadata tells, each of the right type and length."""
+    there, told = set(file.keys()), set(about.payloads)
+    if there != told:
+        odd = sorted(there ^ told)
+        raise SlotkitError(f"its tensors and its metadata differ in {', '.join(map(repr, odd[:3]))[:200]}")
+    for record in about.reels:
+        entry = file.get_slice(INDICES + record.name)
+        shape = entry.get_shape()
+        if entry.get_dtype() != "U8" or len(shape) != 1:
+            raise SlotkitError(f"the indices of {record.name} are not a row of bytes")
+        wanted = packed_bytes(record.connections, about.k)
+        if shape[0] > wanted or (record.coding == "packed" and shape[0] != wanted):
+            raise SlotkitError(f"the indices of {record.name} have {shape[0]} bytes, where {wanted} are due")
+
+
+def _check_network(about: Metadata, outline: Outline, file: Any) -> None:
+    """The metadata tells each tensor of the network, with its shape and type."""
+    own = outline.own
+    if set(about.names) != set(own):
+        odd = sorted(set(about.names) ^ set(own))
+        raise SlotkitError(
+            f"its tensors are not those of {about.architecture.model}: they differ in "
+            f"{', '.join(map(repr, odd[:3]))[:200]}"
+        )
+    for record in about.reels:
+        entry = outline.entries[record.name]
+        if (
+            entry.shape != record.shape
+            or entry.dtype != torch.float32
+            or record.name not in outline.parameters
+        ):
+            raise SlotkitError(
+                f"{record.name} has shape {record.shape}, and in {about.architecture.model} it is "
+                f"{tuple(entry.shape)} of {entry.dtype}"
+            )
+    for name in about.stored:
+        there, entry = file.get_slice(TENSORS + name), outline.entries[name]
+        if DTYPES.get(there.get_dtype()) != entry.dtype or tuple(there.get_shape()) != entry.shape:
+            raise SlotkitError(
+                f"{name} is {there.get_dtype()} of shape {there.get_shape()}, and in "
+                f"{about.architecture.model} {entry.dtype} of shape {list(entry.shape)}"
+            )
+
+
+def _read(file: Any, about: Metadata) -> dict[str, Tensor]:
+    payloads = {}
+    for name, checksum in about.payloads.items():
+        payloads[name] = file.get_tensor(name).contiguous()
+        if digest(raw(payloads[name])) != checksum:
+            raise SlotkitError(f"{name} doesn't have the checksum it was written with")
+    return payloads
+
+
+def _state(about: Metadata, outline: Outline, payloads: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor of the network by its first name."""
+    # All are decoded before the first option is made: garbage is found early.
+    coded = {r.name: _decode(about, r, bytes(raw(payloads[INDICES + r.name]))) for r in about.reels}
+    state = {}
+    for record in about.reels:
+        reel, values = about.reel(record), coded[record.name]
+        selected = values if record.counts is None else from_symbols(reel, values)
+        state[record.name] = reel.chosen(selected.reshape(record.shape))
+    for names, value in ((about.zeros, 0), (about.ones, 1)):
+        for name in names:
+            state[name] = torch.full_like(outline.entries[name], value, device="cpu")
+    state |= {name: payloads[TENSORS + name] for name in about.stored}
+    if state_digest(state) != about.blake2b:
+        raise SlotkitError("its weights, made anew, are not those that were saved; please report this")
+    return state
+
+
+def _decode(about: Metadata, record: ReelRecord, data: bytes) -> Tensor:
+    """Indices or, in the entropy coding, symbols: int64 (connections,)."""
+    try:
+        if record.counts is None:
+            return unpack(data, record.connections, about.k)
+        return decode(data, record.counts)
+    except SlotkitError as fault:
+        raise SlotkitError(f"the indices of {record.name} are damaged: {fault}") from None
+
+
+def _refusal(path: Path, fault: Exception) -> SlotkitError:
+    reason = str(fault).rstrip(".")
+    return SlotkitError(
+        f"{path} can't be loaded as a slot file: {reason}. Fetch the file again, or make it anew with "
+        "`slotkit export RUN`."
+    )
