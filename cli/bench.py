@@ -16,6 +16,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
     steps: Annotated[int, typer.Option(min=3, help="Steps that are timed; the figures are medians.")] = 30,
     dense_up_to: Annotated[int, typer.Option(help="Largest K for which the dense form is timed.")] = 64,
+    engines: Annotated[str, typer.Option(help="Engines of the latent form that are timed.")] = "numba,eager",
     memory: Annotated[bool, typer.Option("--memory", help="Also peak memory, a process each.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -30,7 +31,9 @@ def bench(
 
     from slotkit.benchmark import as_dicts, measure
 
-    rows = measure(model, ks, selection, batch, steps, dense_up_to, memory)
+    rows = measure(
+        model, ks, selection, batch, steps, dense_up_to, memory, [name.strip() for name in engines.split(",")]
+    )
     setting = {"model": model, "selection": selection, "batch": batch, "steps": steps}
     setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
-from slotkit.cli import bench, data, evaluate, recipes, runs, train
+from slotkit.cli import bench, data, evaluate, export, finetune, recipes, runs, train
 
 from slotkit.errors import SlotkitError
 
@@ -18,7 +18,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train")(train.train)
+app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.add_typer(runs.app, name="runs")
 app.add_typer(recipes.app, name="recipes")

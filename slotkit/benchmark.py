@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slotkit.errors import SlotkitError
 from slotkit.latent.engines import ENGINES
 from slotkit.latent.form import LatentForm
 from slotkit.latent.weight import STATE
@@ -110,13 +111,20 @@ class Network:
         return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / connections)
 
 
-def contenders(ks: Sequence[int], selection: str, dense_up_to: int) -> list[Contender]:
-    """The ordinary network twice, then for each K the dense form (if K is not too large) and every engine."""
+def contenders(
+    ks: Sequence[int], selection: str, dense_up_to: int, engines: Sequence[str]
+) -> list[Contender]:
+    """The ordinary network twice, then for each K the dense form (if K is not too large) and the engines."""
+    unknown = [engine for engine in engines if engine not in ENGINES]
+    if unknown:
+        raise SlotkitError(
+            f"There is no engine {', '.join(map(repr, unknown))}. Choose some of {', '.join(ENGINES)}."
+        )
     found = [Contender(name, 0, settings) for name, settings in ORDINARY.items()]
     for k in ks:
         if k <= dense_up_to:
             found.append(Contender("dense form", k, {"form": "dense", "selection": selection}))
-        for engine in ENGINES:
+        for engine in engines:
             found.append(Contender(f"latent, {engine}", k, {"engine": engine, "selection": selection}))
     return found
 
@@ -129,12 +137,13 @@ def measure(
     steps: int = 30,
     dense_up_to: int = 64,
     memory: bool = False,
+    engines: Sequence[str] = tuple(ENGINES),
 ) -> list[Row]:
     """Time `steps` steps of every contender, in turns, after five that are not counted.
 
-    Raises SlotkitError for an unknown network or selection.
+    Raises SlotkitError for an unknown network, selection or engine.
     """
-    listed = contenders(ks, selection, dense_up_to)
+    listed = contenders(ks, selection, dense_up_to, engines)
     networks = [Network(contender, model, batch) for contender in listed]
     for network in networks:
         for _ in range(5):

@@ -153,6 +153,9 @@ class Config(Section):
     learned_init: Literal["reels", "torch"] = Field(
         "reels", description="learned weights start as one of the K options each, or as PyTorch has it"
     )
+    learned_others: Literal["trained", "frozen", "kept"] = Field(
+        "trained", description="learned weights: what becomes of biases and norms beside them"
+    )
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     slots: SlotSettings = SlotSettings()

@@ -30,18 +30,45 @@ REJECTION = 16
 LAST_TRY = np.uint64(0xFFFF << 16)
 
 
+# exp(x) = 2**n * exp(r) with n whole and |r| <= log(2) / 2: log(2) in two parts, the first of which times
+# n is exact, and the Taylor polynomial of degree 13, whose rest is below 1e-17.
+LOG2_HIGH, LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13 = (1.0 / math.factorial(n) for n in range(2, 14))
+UNDERFLOW = -700.0
+
+
+@compiled
+def exponentials(x: Any, out: Any, k: Any) -> None:
+    """out = exp(x) of k numbers <= 0, float64, to the last bit or two: math.exp won't run on vectors.
+
+    Below exp(-700) it is exp(-700).
+    """
+    bits = out.view(np.int64)
+    for j in range(k):
+        value = max(x[j], UNDERFLOW)
+        n = np.floor(value * 1.4426950408889634 + 0.5)
+        r = (value - n * LOG2_HIGH) - n * LOG2_LOW
+        upper = T8 + r * (T9 + r * (T10 + r * (T11 + r * (T12 + r * T13))))
+        x[j] = 1.0 + r * (1.0 + r * (T2 + r * (T3 + r * (T4 + r * (T5 + r * (T6 + r * (T7 + r * upper)))))))
+        bits[j] = (np.int64(n) + 1023) << 52
+    for j in range(k):
+        out[j] *= x[j]
+
+
 @compiled
 def draw_by_inversion(i: Any, a: Any, c: Any, stream: Any, number: Any, plan: Any, room: Any) -> Any:
     """`slotkit.selection.sample` for one connection: exact, K exponentials. Returns the option."""
-    w, s, shares = room
+    w, s, scores, shares = room
     k = plan.k
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
     words = philox_one(low, high | LAST_TRY, number, stream, plan.key_0, plan.key_1)
     fill_rows(i, plan, w, s)
     highest = highest_score(a, c, w, s, k)
+    for j in range(k):
+        scores[j] = c * np.float64(s[j]) + a * np.float64(w[j]) - highest
+    exponentials(scores, shares, k)
     total = 0.0
     for j in range(k):
-        shares[j] = math.exp(c * np.float64(s[j]) + a * np.float64(w[j]) - highest)
         total += shares[j]
     rest = np.float64(unit_uniform(words[0])) * total
     for j in range(k):
@@ -114,6 +141,7 @@ def draw_block(start: Any, position: Any, c: Any, stream: Any, number: Any, plan
     room = (
         np.empty(padded(k), np.float32),
         np.empty(padded(k), np.float32),
+        np.empty(padded(k), np.float64),
         np.empty(padded(k), np.float64),
     )
     changed, left = 0, 0

@@ -135,7 +135,7 @@ class Call:
 def call_for(weights: Sequence[LatentWeight]) -> Call:
     """The call for weights of one dtype, made anew if their memory has moved."""
     memory = [
-        (weight.parameter.data_ptr(), weight.parameter.stride(), weight.latent.data_ptr())
+        (weight.parameter.data_ptr(), weight.parameter.stride(), weight.latent.data_ptr(), weight.moves)
         for weight in weights
     ]
     if weights[0].prepared is None or weights[0].prepared.memory != memory:

@@ -114,13 +114,15 @@ def settle_block(
     `events` (connections of the block, 2), if it is not empty, takes connection and option of each flip.
     """
     scale, c, sign, k = position.dtype.type(move.scale), move.c, move.sign, plan.k
-    flips = 0
+    flips, rows = 0, np.empty((2, 0), np.float32)
     for group in range(0, len(position), GROUP):
         end = min(group + GROUP, len(position))
         outside = end - group - count_inside(position[group:end], lower[group:end], upper[group:end], scale)
         if outside == 0:
             continue
-        w, s = np.empty(padded(k), np.float32), np.empty(padded(k), np.float32)
+        if rows.shape[1] == 0:
+            rows = np.empty((2, padded(k)), np.float32)
+        w, s = rows[0], rows[1]
         for i in range(group, end):
             u = position[i] * scale
             if not (u >= lower[i] and u <= upper[i]):

@@ -72,12 +72,17 @@ class LatentWeight:
         self.changed = 0
         self.recorded = False
         self.events = (torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32))
-        # What the engine works out once from reel and tables; its own business.
+        # What the engine works out once, its own business, and how often it has become wrong.
         self.prepared: Any = None
+        self.moves = 0
         zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
         self.latent, self.velocity = zeros, zeros.clone()
         self.lower, self.upper = zeros.clone(), zeros.clone()
         self.refresh()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has memory of its own, and what an engine has prepared may be full of addresses.
+        return self.__dict__ | {"prepared": None}
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -203,7 +208,7 @@ class LatentWeight:
                 options, scores = self.tables
                 self.tables = options.to(self.parameter.device), scores.to(self.parameter.device)
             (_, before), self.seen = self.seen, (self.parameter.device, self.parameter.dtype)
-            self.prepared = None
+            self.moves += 1
             if self.follows and before != self.parameter.dtype:
                 self._round_anew(before)
 

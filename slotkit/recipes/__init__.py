@@ -35,6 +35,11 @@ class Recipe:
     settings: dict[str, Any]
     for_k: tuple[tuple[int, dict[str, Any]], ...]
 
+    @property
+    def stage(self) -> str:
+        """The command that it is for: "train" or "finetune"."""
+        return "finetune" if self.name.startswith("finetune-") else "train"
+
     def layers(self, k: int | None = None) -> list[Layer]:
         """Its settings as layers for `slotkit.config.resolve`; k overrides the recipe's own K."""
         chosen = k if k is not None else self.settings.get("slots.k", 8)
@@ -53,8 +58,11 @@ def names() -> list[str]:
     )
 
 
-def load(name: str) -> Recipe:
-    """The recipe of that name. Raises SlotkitError with the nearest names."""
+def load(name: str, stage: str | None = None) -> Recipe:
+    """The recipe of that name.
+
+    Raises SlotkitError with the nearest names, or if `stage` is given and the recipe is for another.
+    """
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
@@ -68,6 +76,12 @@ def load(name: str) -> Recipe:
             f"{', '.join(about)}."
         )
     for_k = tuple((entry.pop("above"), dict(flatten(entry))) for entry in tables.pop("for_k", []))
-    return Recipe(
+    recipe = Recipe(
         name, text, about["source"], about["differences"], about["expected"], dict(flatten(tables)), for_k
     )
+    if stage not in (None, recipe.stage):
+        raise SlotkitError(
+            f"The recipe {name} is for `slotkit {recipe.stage}`, not for `slotkit {stage}`. "
+            "`slotkit recipes list` shows them all; those of finetuning begin with finetune-."
+        )
+    return recipe

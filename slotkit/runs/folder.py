@@ -25,6 +25,9 @@ from slotkit.config import Config, Resolved
 from slotkit.errors import SlotkitError
 from slotkit.runs.files import unwritable, write_whole
 
+# Tables of config.toml beside the settings.
+NOT_SETTINGS = ("origins", "environment", "parent")
+
 VERSIONS = ("slotkit", "torch", "torchvision", "timm", "numpy")
 
 
@@ -36,9 +39,14 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, runs_dir: Path, name: str | None, resolved: Resolved, environment: Mapping[str, Any]
+        cls,
+        runs_dir: Path,
+        name: str | None,
+        resolved: Resolved,
+        environment: Mapping[str, Any],
+        parent: Mapping[str, Any] | None = None,
     ) -> RunFolder:
-        """A new folder with the resolved configuration in it.
+        """A new folder with the resolved configuration in it, and the run that it goes back to, if any.
 
         Raises SlotkitError if a run of that name is there or the folder can't be made.
         """
@@ -52,7 +60,7 @@ class RunFolder:
             (folder.path / "checkpoints").mkdir(parents=True)
         except OSError as fault:
             raise unwritable(folder.path, fault) from fault
-        folder.write_config(resolved, environment)
+        folder.write_config(resolved, environment, parent)
         folder.write_summary({"status": "running"})
         return folder
 
@@ -106,21 +114,26 @@ class RunFolder:
         except SlotkitError:
             return status
 
-    def write_config(self, resolved: Resolved, environment: Mapping[str, Any]) -> None:
-        """config.toml: every setting, where it came from, and where the run was made."""
+    def write_config(
+        self,
+        resolved: Resolved,
+        environment: Mapping[str, Any],
+        parent: Mapping[str, Any] | None = None,
+    ) -> None:
+        """config.toml: every setting, where it came from, where the run was made, and its parent run."""
         tables = without_none(resolved.config.model_dump(mode="json"))
         extra = {"origins": dict(resolved.origins), "environment": dict(environment)}
+        if parent is not None:
+            extra["parent"] = dict(parent)
         self._write_text("config.toml", tomli_w.dumps({**tables, **extra}))
 
     def config(self) -> Config:
         """The configuration that the run was made with."""
         tables = self.tables()
-        return Config.model_validate(
-            {key: value for key, value in tables.items() if key not in ("origins", "environment")}
-        )
+        return Config.model_validate({key: value for key, value in tables.items() if key not in NOT_SETTINGS})
 
     def tables(self) -> dict[str, Any]:
-        """config.toml as it is, with origins and environment."""
+        """config.toml as it is, with origins, environment and parent."""
         try:
             return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
@@ -148,8 +161,25 @@ class RunFolder:
                     yield json.loads(line)
 
     def checkpoint(self, which: str) -> Path:
-        """Where the checkpoint "best", "last" or "epoch-N" lies."""
+        """Where the checkpoint "best", "last" or "epoch-N" lies.
+
+        Raises SlotkitError for a folder of branches: each of them has its own.
+        """
+        self.check_single()
         return self.path / "checkpoints" / f"{which}.safetensors"
+
+    def branches(self) -> list[RunFolder]:
+        """The runs in this one, if it compares several (`slotkit finetune`)."""
+        return [RunFolder(path.parent) for path in sorted(self.path.glob("*/config.toml"))]
+
+    def check_single(self) -> None:
+        """Raise SlotkitError if this folder holds runs instead of being one."""
+        names = [branch.name for branch in self.branches()]
+        if names:
+            raise SlotkitError(
+                f"{self.name} compares {len(names)} networks, each a run of its own. Choose "
+                f"{' or '.join(f'{self.path}/{name}' for name in names)}."
+            )
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """One line of a .jsonl file."""

@@ -7,9 +7,10 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -37,7 +38,12 @@ class StoppedError(Exception):
 
 
 def run(
-    resolved: Resolved, runs_dir: Path, name: str | None = None, report: Report = lambda event: None
+    resolved: Resolved,
+    runs_dir: Path,
+    name: str | None = None,
+    report: Report = lambda event: None,
+    parent: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Train, evaluate and leave a run folder.
 
@@ -46,6 +52,8 @@ def run(
 
     Args:
         report: called with every `Event` of the training loop.
+        parent: the run that this one goes back to, for config.toml.
+        start: a `Trainee.state` to begin with; kept as the checkpoint "start".
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
@@ -55,10 +63,13 @@ def run(
         prepared = prepare(resolved)
         _check_trace(prepared)
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
-        folder = RunFolder.create(runs_dir, name, prepared.resolved, told)
+        folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent)
         with folder.locked():
             indices = {"train": prepared.split.train, "validation": prepared.split.validation}
             write_whole(folder.path / "split.safetensors", lambda path: save_file(indices, path))
+            if start is not None:
+                checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0)
+                prepared.trainee.load(dict(start))
             _Training(prepared, folder, report).complete()
     return folder
 
@@ -80,12 +91,14 @@ def resume(folder: RunFolder, changes: Sequence[Layer], report: Report = lambda 
 
 
 def evaluate(folder: RunFolder, which: str, part: str, changes: Sequence[Layer] = ()) -> dict[str, Reading]:
-    """Every reading of a checkpoint ("best" or "last") of a run on "validation" or "test".
+    """Every reading of a checkpoint ("best", "last", "epoch-N", "step-N") of a run on "validation" or "test".
 
     `changes` are settings laid over the run's own, such as another data folder or device.
     """
-    prepared = prepare(resolve([own_settings(folder), *changes]))
     state, _ = checkpoint.load(folder.checkpoint(which))
+    # Weights without scores, as `slotkit.runs.replay` writes them: an ordinary network.
+    ordinary = [Layer(f"checkpoint {which}", {"method": "learned"})] if "weights" in state else []
+    prepared = prepare(resolve([own_settings(folder), *ordinary, *changes]))
     prepared.trainee.load(state)
     return _readings(prepared, part)
 
@@ -147,6 +160,8 @@ class _Training:
     def _take_up(self) -> Iterator[Event]:
         path = self.folder.checkpoint("last")
         if not path.exists():
+            if "checkpoint" in self.folder.tables().get("parent", {}):
+                self.prepared.trainee.load(checkpoint.load(self.folder.checkpoint("start"))[0])
             self.journal.go_on(0)
             yield Note("Resumed before the first checkpoint: from the start.")
             return

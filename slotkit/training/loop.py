@@ -105,7 +105,7 @@ def _steps(
     trainee.model.train()
     remaining = islice(_epoch_batches(trainee, train, config, epoch, done), state.steps_per_epoch - done)
     for index, (images, labels) in enumerate(remaining, start=done):
-        torch.manual_seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
+        state.trainee.seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
         if index == 0:
             state.loss = torch.zeros_like(state.loss)
             yield from _warn_of_dead_layers(trainee, images, epoch)
@@ -127,7 +127,7 @@ def _steps(
 def _validate(state: TrainingState, validation: ImageSet, config: Config, started: float) -> Epoch:
     epoch, lr = state.validated + 1, state.last_lr
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
-    torch.manual_seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
+    state.trainee.seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
     reading = read(state.trainee, validation, selecting_kind(config), config)
     better = reading.accuracy > state.best_accuracy
     if better:

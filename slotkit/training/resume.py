@@ -31,6 +31,7 @@ def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
 
     Raises SlotkitError if it is finished, or with the differences if a setting changed that may not.
     """
+    folder.check_single()
     own = own_settings(folder)
     before, after = resolve([own]), resolve([own, *changes])
     check_changes(before, after)
@@ -41,7 +42,7 @@ def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
         )
     told = folder.tables()
     origins = dict(told["origins"]) | {path: after.origins[path] for path in _paths(changes)}
-    folder.write_config(Resolved(after.config, origins), told["environment"])
+    folder.write_config(Resolved(after.config, origins), told["environment"], told.get("parent"))
     here = environment(str(find_device(after.config.training.device)), torch.get_num_threads())
     different = [key for key in SAME if told["environment"].get(key) != here[key]]
     for key in different:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from types import ModuleType
 
 import numba
+import numpy as np
 import pytest
 import torch
 from latent.trajectories import CPU, Centred, first_weight, latent_form, mlp, normal
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.latent.cpu_draw import exponentials
 from slotkit.latent.eager import Eager
 from slotkit.latent.engines import ENGINES, EngineEntry
 from slotkit.latent.latent import line_scores
@@ -342,3 +344,16 @@ def test_scores_that_are_not_finite_are_refused(bad: float, engine: str, device:
         "Some scores of weight are not finite, so no option can be drawn. Lower the learning rate."
     )
     assert torch.equal(machine.model.get_parameter("weight"), before)
+
+
+def test_compiled_exponentials_are_exponentials() -> None:
+    """To two units in the last place, down to where they vanish beside 1."""
+    steps = -np.logspace(-12, np.log10(699), 4000)
+    x = np.concatenate([[0.0, -0.0, -1e-300, -np.log(2), -np.log(2) / 2], steps])
+    out = np.empty_like(x)
+    exponentials(x.copy(), out, len(x))
+    assert (np.abs(out / np.exp(x) - 1) < 5e-16).all()
+    far = np.array([-701.0, -1e9, -np.inf])
+    exponentials(far, out, 3)
+    assert (out[:3] == out[0]).all()
+    assert 0 < out[0] < 1e-300

@@ -298,3 +298,19 @@ def test_a_replaced_parameter_is_refused(engine: str, device: torch.device) -> N
     )
     with pytest.raises(SlotkitError, match="has been replaced by another parameter"):
         machine.spin()
+
+
+def test_memory_that_moved_and_came_back_is_not_mistaken_for_the_old() -> None:
+    """float32 -> float64 -> float32: new tensors may lie where old ones lay, but not all of them need to."""
+    machine, other = (slotify(mlp(), 4, engine="numba") for _ in range(2))
+    optimizers = [train(each, 3) for each in (machine, other)]
+    for _ in range(5):
+        machine.model.double()
+        machine.spin()
+        kept = [torch.randn(120) for _ in range(7)]
+        machine.model.float()
+        machine.spin()
+        del kept
+    for each, optimizer in zip((machine, other), optimizers, strict=True):
+        train(each, 5, optimizer)
+    assert equal(weights(machine), weights(other))

@@ -15,6 +15,7 @@ from slotkit.training.trainee import build
 
 METHODS = ("greedy", "probabilistic", "learned")
 NETWORKS = ("lenet", "conv2", "conv4", "conv6", "vgg19")
+FINETUNING = {"-".join(row) for row in product(("finetune",), ("paper", "authors"), NETWORKS)}
 OURS = {"slotkit-lenet-adam", "slotkit-conv2-adam"}
 ROWS = {"-".join(row) for row in product(("paper", "authors"), NETWORKS, METHODS)} | {
     "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
@@ -22,7 +23,27 @@ ROWS = {"-".join(row) for row in product(("paper", "authors"), NETWORKS, METHODS
 
 
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
-    assert set(recipes.names()) == ROWS | OURS
+    assert set(recipes.names()) == ROWS | OURS | FINETUNING
+
+
+@pytest.mark.parametrize("name", sorted(FINETUNING))
+def test_a_recipe_for_finetuning_says_only_how_weights_are_trained(name: str) -> None:
+    recipe = recipes.load(name, "finetune")
+    _, source, _ = name.split("-")
+    assert {"paper": "The paper", "authors": "The authors' released code"}[source] in recipe.source
+    assert recipe.differences
+    assert recipe.expected
+    assert all(path.startswith(("training.", "learned_")) for path in recipe.settings)
+    assert resolve(recipe.layers()).config.training.lr == 0.01
+    with pytest.raises(SlotkitError, match=rf"The recipe {name} is for `slotkit finetune`, not for `slotkit"):
+        recipes.load(name, "train")
+
+
+def test_a_recipe_for_training_is_not_one_for_finetuning() -> None:
+    with pytest.raises(
+        SlotkitError, match=r"paper-lenet-greedy is for `slotkit train`, not for `slotkit fine"
+    ):
+        recipes.load("paper-lenet-greedy", "finetune")
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -1,0 +1,50 @@
+"""slotkit export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from slotkit.cli.output import print_json, table
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")],
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="Folder to write into. Default: RUN/export.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx (needs slotkit[onnx]).")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write a run's network for others: ordinary weights, and the seed with the selected indices."""
+    from slotkit.config import Layer
+    from slotkit.errors import SlotkitError
+    from slotkit.runs.folder import RunFolder, default_runs_dir
+
+    if checkpoint not in ("best", "last"):
+        raise SlotkitError(f"--checkpoint is {checkpoint!r}. Choose best or last.")
+    folder = RunFolder.open(run, runs_dir or default_runs_dir())
+    from slotkit.runs.export import SLOT_FILE
+    from slotkit.runs.export import export as export_run
+
+    changes = [] if data_dir is None else [Layer("--data-dir", {"data.dir": data_dir})]
+    done = export_run(folder, checkpoint, out, onnx, changes)
+    if as_json:
+        print_json(done.as_dict())
+        return
+    print(f"{folder.name}, {checkpoint} checkpoint, {done.reading} weights, in {done.folder}")
+    rows = [
+        (name, size, f"{done.bits(name):.3f}", f"{done.ratio(name):.1f}") for name, size in done.files.items()
+    ]
+    print(table(("file", "bytes", "bits/connection", "fp32 / file"), rows))
+    if done.index_bytes is None:
+        print(f"No {SLOT_FILE}: learned weights are not selected from a seed's options.", file=sys.stderr)
+    else:
+        bits = 8 * done.index_bytes / done.connections
+        print(f"selected indices alone: {done.index_bytes} bytes, {bits:.3f} bits a connection instead of 32")
+        print(f'next: slotkit.load("{done.folder / SLOT_FILE}")   in Python')

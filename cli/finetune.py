@@ -1,0 +1,129 @@
+"""slotkit finetune."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from slotkit.cli.output import percent, print_json, progress, table
+
+if TYPE_CHECKING:
+    from slotkit.config import Layer
+    from slotkit.runs.folder import RunFolder
+
+
+def finetune(
+    run: Annotated[str, typer.Argument(help="A slot run: its folder, or its name in the runs folder.")],
+    epoch: Annotated[
+        str, typer.Option(metavar="N[,N...]|best|last", help="Checkpoints to start from.")
+    ] = "best",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs after the latest of the checkpoints; earlier ones get more.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the weights.")] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Also train learned weights for as many epochs in all.")
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe finetune-...; `slotkit recipes list` shows them.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of dropout and of the start from scratch. Default: the run's.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the folder.")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print every setting and its origin, don't train.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train the selected weights of a slot run on, as an ordinary network.
+
+    One folder holds a run for each checkpoint and compares them with the slot machine. All of them,
+    and the network from scratch, have as many epochs in all: the slot run's before the checkpoint count.
+    """
+    from slotkit.runs.folder import RunFolder, default_runs_dir
+    from slotkit.training.finetune import parse_checkpoints, settings
+
+    place = runs_dir or default_runs_dir()
+    parent = RunFolder.open(run, place)
+    which = parse_checkpoints(epoch)
+    flags: dict[str, dict[str, Any]] = {
+        "--epochs": {"training.epochs": epochs},
+        "--lr": {"training.lr": lr},
+        # seeds.data stays: it decides which images the scores never saw.
+        "--seed": {"seeds.training": seed, "seeds.reels": seed},
+        "--data-dir": {"data.dir": data_dir},
+    }
+    layers = _layers(parent, recipe, flags, set_ or [])
+    if show_config:
+        print(table(("setting", "value", "origin"), settings(parent, layers).explain()))
+        return
+    folder = _run(parent, which, layers, from_scratch, place, name)
+    summary = folder.summary() | {"folder": str(folder.path)}
+    (print_json if as_json else _print_result)(summary)
+
+
+def _layers(
+    parent: RunFolder, recipe: str | None, flags: dict[str, dict[str, Any]], assignments: list[str]
+) -> list[Layer]:
+    from slotkit import recipes
+    from slotkit.config import Layer, parse_assignment
+
+    lower = [] if recipe is None else recipes.load(recipe, "finetune").layers(parent.config().slots.k)
+    given = [
+        Layer(flag, values) for flag, values in flags.items() if all(v is not None for v in values.values())
+    ]
+    return [*lower, *given, *(parse_assignment(text) for text in assignments)]
+
+
+def _run(
+    parent: RunFolder, which: list[str], layers: list[Layer], scratch: bool, runs_dir: Path, name: str | None
+) -> RunFolder:
+    from slotkit.training.experiment import StoppedError
+    from slotkit.training.finetune import finetune as finetune_run
+
+    advice = (
+        "`slotkit runs list` shows the folder; `slotkit train --resume FOLDER/BRANCH` goes on with a branch."
+    )
+    try:
+        with progress() as report:
+            return finetune_run(parent, runs_dir, which, layers, scratch, name, report)
+    except KeyboardInterrupt:
+        print(f"Interrupted. {advice}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except StoppedError as stopped:
+        print(f"Stopped: {stopped}. {advice}", file=sys.stderr)
+        raise typer.Exit(143) from None
+
+
+def _print_result(summary: dict[str, Any]) -> None:
+    rows = [
+        (
+            row["network"],
+            row["slot_epochs"],
+            row["epochs"],
+            row["slot_epochs"] + row["epochs"],
+            percent(row["validation"]),
+            percent(row["test"]),
+        )
+        for row in summary["table"]
+    ]
+    settings = summary["settings"]
+    print(table(("network", "slot epochs", "weight epochs", "all", "validation", "test"), rows))
+    print(
+        f"weights: {settings['training.optimizer']}, lr {settings['training.lr']:g}, momentum "
+        f"{settings['training.momentum']:g}, weight decay {settings['training.weight_decay']:g}, "
+        f"{settings['training.schedule']} schedule; biases and norms: {settings['learned_others']}; "
+        "accuracies at the best epoch by validation"
+    )
+    print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
+    print(f"next: slotkit evaluate {summary['folder']}/{summary['branches'][0]['branch']}")

@@ -1,0 +1,158 @@
+"""slotkit export: plain PyTorch reads what it writes, slotkit.load reads the seed and indices."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from slotkit.cli.main import app, main
+from typer.testing import CliRunner, Result
+
+import slotkit
+from slotkit import slotfile
+from slotkit.models import create
+from slotkit.runs import export as exports
+from slotkit.runs.folder import RunFolder
+from slotkit.training.experiment import evaluate
+
+
+@pytest.fixture(autouse=True)
+def in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SLOTKIT_RUNS", "SLOTKIT_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """A command that must end with exit code 2 and one sentence on stderr."""
+    monkeypatch.setattr(sys, "argv", ["slotkit", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return told
+
+
+SLOTS = {
+    "greedy": [],
+    "ps": ["--selection", "PS"],
+    "dense": ["--set", "slots.update=selected"],
+    "shared": ["--set", "slots.sharing=channel", "--set", "slots.symmetric=true", "--k", "64"],
+    "biased": ["--set", "model.options.bias=true", "--set", "slots.others=trained"],
+}
+
+
+@pytest.mark.parametrize("settings", SLOTS.values(), ids=SLOTS)
+def test_both_files_are_the_network_that_was_evaluated(settings: list[str]) -> None:
+    invoke("train", "--epochs", "1", "--name", "one", *settings)
+    done = json.loads(invoke("export", "one", "--json").stdout)
+    place = Path("runs/one/export")
+    assert done["folder"] == str(place)
+    assert set(done["files"]) == {"weights.safetensors", "model.slot.safetensors"}
+    biased = settings == SLOTS["biased"]
+    plain = create("lenet", (1, 8, 8), 10, bias=biased)
+    plain.load_state_dict(load_file(place / "weights.safetensors"), strict=True)
+    loaded = slotkit.load(place / "model.slot.safetensors")
+    state = loaded.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    # The same accuracy as `slotkit evaluate` reads from the checkpoint, on the same images.
+    folder = RunFolder.open("one", Path("runs"))
+    prepared = exports._rebuild(folder, "best", [])
+    prepared.trainee.model, prepared.trainee.machine = loaded, None
+    from slotkit.training.evaluation import read
+
+    found = read(prepared.trainee, prepared.images("test"), "learned", prepared.config)
+    expected = evaluate(folder, "best", "test")["greedy"]
+    assert found.accuracies == expected.accuracies
+
+
+def test_people_read_a_table() -> None:
+    invoke("train", "--epochs", "1", "--name", "one")
+    done = invoke("export", "one", "--checkpoint", "last", "--out", "there")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "one, last checkpoint, greedy weights, in there"
+    assert lines[1].split() == ["file", "bytes", "bits/connection", "fp32", "/", "file"]
+    rows = {line.split()[0]: line.split() for line in lines[2:4]}
+    for name, row in rows.items():
+        assert int(row[1]) == Path("there", name).stat().st_size
+    assert float(rows["weights.safetensors"][2]) >= 32
+    assert float(rows["model.slot.safetensors"][2]) < 4
+    assert float(rows["model.slot.safetensors"][3]) > 8
+    assert lines[4].endswith("bits a connection instead of 32")
+    assert 'slotkit.load("there/model.slot.safetensors")' in lines[5]
+    about = slotfile.describe("there/model.slot.safetensors")
+    assert about["architecture"] == {"model": "lenet", "options": {}, "image": [1, 8, 8], "classes": 10}
+    assert about["reading"] == "greedy"
+
+
+def test_learned_weights_have_only_ordinary_weights() -> None:
+    invoke("train", "--method", "learned", "--epochs", "1", "--name", "twin")
+    done = invoke("export", "twin")
+    assert "No model.slot.safetensors: learned weights are not selected from a seed's options." in done.stderr
+    assert [path.name for path in Path("runs/twin/export").iterdir()] == ["weights.safetensors"]
+    plain = create("lenet", (1, 8, 8), 10)
+    plain.load_state_dict(load_file("runs/twin/export/weights.safetensors"))
+    with safe_open("runs/twin/export/weights.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["slotkit_network"])
+    assert told == {"model": "lenet", "options": {}, "image": [1, 8, 8], "classes": 10}
+
+
+def test_missing_packages_are_named_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invoke("train", "--epochs", "1", "--name", "one")
+    monkeypatch.setattr(exports, "find_spec", lambda package: None)
+    told = refuse(monkeypatch, capsys, "export", "one", "--onnx")
+    assert "--onnx needs onnx and onnxscript, which this Python doesn't have. Install with" in told
+    assert "`pip install slotkit[onnx]`" in told
+    assert not Path("runs/one/export").exists()
+
+
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="slotkit[onnx] is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_has_the_same_outputs() -> None:
+    import numpy as np
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    invoke("train", "--epochs", "1", "--name", "one")
+    done = json.loads(invoke("export", "one", "--onnx", "--json").stdout)
+    assert "model.onnx" in done["files"]
+    network = slotkit.load("runs/one/export/model.slot.safetensors")
+    x = torch.randn(3, 1, 8, 8)
+    model = ReferenceEvaluator(onnx.load("runs/one/export/model.onnx"))
+    (found,) = model.run(None, {"images": x.numpy()})
+    np.testing.assert_allclose(found, network(x).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["export", "nothing"], "There is no run 'nothing'"),
+        (["export", "x", "--checkpoint", "first"], "--checkpoint is 'first'. Choose best or last."),
+    ],
+)
+def test_bad_arguments_are_one_sentence(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in refuse(monkeypatch, capsys, *arguments)
+
+
+def test_a_folder_that_can_not_be_made_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invoke("train", "--epochs", "1", "--name", "one")
+    Path("file").write_text("in the way")
+    told = refuse(monkeypatch, capsys, "export", "one", "--out", "file/there")
+    assert "file/there could not be written: Not a directory." in told
