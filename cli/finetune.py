@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from slotkit.cli.output import percent, print_json, progress, table
 
+from slotkit.errors import SlotkitError
+
 if TYPE_CHECKING:
     from slotkit.config import Layer
     from slotkit.runs.folder import RunFolder
@@ -19,6 +21,9 @@ def finetune(
     epoch: Annotated[
         str, typer.Option(metavar="N[,N...]|best|last", help="Checkpoints to start from.")
     ] = "best",
+    step: Annotated[
+        int | None, typer.Option(help="Start from the weights after so many steps (needs --trace full).")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs after the latest of the checkpoints; earlier ones get more.")
     ] = None,
@@ -55,7 +60,9 @@ def finetune(
 
     place = runs_dir or default_runs_dir()
     parent = RunFolder.open(run, place)
-    which = parse_checkpoints(epoch)
+    if step is not None and epoch != "best":
+        raise SlotkitError("--step and --epoch both name where to start. Give one of them.")
+    which = parse_checkpoints(epoch) if step is None else [f"step-{step}"]
     flags: dict[str, dict[str, Any]] = {
         "--epochs": {"training.epochs": epochs},
         "--lr": {"training.lr": lr},

@@ -102,5 +102,6 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
             "Keep checkpoints of epochs instead: --set recording.keep_epochs=[10,30]."
         )
     path = folder.checkpoint(f"step-{step}")
-    checkpoint.save(path, {"weights": others | weights}, step=step)
+    epochs = sum(entry["kind"] == "epoch" and entry["step"] <= step for entry in folder.metrics())
+    checkpoint.save(path, {"weights": others | weights}, step=step, epoch=epochs)
     return path

@@ -26,9 +26,10 @@ from slotkit.errors import SlotkitError
 from slotkit.models import create
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.replay import write_checkpoint
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.evaluation import read
-from slotkit.training.experiment import Report, StoppedError, run
+from slotkit.training.experiment import Report, StoppedError, evaluate, run
 from slotkit.training.loop import Note
 from slotkit.training.prepare import Prepared, own_settings, prepare
 
@@ -99,7 +100,8 @@ def finetune(
     schedule start anew with the weights.
 
     Args:
-        which: checkpoints to start from: "best", "last" or "epoch-N"; see `parse_checkpoints`.
+        which: checkpoints to start from: "best", "last", "epoch-N" (see `parse_checkpoints`), or "step-N"
+            of a run with a trace of every flip; its slot epochs are the whole ones before that step.
         layers: settings of training the weights, over DEFAULTS and what the slot run has for
             network, images and batches; `training.epochs` are those after the latest checkpoint.
         scratch: also train learned weights from `learned_init` for as many epochs in total.
@@ -250,8 +252,7 @@ class _Comparison:
         ]
         start = None
         if branch.checkpoint is not None:
-            self._load(branch.checkpoint)
-            start = {"weights": selected_weights(self.source)}
+            start = {"weights": self._weights(branch.checkpoint)}
         done = run(
             resolve([*own, budget]),
             self.folder.path,
@@ -276,12 +277,25 @@ class _Comparison:
         """The greedy reading of the slot machine at the checkpoint, on validation and test images."""
         if branch.checkpoint is None:
             return None
-        self._load(branch.checkpoint)
-        readings = {
-            part: read(self.source.trainee, self.source.images(part), "greedy", self.source.config).as_dict()
-            for part in ("validation", "test")
-        }
+        readings = {part: self._slot_reading(branch.checkpoint, part) for part in ("validation", "test")}
         return {"network": f"slot machine, {_said(branch)}", **readings}
+
+    def _slot_reading(self, which: str, part: str) -> dict[str, Any]:
+        if which.startswith("step-"):
+            data = self.source.config.data
+            place = Layer("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
+            return evaluate(self.parent, which, part, [place])["learned"].as_dict()
+        self._load(which)
+        images = self.source.images(part)
+        return read(self.source.trainee, images, "greedy", self.source.config).as_dict()
+
+    def _weights(self, which: str) -> dict[str, Tensor]:
+        """The selected weights at a checkpoint, as the state_dict of the ordinary network."""
+        if which.startswith("step-"):
+            replayed: dict[str, Tensor] = checkpoint.load(self.parent.checkpoint(which))[0]["weights"]
+            return replayed
+        self._load(which)
+        return selected_weights(self.source)
 
     def _load(self, which: str) -> None:
         self.source.trainee.load(checkpoint.load(self.parent.checkpoint(which))[0])
@@ -342,6 +356,8 @@ def _about(parent: RunFolder, branches: Sequence[Branch]) -> dict[str, Any]:
 def _describe(parent: RunFolder, which: str) -> dict[str, Any]:
     """Step and epoch of a checkpoint."""
     path = parent.checkpoint(which)
+    if which.startswith("step-") and not path.exists():
+        write_checkpoint(parent, int(which.removeprefix("step-")))
     if not path.exists():
         there = sorted(file.name.removesuffix(".safetensors") for file in path.parent.glob("*.safetensors"))
         epoch = which.removeprefix("epoch-")
@@ -370,4 +386,6 @@ def _unfinished(parent: RunFolder) -> list[str]:
 
 def _said(branch: Branch) -> str:
     which = branch.checkpoint or ""
+    if which.startswith("step-"):
+        return which.replace("-", " ")
     return f"epoch {branch.slot_epochs}" + (f" ({which})" if which in ("best", "last") else "")

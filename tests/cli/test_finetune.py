@@ -136,3 +136,15 @@ def test_a_branch_is_resumed_with_train(parent: str) -> None:
     longer = RunFolder(Path("runs/f/from-best"))
     assert longer.summary()["epochs"] == 2
     assert longer.tables()["parent"]["checkpoint"] == "best"
+
+
+def test_step_and_epoch_do_not_go_together(
+    parent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["slotkit", "finetune", parent, "--epoch", "1", "--step", "3"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        "Error: --step and --epoch both name where to start. Give one of them.\n"
+    )

@@ -343,3 +343,20 @@ def test_checkpoints_are_parsed(text: str, names: list[str]) -> None:
 def test_other_words_for_checkpoints_are_refused(text: str) -> None:
     with pytest.raises(SlotkitError, match=r"Give best, last, or different epochs such as 10,30."):
         parse_checkpoints(text)
+
+
+def test_from_any_step_of_a_full_trace(tmp_path: Path) -> None:
+    slot = train(tmp_path, recording__trace="full")
+    step = checkpoint.load(slot.checkpoint("epoch-1"))[1]["step"]
+    from_step = finetune(slot, tmp_path, [f"step-{step}"], [epochs(1)], name="from-step")
+    from_epoch = finetune(slot, tmp_path, ["epoch-1"], [epochs(1)], name="from-epoch")
+    one, two = branch(from_step, f"from-step-{step}"), branch(from_epoch, "from-epoch-1")
+    for name, weight in weights(two, "start").items():
+        assert torch.equal(weights(one, "start")[name], weight)
+    assert epoch_losses(one) == epoch_losses(two)
+    tables = [folder.summary()["table"] for folder in (from_step, from_epoch)]
+    for row, other in zip(*tables, strict=True):
+        assert (row["test"], row["slot_epochs"]) == (other["test"], other["slot_epochs"])
+    assert tables[0][0]["network"] == f"slot machine, step {step}"
+    with pytest.raises(SlotkitError, match="Step 99999 is not in the trace of parent"):
+        finetune(slot, tmp_path, ["step-99999"], [epochs(1)])
