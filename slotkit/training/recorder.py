@@ -73,7 +73,10 @@ class Recorder:
     def flush(self) -> None:
         """Write the chunk that is going on, whole or not."""
         if self._rows:
-            self.trace.write_chunk(self._first, self._columns())
+            columns = self._columns()
+            if "connection" in columns:
+                columns["connection"] = _differences(columns["connection"], columns["changed"])
+            self.trace.write_chunk(self._first, columns)
 
     def state(self) -> dict[str, Any]:
         """What is not in the trace yet, as tensors."""
@@ -105,9 +108,8 @@ class Recorder:
     def _record_flips(self) -> None:
         for weight in self.weights:
             connections, options = weight.events
-            rises = np.diff(connections.numpy(), prepend=np.int32(0))
-            self._rows.setdefault("connection", []).append(rises.astype(np.uint32))
-            self._rows.setdefault("option", []).append(options.numpy().astype(option_type(weight.reel.k)))
+            self._rows.setdefault("connection", []).append(connections.numpy())
+            self._rows.setdefault("option", []).append(options.numpy())
 
     def _positions(self) -> list[Tensor]:
         """u = A / |c| of the sampled connections, float64."""
@@ -167,6 +169,15 @@ def _quantiles(values: Tensor) -> Any:
         return np.full(len(LEVELS), np.nan)
     ranks = [int(level * (len(ordered) - 1)) for level in LEVELS]
     return ordered[ranks].numpy()
+
+
+def _differences(connections: Any, changed: Any) -> Any:
+    """Connections (flips,) as differences within a step and tensor; `changed` (n, t) are their numbers."""
+    counts = changed.reshape(-1).astype(np.int64)
+    starts = (np.cumsum(counts) - counts)[counts > 0]
+    rises = np.diff(connections, prepend=connections[:1])
+    rises[starts] = connections[starts]
+    return rises
 
 
 def _as_tensor(column: Any) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,6 @@ def test_missing_packages_are_named_before_anything_is_written(
     assert not Path("runs/one/export").exists()
 
 
-@pytest.mark.skipif(find_spec("onnxscript") is None, reason="slotkit[onnx] is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_has_the_same_outputs() -> None:
     import numpy as np
