@@ -87,7 +87,8 @@ def train(
         "--trace": ("recording.trace", trace),
     }
     if resume is not None:
-        _check_resume({"--recipe": recipe, "--name": name, "--seed": seed, "--seeds": seeds})
+        others = {"--recipe": recipe, "--name": name, "--seed": seed, "--seeds": seeds}
+        _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
         folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir)
         (print_json if as_json else _print_result)([folder.summary() | {"folder": str(folder.path)}])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numba
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +23,17 @@ settings.load_profile("slotkit")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device of this machine. Session scope, so that tests under hypothesis may ask for it."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other at every tiny tensor take twenty times as long on a busy machine."""
+    before = numba.get_num_threads(), torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
+    yield
+    numba.set_num_threads(before[0])
+    torch.set_num_threads(before[1])
 
 
 @pytest.fixture(autouse=True)

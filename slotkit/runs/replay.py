@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.latent.weight import ROWS
 from slotkit.reel import Reel
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.trace import Trace, flips
 from slotkit.selection import greedy
-
-# Connections whose K initial scores are looked at together: bounds the memory.
-ROWS = 1 << 22
 
 
 def reels_of(folder: RunFolder) -> dict[str, Reel]:

@@ -27,7 +27,7 @@ from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
 from slotkit.training.prepare import Prepared, own_settings, prepare
 from slotkit.training.recorder import Recorder, estimated_bytes
-from slotkit.training.resume import continued
+from slotkit.training.resume import continued, write_continued
 from slotkit.training.state import TrainingState
 
 Report = Callable[[Event], None]
@@ -85,8 +85,10 @@ def resume(folder: RunFolder, changes: Sequence[Layer], report: Report = lambda 
         resolved = continued(folder, changes)
         folder.sweep()
         with _deterministic(resolved.config.training.deterministic):
-            prepared = prepare(resolved)
-            _Training(prepared, folder, report).complete(go_on=True)
+            training = _Training(prepare(resolved), folder, report)
+            notes = training.take_up()
+            write_continued(folder, resolved)
+            training.complete(notes)
     return folder
 
 
@@ -121,11 +123,11 @@ class _Training:
         self.recorder = _recorder(prepared, folder)
         self.saved_at, self.saved = time.monotonic(), (-1, -1)
 
-    def complete(self, go_on: bool = False) -> None:
-        """Train to the end and read the test set."""
+    def complete(self, notes: Sequence[Note] = ()) -> None:
+        """Train to the end and read the test set. `notes` are told first."""
         with _sigterm() as stop:
             try:
-                for event in self._events(go_on):
+                for event in self._events(notes):
                     self.journal.write(event)
                     self.report(event)
                     self._save_if_due(event)
@@ -144,12 +146,12 @@ class _Training:
                 self.journal.stop(status, str(fault) or type(fault).__name__)
                 raise
 
-    def _events(self, go_on: bool) -> Iterator[Event]:
-        if go_on:
-            yield from self._take_up()
-        else:
-            machine = self.prepared.trainee.machine
-            yield Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
+    def _events(self, notes: Sequence[Note]) -> Iterator[Event]:
+        machine = self.prepared.trainee.machine
+        about = Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
+        yield from notes or [about]
+        if machine and not self.recorder and self.config.recording.trace != "off":
+            yield Note("There will be no trace: the flight recorder is for the latent form.")
         if self.recorder and self.recorder.full:
             steps = (self.config.training.epochs - self.state.validated) * self.state.steps_per_epoch
             size = estimated_bytes(self.recorder.machine, steps)
@@ -157,26 +159,29 @@ class _Training:
         validation = self.prepared.images("validation")
         yield from fit(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder)
 
-    def _take_up(self) -> Iterator[Event]:
+    def take_up(self) -> list[Note]:
+        """Go on from the last checkpoint. Raises SlotkitError, before a file is changed, if it is damaged."""
         path = self.folder.checkpoint("last")
         if not path.exists():
             if "checkpoint" in self.folder.tables().get("parent", {}):
                 self.prepared.trainee.load(checkpoint.load(self.folder.checkpoint("start"))[0])
             self.journal.go_on(0)
-            yield Note("Resumed before the first checkpoint: from the start.")
-            return
+            return [Note("Resumed before the first checkpoint: from the start.")]
         state, about = checkpoint.load(path)
         there = self.state.load(state)
         self.journal.go_on(about["metrics_bytes"])
         if self.recorder:
             self.recorder.load(state["trace"])
         self.saved = self.state.step, self.state.validated
-        yield Note(f"Resumed after step {self.state.step}, epoch {self.state.validated} done.")
+        notes = [Note(f"Resumed after step {self.state.step}, epoch {self.state.validated} done.")]
         if there != self.state.lr:
-            yield Note(
-                f"The schedule now spans {self.config.training.epochs} epochs: the next learning rate is "
-                f"{self.state.lr:.4g}, and would have been {there:.4g} in the run as it was."
+            notes.append(
+                Note(
+                    f"The schedule now spans {self.config.training.epochs} epochs: the next learning rate is "
+                    f"{self.state.lr:.4g}, and would have been {there:.4g} in the run as it was."
+                )
             )
+        return notes
 
     def _save_if_due(self, event: Event) -> None:
         recording = self.config.recording

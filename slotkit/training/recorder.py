@@ -14,9 +14,9 @@ from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
 from slotkit.runs.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
 
-# Bytes that a flip takes in a trace "full" (measured: LeNet on MNIST, K = 8 and 64), and flips a step of
-# a million connections in the first epochs: for the estimate only.
-BYTES_A_FLIP, FLIPS_A_MILLION = 2.5, 1500
+# For the estimate of a trace "full". Measured on LeNet and MNIST: 2.6 bytes a flip over 2,000 steps at
+# K = 8, and 630 (K = 8) to 1,720 (K = 64) flips a step and million connections.
+BYTES_A_FLIP, FLIPS_A_MILLION = 2.6, 1200
 
 
 class Recorder:

@@ -27,7 +27,7 @@ SAME = ("device", "threads", "torch", "slotkit", "numpy")
 
 
 def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
-    """The run's settings with `changes`, written to its configuration.
+    """The run's settings with `changes`, and where each comes from. Nothing is written yet.
 
     Raises SlotkitError if it is finished, or with the differences if a setting changed that may not.
     """
@@ -40,16 +40,20 @@ def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
         raise SlotkitError(
             f"The run {folder.name} is finished. A larger --epochs than its {epochs_before} extends it."
         )
+    origins = dict(folder.tables()["origins"]) | {path: after.origins[path] for path in _paths(changes)}
+    return Resolved(after.config, origins)
+
+
+def write_continued(folder: RunFolder, resolved: Resolved) -> None:
+    """Make these settings the run's; log what is not as it was where it started."""
     told = folder.tables()
-    origins = dict(told["origins"]) | {path: after.origins[path] for path in _paths(changes)}
-    folder.write_config(Resolved(after.config, origins), told["environment"], told.get("parent"))
-    here = environment(str(find_device(after.config.training.device)), torch.get_num_threads())
+    folder.write_config(resolved, told["environment"], told.get("parent"))
+    here = environment(str(find_device(resolved.config.training.device)), torch.get_num_threads())
     different = [key for key in SAME if told["environment"].get(key) != here[key]]
     for key in different:
         folder.log(
             f"resumed with {key} {here[key]}, which was {told['environment'].get(key)}: bits may differ"
         )
-    return Resolved(after.config, origins)
 
 
 def check_changes(before: Resolved, after: Resolved) -> None:

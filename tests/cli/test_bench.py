@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from slotkit.cli.main import app
-from typer.testing import CliRunner
+from commands import invoke
 
 from slotkit.benchmark import contenders, measure
 from slotkit.errors import SlotkitError
 
 
 def test_a_table_of_every_form_and_engine() -> None:
-    flags = ["bench", "--k", "2,5", "--steps", "3", "--batch", "4", "--json"]
-    done = CliRunner().invoke(app, flags, catch_exceptions=False)
+    done = invoke("bench", "--k", "2,5", "--steps", "3", "--batch", "4", "--json")
     told = json.loads(done.stdout)
     rows = {(row["contender"], row["k"]): row for row in told["rows"]}
     kinds = ["dense form", "latent, numba", "latent, eager"]

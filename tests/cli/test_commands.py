@@ -10,37 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from slotkit.cli.main import app, main
-from typer.testing import CliRunner, Result
+from commands import invoke, refuse
+from slotkit.cli.main import main
 
 from slotkit.runs.folder import RunFolder
 
 SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
-
-
-def invoke(*arguments: str) -> Result:
-    """A command in this process; stdout and stderr apart."""
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-
-
-def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """A command that must end with exit code 2 and one sentence on stderr."""
-    monkeypatch.setattr(sys, "argv", ["slotkit", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("Error: ")
-    assert "Traceback" not in told.err
-    return told.err
-
-
-@pytest.fixture(autouse=True)
-def in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("SLOTKIT_RUNS", "SLOTKIT_DATA"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 def test_the_first_command_trains_on_digits_and_tells_what_next(tmp_path: Path) -> None:

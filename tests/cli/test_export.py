@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import invoke, refuse
 from safetensors import safe_open
 from safetensors.torch import load_file
-from slotkit.cli.main import app, main
-from typer.testing import CliRunner, Result
 
 import slotkit
 from slotkit import slotfile
@@ -19,29 +17,6 @@ from slotkit.models import create
 from slotkit.runs import export as exports
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate
-
-
-@pytest.fixture(autouse=True)
-def in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("SLOTKIT_RUNS", "SLOTKIT_DATA"):
-        monkeypatch.delenv(variable, raising=False)
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-
-
-def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """A command that must end with exit code 2 and one sentence on stderr."""
-    monkeypatch.setattr(sys, "argv", ["slotkit", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    return told
-
 
 SLOTS = {
     "greedy": [],

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from slotkit.cli.main import app, main
-from typer.testing import CliRunner, Result
+from commands import invoke, refuse
 
 from slotkit.runs.folder import RunFolder
 
 HEADINGS = "network slot epochs weight epochs all validation test"
 
 
-def invoke(*arguments: str) -> Result:
-    """A command in this process; stdout and stderr apart."""
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-
-
-@pytest.fixture(autouse=True)
-def in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for variable in ("SLOTKIT_RUNS", "SLOTKIT_DATA"):
-        monkeypatch.delenv(variable, raising=False)
-
-
 @pytest.fixture
-def parent() -> str:
+def parent(capsys: pytest.CaptureFixture[str]) -> str:
     invoke("train", "--epochs", "2", "--k", "4", "--name", "slot", "--set", "recording.keep_epochs=[1]")
     return "slot"
 
@@ -108,25 +94,15 @@ def test_a_bad_value_is_one_sentence_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["slotkit", "finetune", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert sentence in told.err
-    assert "Traceback" not in told.err
+    assert sentence in refuse(monkeypatch, capsys, "finetune", *arguments)
     assert [path.name for path in Path("runs").iterdir()] == ["slot"]
 
 
 def test_train_refuses_a_recipe_for_finetuning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["slotkit", "train", "--recipe", "finetune-paper-lenet"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "The recipe finetune-paper-lenet is for `slotkit finetune`" in capsys.readouterr().err
+    told = refuse(monkeypatch, capsys, "train", "--recipe", "finetune-paper-lenet")
+    assert "The recipe finetune-paper-lenet is for `slotkit finetune`" in told
 
 
 def test_a_branch_is_resumed_with_train(parent: str) -> None:
@@ -141,10 +117,5 @@ def test_a_branch_is_resumed_with_train(parent: str) -> None:
 def test_step_and_epoch_do_not_go_together(
     parent: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["slotkit", "finetune", parent, "--epoch", "1", "--step", "3"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith(
-        "Error: --step and --epoch both name where to start. Give one of them.\n"
-    )
+    told = refuse(monkeypatch, capsys, "finetune", parent, "--epoch", "1", "--step", "3")
+    assert told.endswith("Error: --step and --epoch both name where to start. Give one of them.\n")

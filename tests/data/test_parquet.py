@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from slotkit.data.sources import is_present, load
 from slotkit.errors import SlotkitError
-
-pyarrow = pytest.importorskip("pyarrow")
-parquet = pytest.importorskip("pyarrow.parquet")
 
 TRAIN, TRAIN_2, TEST = "train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-0.parquet"
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numba
 import pytest
 import torch
 
@@ -13,14 +10,8 @@ from slotkit.reel import Reel
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other at every tiny tensor take twenty times as long on a busy machine."""
-    before = numba.get_num_threads(), torch.get_num_threads()
-    numba.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    numba.set_num_threads(before[0])
-    torch.set_num_threads(before[1])
+def in_one_thread(one_thread: None) -> None:
+    """All of these tests."""
 
 
 @pytest.fixture(scope="session", params=list(ENGINES))

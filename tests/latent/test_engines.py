@@ -19,11 +19,11 @@ from latent.trajectories import (
     assert_equals_the_dense_form,
     assert_equals_until_a_near_tie,
     bits,
-    equal,
     first_weight,
     latent_form,
     mlp,
 )
+from small_networks import equal
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError

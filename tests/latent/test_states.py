@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from latent.trajectories import Run, bits, conv, each_is_an_option, equal, mlp, train, weights
+from latent.trajectories import Run, bits, conv, mlp, train
+from small_networks import each_is_an_option, equal, weights
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.weight import STATE

@@ -7,17 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from latent.trajectories import (
-    bits,
-    conv,
-    each_is_an_option,
-    equal,
-    first_weight,
-    mlp,
-    normal,
-    train,
-    weights,
-)
+from latent.trajectories import bits, conv, first_weight, mlp, normal, train
+from small_networks import each_is_an_option, equal, weights
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError

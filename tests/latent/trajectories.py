@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
+from small_networks import weights
 from torch import Tensor, nn
 
 from slotkit.latent.form import LatentForm
@@ -258,10 +259,6 @@ def train(
     return optimizer
 
 
-def weights(machine: SlotMachine) -> dict[str, Tensor]:
-    return {name: machine.model.get_parameter(name).detach().clone() for name in machine.reels}
-
-
 def bits(machine: SlotMachine) -> dict[str, Tensor]:
     """Weights, and all that training keeps of them."""
     found = weights(machine)
@@ -270,14 +267,3 @@ def bits(machine: SlotMachine) -> dict[str, Tensor]:
         numbers = (weight.line.c, weight.line.e, weight.line.steps, weight.line.moving, weight.follows)
         found[f"{name}/line"] = torch.tensor(numbers, dtype=torch.float64)
     return found
-
-
-def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-def each_is_an_option(machine: SlotMachine) -> bool:
-    return all(
-        torch.equal(weight, take(machine.options(name), machine.selected(name)))
-        for name, weight in weights(machine).items()
-    )

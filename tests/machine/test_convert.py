@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from latent.trajectories import Run, conv, equal, mlp, normal, weights
+from latent.trajectories import Run, conv, mlp, normal
+from small_networks import equal, weights
 from torch import Tensor
 
 from slotkit.errors import SlotkitError

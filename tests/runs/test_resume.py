@@ -239,17 +239,18 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path) -> 
     damaged = bytearray(path.read_bytes())
     damaged[-100] ^= 1
     path.write_bytes(damaged)
-    metrics = (folder.path / "metrics.jsonl").read_bytes()
+    kept = {name: (folder.path / name).read_bytes() for name in ("metrics.jsonl", "config.toml")}
     with pytest.raises(SlotkitError, match="is not a whole slotkit checkpoint: its checksum is wrong"):
-        resume(folder, [])
-    assert (folder.path / "metrics.jsonl").read_bytes() == metrics
+        resume(folder, [Layer("--epochs", {"training.epochs": 9})])
+    assert {name: (folder.path / name).read_bytes() for name in kept} == kept
     assert path.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("flag", ["--recipe", "--name", "--seed", "--seeds"])
-def test_flags_that_make_a_new_run_are_refused(flag: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["--recipe", "--name", "--seed", "--seeds", "--show-config"])
+def test_flags_that_make_a_new_run_are_refused(flag: str) -> None:
+    arguments = [flag] if flag == "--show-config" else [flag, "1"]
     done = subprocess.run(
-        [*SLOTKIT, "train", "--resume", "run", flag, "1"], capture_output=True, text=True, check=False
+        [*SLOTKIT, "train", "--resume", "run", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr == (
@@ -263,3 +264,12 @@ def test_kept_epochs(tmp_path: Path) -> None:
     kept = sorted(path.stem for path in (folder.path / "checkpoints").iterdir())
     assert kept == ["best", "epoch-1", "epoch-3", "last"]
     assert checkpoint.load(folder.checkpoint("epoch-1"))[1]["epoch"] == 1
+
+
+def test_a_form_without_a_recorder_says_so(tmp_path: Path) -> None:
+    events: list[Event] = []
+    resolved = settings(slots__form="dense", recording__trace="summary", training__epochs=1)
+    folder = run(resolved, tmp_path, "dense", events.append)
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert "There will be no trace: the flight recorder is for the latent form." in notes
+    assert not (folder.path / "trace").exists()
