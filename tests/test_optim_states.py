@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_optim import LATENTS, equal, everything, latents, loss_of, machine_of, one_thread, run, same_state
+from test_optim import LATENTS, equal, everything, latents, loss_of, machine_of, run, same_state
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine, slotify
 from slotkit.optim import SlotAdam, SlotSGD
-
-__all__ = ["one_thread"]  # a fixture
 
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "sgd": (SlotSGD, {"lr": 0.25, "momentum": 0.9, "weight_decay": 1e-3}),

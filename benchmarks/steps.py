@@ -1,0 +1,102 @@
+"""Step times on real images, and what the flight recorder adds: all contenders in turns, in one process.
+
+    python benchmarks/steps.py --dataset mnist --data-dir DIR --k 2,64,1024 --steps 938
+    python benchmarks/steps.py --dataset mnist --data-dir DIR --k 8 --steps 2000 --traces
+
+Prints mean and median milliseconds, their ratios to ordinary SGD with momentum (fused), and the median of
+the flips a step, of the second half of the steps, or with --traces of all of them. LeNet-300-100, batch 128.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slotkit.benchmark import Contender, Network
+from slotkit.data.batches import batches
+from slotkit.data.images import Dataset
+from slotkit.data.sources import load
+from slotkit.latent.form import LatentForm
+from slotkit.runs.trace import Trace
+from slotkit.training.recorder import Recorder
+
+
+class Timed:
+    """A contender, its recorder if it has one, and the seconds and flips of its steps."""
+
+    def __init__(self, name: str, k: int, settings: dict[str, Any], trace: tuple[Path, str] | None) -> None:
+        self.name, self.k = name, k
+        self.network = Network(Contender(name, k, settings), "lenet", 128)
+        self.recorder: Recorder | None = None
+        if trace is not None and self.network.machine is not None:
+            self.recorder = Recorder(self.network.machine, Trace(trace[0]), trace[1], every=100)
+        self.seconds: list[float] = []
+        self.flips: list[int] = []
+
+    def step(self, number: int, images: Tensor, labels: Tensor) -> None:
+        self.network.images, self.network.labels = images, labels
+        started = time.perf_counter()
+        self.network.step()
+        if self.recorder:
+            self.recorder.record(number, 0.1)
+        self.seconds.append(time.perf_counter() - started)
+        machine = self.network.machine
+        if machine is not None and isinstance(machine.form, LatentForm):
+            self.flips.append(sum(weight.changed for weight in machine.form.weights.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--k", default="2,64,1024")
+    parser.add_argument("--steps", type=int, default=938)
+    parser.add_argument("--traces", action="store_true")
+    given = parser.parse_args()
+    data = load(given.dataset, given.data_dir, size=28)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.dataset}, seed 0")
+    with tempfile.TemporaryDirectory() as folder:
+        timed = [Timed("ordinary SGD", 0, {"fused": True}, None)]
+        for k in map(int, given.k.split(",")):
+            timed.append(Timed("latent", k, {"engine": "numba"}, None))
+            for level in ("summary", "full") if given.traces else ():
+                trace = Path(folder) / f"{level}-{k}", level
+                timed.append(Timed(f"latent, trace {level}", k, {"engine": "numba"}, trace))
+        run(data, given.steps, timed)
+        report(timed, skip=0 if given.traces else given.steps // 2)
+
+
+def run(data: Dataset, steps: int, timed: list[Timed]) -> None:
+    done = epoch = 0
+    while done < steps:
+        epoch += 1
+        for images, labels in batches(data.train, 128, seed=0, epoch=epoch, mean=[0.1307], std=[0.3081]):
+            done += 1
+            for each in timed:
+                each.step(done, images, labels)
+            if done == steps:
+                return
+
+
+def report(timed: list[Timed], skip: int) -> None:
+    times = [each.seconds[skip:] for each in timed]
+    base = statistics.fmean(times[0]), statistics.median(times[0])
+    print(f"{'contender':24}{'K':>6}{'mean ms':>9}{'ratio':>7}{'median ms':>11}{'ratio':>7}{'flips':>7}")
+    for each, seconds in zip(timed, times, strict=True):
+        mean, median = statistics.fmean(seconds), statistics.median(seconds)
+        flips = f"{statistics.median(each.flips[skip:]):.0f}" if each.flips else "-"
+        print(
+            f"{each.name:24}{each.k or '-':>6}{1e3 * mean:9.3f}{mean / base[0]:7.3f}{1e3 * median:11.3f}"
+            f"{median / base[1]:7.3f}{flips:>7}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The scripts that the documentation's figures come from run, and the one that claims something holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(tmp_path: Path, script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    return done.stdout
+
+
+def test_full_lenet_selects_what_the_dense_form_selects(tmp_path: Path) -> None:
+    told = run(tmp_path, "exactness.py", "--k", "2,8", "--steps", "60")
+    found = re.findall(
+        r"K = (\d): 60 steps, (\d+) flips, weights that differ: numba (\d+), eager (\d+)", told
+    )
+    assert [(k, numba, eager) for k, _, numba, eager in found] == [("2", "0", "0"), ("8", "0", "0")]
+    assert all(int(flips) > 500 for _, flips, _, _ in found)
+
+
+@pytest.mark.parametrize("traces", [False, True])
+def test_step_times_are_told(traces: bool, tmp_path: Path) -> None:
+    told = run(tmp_path, "steps.py", "--k", "4", "--steps", "6", *(["--traces"] if traces else []))
+    names = [line[:24].strip() for line in told.splitlines()[2:]]
+    extra = ["latent, trace summary", "latent, trace full"] if traces else []
+    assert names == ["ordinary SGD", "latent", *extra]
