@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
-from slotkit.cli import bench, data, evaluate, export, finetune, recipes, runs, train
+from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, runs, train
 
 from slotkit.errors import SlotkitError
 
@@ -23,6 +23,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.add_typer(runs.app, name="runs")
+app.add_typer(analyze.app, name="analyze")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 

@@ -1,0 +1,196 @@
+"""A run's trace in memory: one array a column, whatever chunks it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slotkit.config import Config
+from slotkit.errors import SlotkitError
+from slotkit.runs.folder import RunFolder, default_runs_dir
+from slotkit.runs.trace import Columns, Trace
+
+Run = RunFolder | Path | str
+
+MEASUREMENTS = ("margin", "speed", "steps_to_flip", "entropy", "top")
+
+
+@dataclass(frozen=True)
+class Events:
+    """Every flip, in the order of steps.
+
+    Attributes:
+        step: int32 (e,), counted from 1.
+        connection: (e,), counted through all tensors of the run; int32 while that is wide enough.
+        option: unsigned (e,), the one that was taken.
+    """
+
+    step: NDArray[Any]
+    connection: NDArray[Any]
+    option: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the trace of one run holds: n steps, t tensors, m measurements, q levels.
+
+    Attributes:
+        layers: the tensors' names.
+        sizes: int64 (t,), connections of each.
+        lr, changed: (n,) and (n, t), see slotkit.runs.trace.
+        measured: int64 (m,), steps of the measurements; empty if there are none.
+        c: float64 (m, t).
+        quantiles: measurement name -> float64 (m, t, q).
+        events: None unless every flip was recorded and asked for.
+        reservations: sentences on what is missing from the trace.
+    """
+
+    folder: RunFolder
+    config: Config
+    about: dict[str, Any]
+    layers: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    lr: NDArray[np.float64]
+    changed: NDArray[np.int32]
+    measured: NDArray[np.int64]
+    c: NDArray[np.float64]
+    quantiles: dict[str, NDArray[np.float64]]
+    events: Events | None
+    reservations: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.lr)
+
+
+def open_runs(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> list[RunFolder]:
+    """Run folders, each once. Names are looked for in `runs_dir` (default: as `slotkit runs` has it).
+
+    Raises SlotkitError if one is not there or none is named.
+    """
+    named: Sequence[Run] = [runs] if isinstance(runs, RunFolder | Path | str) else runs
+    found = [
+        run if isinstance(run, RunFolder) else RunFolder.open(run, runs_dir or default_runs_dir())
+        for run in named
+    ]
+    if not found:
+        raise SlotkitError("No run is named. Name one or more; `slotkit runs list` shows what is there.")
+    return list({folder.path.resolve(): folder for folder in found}.values())
+
+
+def read(folder: RunFolder, events: bool) -> Recorded:
+    """The trace of a run under greedy selection.
+
+    Args:
+        events: whether to keep every flip, where the trace has them.
+
+    Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or the run samples.
+    """
+    config = folder.config()
+    _check_kind(folder, config)
+    trace = Trace(folder.path / "trace")
+    about = trace.about()
+    sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
+    wanted = events and about["level"] == "full"
+    chunks, parts = [], []
+    for first, columns in trace.chunks():
+        _check_shape(folder, first, columns, len(sizes))
+        if wanted:
+            parts.append(_events(folder, first, columns, sizes))
+        # The flips are decoded: their columns are not kept twice.
+        chunks.append(
+            {name: column for name, column in columns.items() if name not in ("connection", "option")}
+        )
+    if not chunks:
+        raise SlotkitError(f"The trace of {folder.name} has no steps yet. Let the run train first.")
+    lr, measured = _joined(chunks, "lr"), _joined(chunks, "measured")
+    shape = (len(measured), len(sizes))
+    return Recorded(
+        folder=folder,
+        config=config,
+        about=about,
+        layers=tuple(about["tensors"]),
+        sizes=sizes,
+        lr=lr,
+        changed=_joined(chunks, "changed"),
+        measured=measured.astype(np.int64),
+        c=_joined(chunks, "c").reshape(shape),
+        quantiles={
+            name: _joined(chunks, name).astype(np.float64).reshape(*shape, -1)
+            for name in MEASUREMENTS
+            if any(name in columns for columns in chunks)
+        },
+        events=Events(*(np.concatenate(column) for column in zip(*parts, strict=True))) if wanted else None,
+        reservations=_reservations(folder, len(lr)),
+    )
+
+
+def _check_kind(folder: RunFolder, config: Config) -> None:
+    folder.check_single()
+    if config.method != "slot":
+        raise SlotkitError(
+            f"{folder.name} trained ordinary learned weights, which have no options to choose from. "
+            "Name runs of slot machines."
+        )
+    if config.probabilistic:
+        raise SlotkitError(
+            f"{folder.name} trained with probabilistic selection, which draws its options anew in every "
+            "step: there are no thresholds, and a change of option is no flip. Name runs with greedy "
+            "selection."
+        )
+    if config.form != "latent":
+        raise SlotkitError(
+            f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in the "
+            "latent form (slots.form=latent, slots.update=all)."
+        )
+
+
+def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) -> None:
+    if columns["changed"].shape != (len(columns["lr"]), tensors):
+        raise SlotkitError(
+            f"The trace of {folder.name} contradicts itself: the chunk of step {first} has counts of shape "
+            f"{columns['changed'].shape} where about.json has {tensors} tensors. Train again."
+        )
+
+
+def _events(folder: RunFolder, first: int, columns: Columns, sizes: NDArray[np.int64]) -> tuple[Any, ...]:
+    """Step, connection and option of the flips of a chunk; like slotkit.runs.trace.flips, at one stroke."""
+    steps, tensors = np.nonzero(columns["changed"])
+    counts = columns["changed"][steps, tensors].astype(np.int64)
+    rises = columns.get("connection", np.zeros(0, np.uint32))
+    if counts.sum() != len(rises):
+        raise SlotkitError(
+            f"The trace of {folder.name} contradicts itself: the chunk of step {first} counts "
+            f"{counts.sum()} flips and holds {len(rises)}. Train again."
+        )
+    # Connections are differences within a step and tensor: a running sum over all of them, less what it
+    # was where each run begins.
+    total = np.cumsum(rises, dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    base = (total[starts] - rises[starts]) if len(starts) else np.zeros(0, np.int64)
+    offset = np.cumsum(sizes) - sizes
+    connections = total + np.repeat(offset[tensors] - base, counts)
+    width = np.int32 if sizes.sum() < 2**31 else np.int64
+    option = columns.get("option", np.zeros(0, np.uint8))
+    return np.repeat((first + steps).astype(np.int32), counts), connections.astype(width), option
+
+
+def _joined(chunks: list[Columns], name: str) -> NDArray[Any]:
+    # A chunk without a measurement lacks those columns.
+    parts = [columns[name] for columns in chunks if name in columns]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _reservations(folder: RunFolder, steps: int) -> tuple[str, ...]:
+    trained = max((int(entry.get("step", 0)) for entry in folder.metrics()), default=0)
+    if trained > steps:
+        return (
+            f"The trace of {folder.name} ends at step {steps:,} and its metrics at step {trained:,}: what "
+            "came between is not in this analysis.",
+        )
+    return ()

@@ -1,0 +1,149 @@
+"""The verdict of `thresholds`: are the thresholds too far apart for the gradients that reels get?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from slotkit.analyses.comparison import mean_and_interval
+from slotkit.analyses.envelope import reachable_law
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """A paragraph for each group, about its largest layer; means over runs."""
+    for group, rows in table.groupby("group", sort=False):
+        yield from _group(str(group), rows)
+    ks = sorted(table["k"].unique())
+    if len(ks) > 1:
+        yield from _across_k(table, ks)
+
+
+def largest_layer(table: pd.DataFrame) -> str:
+    """The tensor of the most connections: it stands for a run where only one layer can be shown."""
+    sizes = table[table["quantity"] == "connections"]
+    return str(sizes["layer"].iloc[int(sizes["value"].argmax())])
+
+
+def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
+    layers = list(rows.loc[rows["quantity"] == "margin", "layer"].unique())
+    runs = rows["run"].nunique()
+    steps = rows.loc[rows["quantity"] == "margin", "at"]
+    first, last = steps.min(), steps.max()
+    yield f"{group} ({runs} run{'s' if runs > 1 else ''}, {last:,.0f} steps):"
+    for layer in layers:
+        mine = rows[rows["layer"] == layer]
+        margin, speed, wait = (
+            [_median(mine, name, at) for at in (first, last)] for name in ("margin", "speed", "steps_to_flip")
+        )
+        if not np.isfinite(margin[1]):
+            yield f"  {layer}: no thresholds (a reel with one reachable option never flips)."
+            continue
+        yield (
+            f"  {layer}: the median reel is {margin[1]:.2g} from its next threshold at the end "
+            f"({margin[0]:.2g} at step {first:,.0f}), moves {speed[1]:.2g} a step ({speed[0]:.2g}), and has "
+            f"the threshold ahead of it {_steps(wait[1])} steps away ({_steps(wait[0])})."
+        )
+        yield f"    {_verdict(mine, first, last, margin[1] / margin[0], speed[1] / speed[0])}"
+        yield f"    {_prediction(mine)}"
+    largest = largest_layer(rows)
+    yield from _line(rows, largest)
+    yield from _rate_at_the_end(rows)
+    yield from _restarts(rows, largest)
+    k = int(rows["k"].iloc[0])
+    reachable = _mean(rows[(rows["quantity"] == "reachable options") & (rows["at"] == k)])
+    yield (
+        f"  Of K = {k} options {reachable:.2f} are reachable on average; the law of large K, "
+        f"(4/3) ln K + 0.845, has {reachable_law(k):.2f}."
+    )
+
+
+def _verdict(mine: pd.DataFrame, first: float, last: float, margin: float, speed: float) -> str:
+    """Slow where most reels can't reach a threshold in as many steps as were trained; and why."""
+    from slotkit.analyses.thresholds import quantile_at
+
+    waits = mine[(mine["quantity"] == "steps_to_flip") & (mine["at"] == last)]
+    by_level = waits.groupby("level")["value"].mean()
+    late = 1 - quantile_at(by_level.index, by_level.to_numpy(), last)
+    return (
+        f"{'Slow' if late > 0.5 else 'Not slow'}: {100 * late:.0f} % of the reels would need longer than the "
+        f"whole training to get there. Margins are {margin:.2g} times, speeds {speed:.2g} times those of "
+        f"step {first:,.0f}."
+    )
+
+
+def _prediction(mine: pd.DataFrame) -> str:
+    rows = mine[mine["quantity"] == "predicted / observed"]
+    words = [
+        f"{_mean(rows[rows['level'] == level]):.2g} (from the {100 * level:.0f} % level)"
+        for level in sorted(rows["level"].unique())
+    ]
+    return f"Flip rate predicted from steps_to_flip over the observed one, median: {', '.join(words)}."
+
+
+def _line(rows: pd.DataFrame, layer: str) -> Iterator[str]:
+    c = rows[(rows["quantity"] == "c") & (rows["layer"] == layer)]
+    end = _mean(c[c["at"] == c["at"].max()])
+    if end == 1:
+        yield "  c stays 1: without an L2 penalty the initial scores, and so the thresholds, never fade."
+        return
+    forgotten = _mean(rows[(rows["quantity"] == "c forgotten") & (rows["layer"] == layer)])
+    further = 1 / max(abs(end), 1e-300)
+    yield (
+        f"  c falls to {end:.3g}: the initial scores fade by 1/e in {_steps(forgotten)} steps. Thresholds in "
+        f"A shrink with c, so that the same step in A moves u {further:.3g} times as far as "
+        "at the start."
+    )
+
+
+def _rate_at_the_end(rows: pd.DataFrame) -> Iterator[str]:
+    lr = rows[rows["quantity"] == "lr"]
+    share = _mean(lr[lr["at"] == lr["at"].max()]) / lr["value"].max()
+    if share < 0.5:
+        yield (
+            f"  The learning rate ends at {100 * share:.2g} % of the highest measured: the speeds of the "
+            "end say as much about the schedule as about the gradients."
+        )
+
+
+def _restarts(rows: pd.DataFrame, layer: str) -> Iterator[str]:
+    mine = rows[rows["layer"] == layer]
+    for step in sorted(mine.loc[mine["quantity"] == "rate after restart", "at"].unique()):
+        at = mine[mine["at"] == step]
+        before, after, slow, fast = (
+            _mean(at[at["quantity"] == f"{name} restart"])
+            for name in ("rate before", "rate after", "speed before", "speed after")
+        )
+        yield (
+            f"  Restart of the learning rate at step {step:,.0f}, {layer}: {before:,.0f} flips a step and "
+            f"million reels before, {after:,.0f} after; median speed {slow:.2g} before, {fast:.2g} after."
+        )
+
+
+def _across_k(table: pd.DataFrame, ks: list[int]) -> Iterator[str]:
+    layer = largest_layer(table)
+    found = []
+    for k in ks:
+        rows = table[(table["k"] == k) & (table["layer"] == layer)]
+        at = rows.loc[rows["quantity"] == "margin", "at"].max()
+        found.append(
+            f"{k}: margin {_median(rows, 'margin', at):.2g}, speed {_median(rows, 'speed', at):.2g}, "
+            f"{_steps(_median(rows, 'steps_to_flip', at))} steps"
+        )
+    yield f"By K, median reel of {layer} at the end: " + "; ".join(found) + "."
+
+
+def _median(rows: pd.DataFrame, quantity: str, at: float) -> float:
+    picked = rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5) & (rows["at"] == at)]
+    return _mean(picked)
+
+
+def _mean(rows: pd.DataFrame) -> float:
+    return mean_and_interval(rows["value"].to_numpy())[0]
+
+
+def _steps(value: float) -> str:
+    return "infinitely many" if np.isinf(value) else f"{value:,.0f}"

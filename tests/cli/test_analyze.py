@@ -1,0 +1,82 @@
+"""`slotkit analyze` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slotkit.cli.main import app, main
+from typer.testing import CliRunner, Result
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny runs on digits that differ by seed only."""
+    place = tmp_path_factory.mktemp("runs")
+    for seed in ("0", "1"):
+        done = invoke(
+            *("train", "--epochs", "2", "--trace", "full", "--set", "recording.every=5"),
+            *("--seed", seed, "--name", f"run-{seed}", "--runs-dir", str(place)),
+        )
+        assert done.exit_code == 0
+    return place
+
+
+@pytest.mark.parametrize("analysis", ["flips", "thresholds"])
+def test_one_run(analysis: str, runs: Path) -> None:
+    done = invoke("analyze", analysis, "run-0", "--runs-dir", str(runs))
+    assert done.exit_code == 0
+    assert "K = 8" in done.stdout
+    for ending in ("csv", "png", "svg", "txt"):
+        path = runs / "run-0" / "analyses" / f"{analysis}.{ending}"
+        assert path.stat().st_size > 0
+        assert str(path) in done.stdout
+
+
+@pytest.mark.parametrize("analysis", ["flips", "thresholds"])
+def test_several_runs_for_a_script(
+    analysis: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke("analyze", analysis, str(runs / "run-0"), str(runs / "run-1"), "--json")
+    told = json.loads(done.stdout)
+    assert told["files"]["csv"] == f"analyses-out/{analysis}.csv"
+    assert "(2 runs" in told["summary"][0]
+    assert (tmp_path / "analyses-out" / f"{analysis}.png").is_file()
+
+
+def test_where_to_and_how_long(runs: Path, tmp_path: Path) -> None:
+    done = invoke(
+        "analyze", "flips", str(runs / "run-0"), "--out", str(tmp_path / "x" / "y"), "--within", "7"
+    )
+    assert "went back within 7 steps" in done.stdout
+    assert (tmp_path / "x" / "y" / "flips.csv").is_file()
+
+
+def test_what_can_be_put_right_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["slotkit", "analyze", "flips", "nowhere", "--runs-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: There is no run 'nowhere'")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom slotkit.cli.main import main\n"
+        "sys.argv = ['slotkit', 'analyze', 'flips', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'pandas', 'matplotlib', 'seaborn'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--within" in done.stdout
