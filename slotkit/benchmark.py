@@ -94,6 +94,7 @@ class Network:
 
     def state_bytes(self) -> float:
         """Bytes beside weight and gradient, a connection."""
+        kept = 0
         if self.machine is not None and isinstance(self.machine.form, LatentForm):
             tensors = [
                 getattr(weight, name) for weight in self.machine.form.weights.values() for name in STATE
@@ -101,6 +102,8 @@ class Network:
             tensors += [
                 table for weight in self.machine.form.weights.values() for table in weight.tables or ()
             ]
+            prepared = [weight.prepared for weight in self.machine.form.weights.values()]
+            kept = sum(each.kept_bytes for each in prepared if each is not None)
             connections = sum(weight.latent.numel() for weight in self.machine.form.weights.values())
         else:
             tensors = [value for state in self.optimizer.state.values() for value in state.values()]
@@ -109,7 +112,7 @@ class Network:
             if self.machine is not None:
                 tensors += [*self.model.buffers(), *self.model.parameters()]
                 connections = sum(self.machine.selected(name).numel() for name in self.machine.reels)
-        return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / connections)
+        return (kept + sum(tensor.numel() * tensor.element_size() for tensor in tensors)) / connections
 
 
 def contenders(

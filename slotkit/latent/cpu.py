@@ -1,7 +1,7 @@
 """The engine for the CPU: all tensors of a machine in one call of a compiled loop.
 
-cpu_plan: the tensors as the loops see them. cpu_rows: options and initial scores. cpu_step: the step.
-cpu_draw: probabilistic sampling.
+cpu_plan: the tensors as the loops see them. cpu_rows: options and initial scores. cpu_reachable: those
+worth keeping. cpu_step: the step. cpu_draw: probabilistic sampling.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ class Cpu:
     """See `slotkit.latent.engines.Engine`."""
 
     name = "numba"
+    keeps = True
 
     def step(self, moves: Sequence[Move]) -> list[int] | None:
-        return _step([weight for weight, _, _ in moves], [_move(*move) for move in moves])
+        weights = [weight for weight, _, _ in moves]
+        keep = all(weight.keep_reachable for weight in weights)
+        return _step(weights, [_move(*move) for move in moves], keep)
 
     def settle(self, weights: Sequence[LatentWeight]) -> list[int]:
-        flips = _step(weights, [_move(weight, None, AT_REST) for weight in weights])
+        # All connections at once: none of them would find its place again.
+        flips = _step(weights, [_move(weight, None, AT_REST) for weight in weights], keep=False)
         assert flips is not None  # there is no gradient
         return flips
 
@@ -72,13 +76,15 @@ def _move(weight: LatentWeight, gradient: Tensor | None, h: Hyperparameters) -> 
     )
 
 
-def _step(weights: Sequence[LatentWeight], moves: list[tuple[Any, ...]]) -> list[int] | None:
+def _step(weights: Sequence[LatentWeight], moves: list[tuple[Any, ...]], keep: bool) -> list[int] | None:
     call = call_for(weights)
     step = step_parallel if call.parallel else step_serial
     exponent = EXPONENTS[weights[0].latent.dtype]
     recorded = any(weight.recorded for weight in weights)
     events = call.events() if recorded else NO_EVENTS
-    if step(call.plan, np.array(moves, MOVE), call.first, call.counts, call.prototype, exponent, events):
+    kept = call.kept() if keep else call.nothing_kept
+    records = np.array(moves, MOVE)
+    if step(call.plan, records, call.first, call.counts, call.prototype, exponent, events, kept):
         return None
     if recorded:
         _hand_out(call, weights)

@@ -75,6 +75,26 @@ PLAN = np.dtype(
 )
 
 
+# Options kept of a reel: K = 1024 has 10 on average and seldom more than 16.
+WIDTH = 16
+
+# What is kept of a reel, see cpu_reachable.
+REACHABLE = np.dtype(
+    [
+        ("number", np.int32),
+        ("used", np.int32),
+        ("count", np.int32),
+        ("option", np.int32, WIDTH),
+        ("w", np.float32, WIDTH),
+        ("s", np.float32, WIDTH),
+    ],
+    align=True,
+)
+
+# Reels that a machine keeps it of, 7 MB. Threads don't share: each works on whole shards of it.
+PLACES, SHARDS = 1 << 15, 16
+
+
 @intrinsic
 def pointer(context: Any, address: Any = None) -> Any:
     """An address as a pointer, for numba.carray (numba itself passes the context)."""
@@ -118,13 +138,26 @@ class Call:
     counts: Any
     prototype: Any
     parallel: bool
+    nothing_kept: Any
     _events: Any = None
+    _kept: Any = None
 
     def events(self) -> Any:
         """Room for the events of every connection, int32 (blocks * BLOCK, 2)."""
         if self._events is None:
             self._events = np.empty((len(self.counts) * BLOCK, 2), np.int32)
         return self._events
+
+    def kept(self) -> Any:
+        """Room for the reachable options of PLACES connections, (SHARDS, pairs, 2)."""
+        if self._kept is None:
+            self._kept = np.zeros((SHARDS, PLACES // SHARDS // 2, 2), REACHABLE)
+            self._kept["number"] = -1
+        return self._kept
+
+    @property
+    def kept_bytes(self) -> int:
+        return 0 if self._kept is None else int(self._kept.nbytes)
 
     def sums(self) -> list[int]:
         """What was counted by block, for every weight."""
@@ -149,6 +182,7 @@ def call_for(weights: Sequence[LatentWeight]) -> Call:
             np.zeros(first[-1], np.int64),
             np.zeros(0, KINDS[weights[0].latent.dtype]),
             bool(first[-1] * BLOCK > SERIAL),
+            np.zeros((SHARDS, 0, 2), REACHABLE),
         )
     call: Call = weights[0].prepared
     return call

@@ -16,6 +16,7 @@ from numba import carray  # type: ignore[attr-defined]
 from slotkit.latent import latent
 from slotkit.latent.cpu_plan import (
     BLOCK,
+    SHARDS,
     compiled,
     compiled_ordered,
     inlined,
@@ -24,6 +25,7 @@ from slotkit.latent.cpu_plan import (
     pointer,
     tensor_of,
 )
+from slotkit.latent.cpu_reachable import LEAST_C, MOST, find, keep
 from slotkit.latent.cpu_rows import fill_rows, padded
 from slotkit.latent.latent import Hyperparameters
 
@@ -85,6 +87,32 @@ def bounds(selected: Any, sign: Any, w: Any, s: Any, k: Any) -> Any:
 
 
 @compiled
+def select(i: Any, number: Any, a: Any, move: Any, plan: Any, rows: Any, order: Any, kept: Any) -> Any:
+    """Connection i at latent a: the selected option, its value, and the interval in which it stays.
+
+    `rows` (2, padded(K)) and `order` (K,) are room to work in; `kept` (pairs, 2) may have what is reachable
+    of the connection that has this `number` among all that share it, or is empty.
+    """
+    w, s, k, sign = rows[0], rows[1], plan.k, move.sign
+    moderate = abs(a) * plan.largest_option <= MOST * move.c * plan.largest_score
+    if len(kept) and move.c > LEAST_C and moderate:
+        pair = kept[number % len(kept)]
+        way, known = find(number, pair)
+        entry = pair[way]
+        if not known:
+            fill_rows(i, plan, w, s)
+            keep(number, plan, w, s, order, entry)
+        if entry.count:
+            j = choose(a, move.c, entry.w, entry.s, entry.count)
+            lower, upper = bounds(j, sign, entry.w, entry.s, entry.count)
+            return np.int64(entry.option[j]), entry.w[j], lower, upper
+    fill_rows(i, plan, w, s)
+    j = choose(a, move.c, w, s, k)
+    lower, upper = bounds(j, sign, w, s, k)
+    return j, w[j], lower, upper
+
+
+@compiled
 def advance_block(position: Any, velocity: Any, gradient: Any, h: Any) -> None:
     # The velocity of a dead unit halves every few steps until it is denormal, where processors take a
     # hundred cycles for a multiplication. It is nothing by then, in every sum that it is part of.
@@ -107,43 +135,53 @@ def count_inside(position: Any, lower: Any, upper: Any, scale: Any) -> Any:
 
 @compiled
 def settle_block(
-    start: Any, position: Any, lower: Any, upper: Any, weight: Any, move: Any, plan: Any, events: Any
+    start: Any,
+    number: Any,
+    position: Any,
+    lower: Any,
+    upper: Any,
+    weight: Any,
+    move: Any,
+    plan: Any,
+    events: Any,
+    kept: Any,
 ) -> Any:
     """Choose anew wherever u left its interval, among the connections from `start` on. Returns the flips.
 
     `events` (connections of the block, 2), if it is not empty, takes connection and option of each flip.
+    `kept`, and the `number` of the first connection: see `select`.
     """
-    scale, c, sign, k = position.dtype.type(move.scale), move.c, move.sign, plan.k
-    flips, rows = 0, np.empty((2, 0), np.float32)
+    scale, k = position.dtype.type(move.scale), plan.k
+    flips, rows, order = 0, np.empty((2, 0), np.float32), np.empty(0, np.int64)
     for group in range(0, len(position), GROUP):
         end = min(group + GROUP, len(position))
         outside = end - group - count_inside(position[group:end], lower[group:end], upper[group:end], scale)
         if outside == 0:
             continue
         if rows.shape[1] == 0:
-            rows = np.empty((2, padded(k)), np.float32)
-        w, s = rows[0], rows[1]
+            rows, order = np.empty((2, padded(k)), np.float32), np.empty(k, np.int64)
         for i in range(group, end):
             u = position[i] * scale
             if not (u >= lower[i] and u <= upper[i]):
-                fill_rows(start + i, plan, w, s)
-                selected = choose(np.float64(position[i]), c, w, s, k)
-                lower[i], upper[i] = bounds(selected, sign, w, s, k)
+                option, value, lower[i], upper[i] = select(
+                    start + i, number + i, np.float64(position[i]), move, plan, rows, order, kept
+                )
                 at = start + i if plan.row_major else place(start + i, plan)
-                if weight[at] != w[selected]:
-                    weight[at] = w[selected]
+                if weight[at] != value:
+                    weight[at] = value
                     if len(events):
-                        events[flips, 0], events[flips, 1] = start + i, selected
+                        events[flips, 0], events[flips, 1] = start + i, option
                     flips += 1
     return flips
 
 
 @compiled
-def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any, events: Any) -> Any:
+def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any, events: Any, kept: Any) -> Any:
     """Advance a block's latents by the gradient (if there is one) and let the weight follow.
 
     `plan` and `moves` are records (tensors,), `first` as `tensor_of` has it; the dtype of `prototype`
-    is that of every array; `events` (connections of all blocks, 2) or empty. Returns the flips.
+    is that of every array; `events` (connections of all blocks, 2) or empty; `kept` (shards, pairs, 2) of
+    REACHABLE, no pairs if nothing is kept: that of every SHARDS-th block. Returns the flips.
     """
     t = tensor_of(block, first)
     row, move = plan[t], moves[t]
@@ -170,7 +208,8 @@ def step_block(block: Any, plan: Any, moves: Any, first: Any, prototype: Any, ev
     # Longer than the tensor if its memory has gaps: `place` says where to write.
     weight = carray(pointer(row.weight), 1 << 62, kind)
     mine = events[block * BLOCK : (block + 1) * BLOCK]
-    return settle_block(start, position, lower, upper, weight, move, row, mine)
+    number, shard = block // SHARDS * BLOCK, kept[block % SHARDS]
+    return settle_block(start, number, position, lower, upper, weight, move, row, mine, shard)
 
 
 @compiled
@@ -196,7 +235,7 @@ def look_at_block(block: Any, plan: Any, moves: Any, first: Any, exponent: Any) 
 # A function is cached on disk by its name: one compiled twice, with threads and without, would be one.
 @parallel
 def step_parallel(
-    plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any, events: Any
+    plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any, events: Any, kept: Any
 ) -> Any:
     """One step of all tensors: arguments as of `step_block` and `look_at_block`, `flips` (blocks,) is
     written. Returns how many gradients are not finite; if there are any, nothing is changed.
@@ -205,14 +244,16 @@ def step_parallel(
     for block in numba.prange(first[-1]):
         bad += look_at_block(block, plan, moves, first, exponent)
     if bad == 0:
-        for block in numba.prange(first[-1]):
-            flips[block] = step_block(block, plan, moves, first, prototype, events)
+        # Blocks that share a table go one after the other. They lie far apart: so do those with many flips.
+        for shard in numba.prange(SHARDS):
+            for block in range(shard, first[-1], SHARDS):
+                flips[block] = step_block(block, plan, moves, first, prototype, events, kept)
     return bad
 
 
 @compiled
 def step_serial(
-    plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any, events: Any
+    plan: Any, moves: Any, first: Any, flips: Any, prototype: Any, exponent: Any, events: Any, kept: Any
 ) -> Any:
     """`step_parallel` in one thread."""
     bad = 0
@@ -220,7 +261,7 @@ def step_serial(
         bad += look_at_block(block, plan, moves, first, exponent)
     if bad == 0:
         for block in range(first[-1]):
-            flips[block] = step_block(block, plan, moves, first, prototype, events)
+            flips[block] = step_block(block, plan, moves, first, prototype, events, kept)
     return bad
 
 

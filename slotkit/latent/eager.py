@@ -17,6 +17,7 @@ class Eager:
     """See `slotkit.latent.engines.Engine`."""
 
     name = "eager"
+    keeps = False
 
     def step(self, moves: Sequence[Move]) -> list[int] | None:
         if not all(is_finite(gradient) for _, gradient, _ in moves):

@@ -19,6 +19,10 @@ from slotkit.reel import Reel, UniformInit, find_init
 # Stored tables take 8 K bytes a connection; "auto" stores up to this much in a machine.
 STORED_BYTES = 1 << 28
 
+# Greedy selection: from so many options on, "auto" keeps those that can be selected, of the reels that
+# flipped last. Fewer options are made anew as soon as they are found again.
+KEEP_FROM = 128
+
 
 class LatentForm:
     """The tensors of a machine in the latent form.
@@ -38,13 +42,14 @@ class LatentForm:
         self.stored = tables == "stored" or (
             tables == "auto" and _worth_storing(reels, connections, selection)
         )
+        keep = tables == "auto" and not self.stored and selection == "greedy" and reels[0].k >= KEEP_FROM
         for place, reel in zip(picked, reels, strict=True):
             find_engine(engine, place.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
         for place, reel in zip(picked, reels, strict=True):
             claim(place.parameter.requires_grad_(True), place.owners)
             follows = selection == "greedy"
-            weight = LatentWeight(reel, place.parameter, place.owners, engine, self.stored, follows)
+            weight = LatentWeight(reel, place.parameter, place.owners, engine, self.stored, follows, keep)
             self.weights[reel.name] = weight
 
     @property
@@ -53,7 +58,9 @@ class LatentForm:
 
     def __str__(self) -> str:
         engines = sorted({weight.engine.name for weight in self.weights.values()})
-        return f"latent form, {'/'.join(engines)} engine, tables {'stored' if self.stored else 'recomputed'}"
+        kept = any(weight.keep_reachable and weight.engine.keeps for weight in self.weights.values())
+        tables = "stored" if self.stored else "recomputed, reachable options kept" if kept else "recomputed"
+        return f"latent form, {'/'.join(engines)} engine, tables {tables}"
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for weight in self.weights.values():

@@ -45,6 +45,7 @@ class LatentWeight:
         parameter: the model's own parameter; it holds the options in use.
         line: c, e and the number of steps.
         tables: options and initial scores (n, K) if they are stored, else None.
+        keep_reachable: whether the engine is to keep, of some reels, the options that can be selected.
         follows: whether the weight is chosen anew, greedily, after every step.
         changed: how many connections took another option in the last step (greedy) or draw (sampled).
         recorded: whether greedy steps leave their flips in `events`.
@@ -59,6 +60,7 @@ class LatentWeight:
         engine: str,
         stored: bool,
         follows: bool = True,
+        keep_reachable: bool = False,
     ) -> None:
         self.reel = reel
         self.parameter = parameter
@@ -69,6 +71,7 @@ class LatentWeight:
         self.seen = parameter.device, parameter.dtype
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
+        self.keep_reachable = keep_reachable
         self.changed = 0
         self.recorded = False
         self.events = (torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32))
