@@ -29,6 +29,7 @@ class Choice:
         values: float32 (m, n), the weights in use.
         magnitude, square: float64 (n,), means of |W| and W^2 over the options of a connection.
         largest: float64 (n,), the largest |W| of a connection.
+        extreme: float64 (n,), mean of the magnitudes of its largest and its smallest W.
         offered: float64 (len(EDGES) - 1,), shares of the options between EDGES.
         by_value, by_magnitude: int64 (r, n), ranks 1 .. K of the weights, 1 the largest, at the moments
             `ranked` (r,). Of options that are equal in magnitude the larger value comes first.
@@ -38,6 +39,7 @@ class Choice:
     magnitude: NDArray[np.float64]
     square: NDArray[np.float64]
     largest: NDArray[np.float64]
+    extreme: NDArray[np.float64]
     offered: NDArray[np.float64]
     by_value: NDArray[np.int64]
     by_magnitude: NDArray[np.int64]
@@ -82,11 +84,12 @@ def compare(reel: Reel, chosen: Tensor, values: Tensor, ranked: list[int], bound
                 double.mean(dim=-1),
                 double.square().mean(dim=-1),
                 double.amax(dim=-1),
+                (options.amax(dim=-1).abs() + options.amin(dim=-1).abs()).double() / 2,
                 torch.stack(by_value, dim=-1),
                 torch.stack(by_magnitude, dim=-1),
             )
         )
-    magnitude, square, largest, value_ranks, magnitude_ranks = (
+    magnitude, square, largest, extreme, value_ranks, magnitude_ranks = (
         torch.cat(column).numpy() for column in zip(*parts, strict=True)
     )
     return Choice(
@@ -94,6 +97,7 @@ def compare(reel: Reel, chosen: Tensor, values: Tensor, ranked: list[int], bound
         magnitude,
         square,
         largest,
+        extreme,
         offered / offered.sum(),
         value_ranks.T,
         magnitude_ranks.T,

@@ -83,11 +83,12 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
 
 
 def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
-    """The mean of one number of several runs, and its interval where it is wider than a point."""
+    """The mean of one number of several runs, and its interval where that is not the same word."""
     mean, low, high = mean_and_interval(values)
     if np.isnan(mean):
         return "no number"
-    return word(mean) if low == high else f"{word(mean)} [{word(low)}, {word(high)}]"
+    same = word(low) == word(mean) == word(high)
+    return word(mean) if same else f"{word(mean)} [{word(low)}, {word(high)}]"
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:

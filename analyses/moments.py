@@ -66,6 +66,16 @@ class Course:
                 yield step, _weights(checkpoint.load(path)[0], self.reels)
         yield self.step, _weights(self.state, self.reels)
 
+    def mirrored(self, name: str, connections: Tensor) -> Tensor | None:
+        """What connections (n,) would use at the end with every latent A turned to -A; float32 (n,).
+
+        None in the dense form, which has no latents.
+        """
+        if self.state["settings"]["form"] != "latent":
+            return None
+        latent = -self.state["latent"][name].cpu()[connections]
+        return _greedy_values(self.reels[name], connections, latent, self.state["lines"][name]["c"])
+
 
 def follow(folder: RunFolder, which: str, count: int) -> Course:
     """The course of a run to its checkpoint `which`, with up to `count` moments between.
@@ -153,14 +163,16 @@ def _weights(state: Mapping[str, Any], reels: Mapping[str, Reel]) -> Weights:
         elif settings["selection"] == "greedy":
             found[name] = state["others"][name].cpu()
         else:
-            found[name] = _greedy_values(reel, state["latent"][name].cpu(), state["lines"][name]["c"])
+            latent = state["latent"][name].cpu()
+            values = _greedy_values(reel, torch.arange(len(latent)), latent, state["lines"][name]["c"])
+            found[name] = values.reshape(reel.shape)
     return found
 
 
-def _greedy_values(reel: Reel, latent: Tensor, c: float) -> Tensor:
-    """Of each connection the option of the highest score c * S + A * W, in chunks: latent (n,) -> shape."""
-    values = []
-    for part in torch.split(torch.arange(len(latent)), max(1, ROWS // reel.k)):
-        options, initial = reel.rows(part)
-        values.append(take(options, greedy(line_scores(options, initial, latent[part], c))))
-    return torch.cat(values).reshape(reel.shape)
+def _greedy_values(reel: Reel, connections: Tensor, latent: Tensor, c: float) -> Tensor:
+    """Of each connection the option of the highest score c * S + A * W, in chunks; all (n,)."""
+    size, values = max(1, ROWS // reel.k), []
+    for some, latents in zip(torch.split(connections, size), torch.split(latent, size), strict=True):
+        options, initial = reel.rows(some)
+        values.append(take(options, greedy(line_scores(options, initial, latents, c))))
+    return torch.cat(values)

@@ -12,6 +12,8 @@ by seed only share one), k, seed, layer, quantity, step, at and value. By quanti
     preference             mean |weight| over mean |option|: 1 if magnitude played no part in the choice
     preference, moved      the same, of connections that don't use the option of the start
     preference, largest    what it would be if every connection used its largest magnitude
+    preference, extreme    if a coin chose between a connection's largest and its smallest value
+    preference, mirrored   if the end had the opposite sign in every latent (latent form)
     rank of magnitude      share of connections whose weight has that rank, 1 the largest   at: rank
     rank of value          the same by value; at the start and the end
     rank of magnitude, moved          of connections that don't use the option of the start; at the end
@@ -31,6 +33,11 @@ by seed only share one), k, seed, layer, quantity, step, at and value. By quanti
 
 Above K = 16, `rank` has 16 groups of ranks, each under its mean. A random choice is one of the K options
 with equal probabilities, and so is the initial one, whose scores know nothing of the options.
+
+Preference need not come from what was learned. A latent u that moves, in whichever direction, selects among
+more extreme values (s = S + u W), and the extremes of K values around 0 are large once K > 2: "extreme" is
+where that ends. Options and initial scores look the same from both sides, so a movement that is blind to
+them has the same preference mirrored; what the mirrored one lacks is what the direction of u contributes.
 """
 
 from __future__ import annotations
@@ -63,7 +70,7 @@ MOMENTS = 16
 # The standard error of a preference is then 0.577 / sqrt(SAMPLE) = 0.2 %.
 SAMPLE = 1 << 16
 
-UNIT_LEVELS = np.linspace(0.0, 1.0, 41)
+UNIT_LEVELS = np.linspace(0.0, 1.0, 21)
 SPECTRUM_POINTS = 100
 
 COLUMNS = ["run", "group", "k", "seed", "layer", "quantity", "step", "at", "value"]
@@ -103,6 +110,7 @@ def analyze(
     folders = open_runs(runs, runs_dir)
     frames: list[pd.DataFrame] = []
     reservations: list[str] = []
+    sampled: list[str] = []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         course = follow(folder, checkpoint, moments)
         rows, sentence = _rows(course, sample, data_dir)
@@ -110,7 +118,14 @@ def analyze(
         about = {"run": name, "group": group, "k": course.config.slots.k, "seed": course.config.seeds.reels}
         frame[list(about)] = list(about.values())
         frames.append(frame)
+        if course.config.probabilistic:
+            sampled.append(name)
         reservations += [*course.reservations, *([sentence] if sentence else [])]
+    if sampled:
+        reservations.append(
+            f"{', '.join(sampled)} sampled the weights anew in every step: this is the greedy reading, the "
+            "option of the highest score of each connection."
+        )
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
     return Result("weights", table, "\n".join([*sentences(table), *reservations]), draw)
 
@@ -140,6 +155,10 @@ def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row]
         rows += _choices(reel, choice, steps, ranked, bound)
         for i, weights in zip(ranked, ends, strict=False):
             rows += _unit_norms(reel, weights[name], float(choice.square.mean()), steps[i])
+        mirrored = course.mirrored(name, chosen[name])
+        if mirrored is not None:
+            ratio = float(mirrored.abs().double().mean()) / choice.magnitude.mean()
+            rows.append((name, "preference, mirrored", course.step, np.nan, float(ratio)))
         rows += _norms(rows, reel, float(choice.square.mean()))
     return _with_dead_units(rows, course, steps, ends, data_dir)
 
@@ -169,9 +188,7 @@ def _spectrum(reel: Reel, weight: Tensor, step: int, whole: bool) -> Iterator[Ro
             yield reel.name, "singular value / edge", step, (i + 0.5) / count, float(values[i] / limit)
 
 
-def _choices(
-    reel: Reel, choice: Choice, steps: list[int], ranked: list[int], bound: float
-) -> Iterator[Row]:
+def _choices(reel: Reel, choice: Choice, steps: list[int], ranked: list[int], bound: float) -> Iterator[Row]:
     connections, sampled = float(np.prod(reel.shape)), float(choice.values.shape[1])
     yield reel.name, "connections", np.nan, np.nan, connections
     yield reel.name, "sampled", np.nan, np.nan, sampled
@@ -181,6 +198,7 @@ def _choices(
         yield reel.name, "density, offered", np.nan, float(at), float(share / width)
     mean = choice.magnitude.mean()
     yield reel.name, "preference, largest", np.nan, np.nan, float(choice.largest.mean() / mean)
+    yield reel.name, "preference, extreme", np.nan, np.nan, float(choice.extreme.mean() / mean)
     for step, values in zip(steps, choice.values, strict=True):
         moved = values != choice.values[0]
         yield reel.name, "moved", step, np.nan, float(moved.mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from slotkit.analyses.result import curves, panels
 from slotkit.analyses.thresholds_words import largest_layer
 
@@ -107,8 +106,7 @@ def _effective_rank(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) 
 def _spectrum(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     _both_ends(axes, data[data["quantity"] == "singular value / edge"], hue, order)
     axes.axhline(1, color=GREY, linestyle=":")
-    if len(axes.lines) > 1:
-        axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     axes.set(
         title="Spectrum: end (line), start (dashed)",
         xlabel="index of the singular value / their number",

@@ -64,8 +64,11 @@ def _layer(told: _Layer, layer: str) -> Iterator[str]:
         yield (
             f"  {layer}: {_verdict(told.mean('preference', 'end'))}: the mean magnitude of the weights is "
             f"{told('preference', 'end')} times that of the options ({told('preference', 'start')} at the "
-            f"start; 1 at random, {told('preference, largest')} if the largest always won)."
+            f"start; 1 at random, {told('preference, largest')} if the largest always won, "
+            f"{told('preference, extreme')} if a coin chose between both ends)."
         )
+        if len(told.values("preference, mirrored")):
+            yield f"    With all latents of the opposite sign it would be {told('preference, mirrored')}."
         if told.mean("moved", "end") > 0:
             yield (
                 f"    {told.share('moved', 'end')} of the connections left their initial option; of these it "
@@ -76,8 +79,7 @@ def _layer(told: _Layer, layer: str) -> Iterator[str]:
     yield (
         f"    Norm {told('frobenius / random', 'end')} times that of a random choice; that of a unit from "
         f"{told('unit norm / random', 'end', 0)} over {told('unit norm / random', 'end', 0.5)} (median) to "
-        f"{told('unit norm / random', 'end', 1)}, at the start from "
-        f"{told('unit norm / random', 'start', 0)} to {told('unit norm / random', 'start', 1)}."
+        f"{told('unit norm / random', 'end', 1)}."
     )
     yield (
         f"    Largest singular value {told('top / edge', 'end')} times the Marchenko-Pastur edge "
@@ -112,10 +114,15 @@ def _verdict(preference: float) -> str:
 
 
 def _sampled(rows: pd.DataFrame) -> str:
-    totals = [rows[rows["quantity"] == name].groupby("run")["value"].sum() for name in ("sampled", "connections")]
+    totals = [
+        rows[rows["quantity"] == name].groupby("run")["value"].sum() for name in ("sampled", "connections")
+    ]
     sampled, connections = (float(total.iloc[0]) for total in totals)
     which = "all" if sampled == connections else f"{sampled:,.0f}, evenly spread, of"
-    return f"  Options and ranks are those of {which} {connections:,.0f} connections; norms and spectra are exact."
+    return (
+        f"  Options and ranks are those of {which} {connections:,.0f} connections; norms and spectra are "
+        "exact."
+    )
 
 
 def _across_k(table: pd.DataFrame, ks: list[int]) -> Iterator[str]:
@@ -123,7 +130,9 @@ def _across_k(table: pd.DataFrame, ks: list[int]) -> Iterator[str]:
     found = []
     for k in ks:
         told = _Layer(table[(table["k"] == k) & (table["layer"] == layer)])
-        moved = f" ({told('preference, moved', 'end')} of those moved)" if told.mean("moved", "end") > 0 else ""
+        moved = (
+            f" ({told('preference, moved', 'end')} of those moved)" if told.mean("moved", "end") > 0 else ""
+        )
         found.append(
             f"{k}: {told('preference', 'end')}{moved} of {told('preference, largest')}, effective rank "
             f"{told('effective rank / start', 'end')} times that of the start"
