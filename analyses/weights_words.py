@@ -12,7 +12,7 @@ from slotkit.analyses.thresholds_words import largest_layer
 if TYPE_CHECKING:
     import pandas as pd
 
-# Preferences between 1 / (1 + PLAIN) and 1 + PLAIN are called none.
+# Preferences between 1 / (1 + PLAIN) and 1 + PLAIN are called none, and so are differences up to PLAIN.
 PLAIN = 0.02
 
 
@@ -68,7 +68,11 @@ def _layer(told: _Layer, layer: str) -> Iterator[str]:
             f"{told('preference, extreme')} if a coin chose between both ends)."
         )
         if len(told.values("preference, mirrored")):
-            yield f"    With all latents of the opposite sign it would be {told('preference, mirrored')}."
+            added = told.mean("preference", "end") - told.mean("preference, mirrored") > PLAIN
+            yield (
+                f"    With all latents of the opposite sign it would be {told('preference, mirrored')}: "
+                f"{'the direction of the latents adds to it' if added else 'it comes with any movement'}."
+            )
         if told.mean("moved", "end") > 0:
             yield (
                 f"    {told.share('moved', 'end')} of the connections left their initial option; of these it "
