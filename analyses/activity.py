@@ -37,7 +37,9 @@ def dead_units(
             f"Nothing on dead units of {name}: they show on images only, and the dataset {data.dataset} is "
             "not there. Say where with --data-dir."
         )
-    changes = {"method": "learned", "training.device": "cpu"} | ({"data.dir": str(place)} if place else {})
+    # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
+    changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
+    changes |= {"data.dir": str(place)} if place else {}
     prepared = prepare(resolve([own_settings(course.folder), Layer("slotkit analyze", changes)]))
     trainee, images = prepared.trainee, prepared.images("train")
     some = images.subset(torch.arange(min(IMAGES, len(images))))

@@ -137,7 +137,7 @@ def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row]
     seen: dict[str, list[Tensor]] = {name: [] for name in course.reels}
     steps: list[int] = []
     ends: list[Weights] = []
-    ranks = {}  # effective ranks of the start
+    ranks: dict[str, float] = {}  # effective ranks of the start
     for step, weights in course.moments():
         steps.append(step)
         ends = [*ends[:1], weights]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from slotkit.analyses.comparison import in_words, mean_and_interval
 from slotkit.analyses.thresholds_words import largest_layer
 
@@ -39,13 +40,13 @@ class _Layer:
         steps = rows.groupby("run")["step"]
         self._at = {"start": steps.transform("min"), "end": steps.transform("max")}
 
-    def values(self, quantity: str, when: str = "", at: float | None = None) -> np.ndarray:
+    def values(self, quantity: str, when: str = "", at: float | None = None) -> NDArray[Any]:
         rows = self.rows[self.rows["quantity"] == quantity]
         if when:
             rows = rows[rows["step"] == self._at[when][rows.index]]
         if at is not None:
             rows = rows[np.isclose(rows["at"], at)]
-        return rows["value"].to_numpy()
+        return np.asarray(rows["value"])
 
     def mean(self, quantity: str, when: str = "", at: float | None = None) -> float:
         return mean_and_interval(self.values(quantity, when, at))[0]
