@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,15 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
     # The percentile interval: the corrected one has no answer for the handful of runs that one has.
     interval = bootstrap((values,), np.mean, n_resamples=999, method="percentile", random_state=0)
     return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
+
+
+def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
+    """The mean of one number of several runs, and its interval where that is not the same word."""
+    mean, low, high = mean_and_interval(values)
+    if np.isnan(mean):
+        return "no number"
+    same = word(low) == word(mean) == word(high)
+    return word(mean) if same else f"{word(mean)} [{word(low)}, {word(high)}]"
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.comparison import group_labels, mean_and_interval, run_names
+from slotkit.analyses.comparison import group_labels, in_words, run_names
 from slotkit.analyses.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.result import Result
 from slotkit.analyses.spells import LayerCounts, count_layers, half_life, kaplan_meier
@@ -203,10 +203,7 @@ class _Told:
         rows = self.rows[self.rows["quantity"] == quantity]
         if at is not None:
             rows = rows[rows["at"] == at]
-        mean, low, high = mean_and_interval(rows["value"].to_numpy())
-        if np.isnan(mean):
-            return "no number"
-        return word(mean) if low == high else f"{word(mean)} [{word(low)}, {word(high)}]"
+        return in_words(rows["value"].to_numpy(), word)
 
 
 def _number(value: float, decimals: int) -> str:

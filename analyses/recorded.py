@@ -130,13 +130,18 @@ def read(folder: RunFolder, events: bool) -> Recorded:
     )
 
 
-def _check_kind(folder: RunFolder, config: Config) -> None:
+def check_slot_machine(folder: RunFolder, config: Config) -> None:
+    """Raise SlotkitError for a run of learned weights, or a folder of several runs."""
     folder.check_single()
     if config.method != "slot":
         raise SlotkitError(
             f"{folder.name} trained ordinary learned weights, which have no options to choose from. "
             "Name runs of slot machines."
         )
+
+
+def _check_kind(folder: RunFolder, config: Config) -> None:
+    check_slot_machine(folder, config)
     if config.probabilistic:
         raise SlotkitError(
             f"{folder.name} trained with probabilistic selection, which draws its options anew in every "

@@ -1,4 +1,4 @@
-"""slotkit analyze flips|thresholds."""
+"""slotkit analyze flips|thresholds|weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from slotkit.runs.folder import RunFolder
 
-app = typer.Typer(help="Learn from the traces of one or many runs.", no_args_is_help=True)
+app = typer.Typer(help="Learn from one or many runs: their traces and checkpoints.", no_args_is_help=True)
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their folders or names.")]
 Out = Annotated[
@@ -52,6 +52,30 @@ def thresholds(runs: Runs, out: Out = None, runs_dir: RunsDir = None, as_json: A
 
     folders = open_runs(runs, runs_dir)
     _deliver(analyze(folders), folders, out, as_json)
+
+
+@app.command("weights")
+def weights(
+    runs: Runs,
+    checkpoint: Annotated[str, typer.Option(help="Where it ends: last, best or epoch-N.")] = "last",
+    moments: Annotated[int, typer.Option(help="Moments between start and end, from a full trace.")] = 16,
+    sample: Annotated[
+        int, typer.Option(help="Connections of each tensor whose options are looked at.")
+    ] = 65536,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where datasets lie now: dead units show on images only.")
+    ] = None,
+    out: Out = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which options are selected, magnitudes, norms, dead units, singular values; any slot machine."""
+    from slotkit.analyses.recorded import open_runs
+    from slotkit.analyses.weights import analyze
+
+    folders = open_runs(runs, runs_dir)
+    found = analyze(folders, checkpoint=checkpoint, moments=moments, sample=sample, data_dir=data_dir)
+    _deliver(found, folders, out, as_json)
 
 
 def _deliver(result: Result, folders: list[RunFolder], out: Path | None, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def selections(folder: RunFolder, step: int) -> dict[str, Tensor]:
 
     Raises SlotkitError if the run has no trace of every flip, or none of that step.
     """
+    return next(selections_at(folder, [step]))
+
+
+def selections_at(folder: RunFolder, steps: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+    """`selections` of several steps, in rising order, in one pass over the trace.
+
+    The tensors are those of the pass: they hold until the next ones are asked for.
+
+    Raises SlotkitError as `selections` does, at the first step that the trace does not have.
+    """
     trace = Trace(folder.path / "trace")
     about = trace.about()
     if about["level"] != "full" or about["selection"] != "greedy":
@@ -56,21 +67,27 @@ def selections(folder: RunFolder, step: int) -> dict[str, Tensor]:
         )
     reels = reels_of(folder)
     selected = [first_selection(reel) for reel in reels.values()]
-    last = 0
-    for first, columns in trace.chunks(until=step):
-        for row, tensor, connections, options in flips(columns):
-            if first + row <= step:
-                index = torch.from_numpy(connections)
-                selected[tensor][index] = torch.from_numpy(options.astype("int64"))
-        last = first + len(columns["lr"]) - 1
-    if not 0 <= step <= last:
-        raise SlotkitError(
-            f"Step {step} is not in the trace of {folder.name}, which has steps 0 to {last}. Choose one of "
-            "them."
-        )
-    return {
-        name: index.reshape(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
+    shaped = {
+        name: index.view(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
     }
+    waiting, last = list(steps), 0
+    for first, columns in trace.chunks(until=max(steps, default=0)):
+        last = first + len(columns["lr"]) - 1
+        for row, tensor, connections, options in flips(columns):
+            while waiting and 0 <= waiting[0] < first + row:
+                waiting.pop(0)
+                yield shaped
+            selected[tensor][torch.from_numpy(connections)] = torch.from_numpy(options.astype("int64"))
+        while waiting and 0 <= waiting[0] <= last:
+            waiting.pop(0)
+            yield shaped
+    for step in waiting:
+        if not 0 <= step <= last:
+            raise SlotkitError(
+                f"Step {step} is not in the trace of {folder.name}, which has steps 0 to {last}. Choose one "
+                "of them."
+            )
+        yield shaped
 
 
 def replay(folder: RunFolder, step: int) -> dict[str, Tensor]:

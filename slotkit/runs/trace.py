@@ -87,6 +87,11 @@ class Trace:
             if first > step:
                 path.unlink()
 
+    def last_step(self) -> int:
+        """The last step that is recorded, 0 if none is. Raises SlotkitError if its chunk is damaged."""
+        found = self._chunks()
+        return found[-1][0] + len(_read_columns(found[-1][1])["lr"]) - 1 if found else 0
+
     def chunks(self, until: int | None = None) -> Iterator[tuple[int, Columns]]:
         """(first step, columns) in order. Raises SlotkitError where one is damaged or missing."""
         expected = 1

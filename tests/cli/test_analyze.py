@@ -29,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("analysis", ["flips", "thresholds"])
+@pytest.mark.parametrize("analysis", ["flips", "thresholds", "weights"])
 def test_one_run(analysis: str, runs: Path) -> None:
     done = invoke("analyze", analysis, "run-0", "--runs-dir", str(runs))
     assert done.exit_code == 0
@@ -40,7 +40,7 @@ def test_one_run(analysis: str, runs: Path) -> None:
         assert str(path) in done.stdout
 
 
-@pytest.mark.parametrize("analysis", ["flips", "thresholds"])
+@pytest.mark.parametrize("analysis", ["flips", "thresholds", "weights"])
 def test_several_runs_for_a_script(
     analysis: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +58,14 @@ def test_where_to_and_how_long(runs: Path, tmp_path: Path) -> None:
     )
     assert "went back within 7 steps" in done.stdout
     assert (tmp_path / "x" / "y" / "flips.csv").is_file()
+
+
+def test_which_weights(runs: Path, tmp_path: Path) -> None:
+    options = ("--checkpoint", "best", "--moments", "1", "--sample", "100", "--data-dir", str(tmp_path))
+    done = invoke("analyze", "weights", str(runs / "run-0"), "--out", str(tmp_path), *options)
+    assert done.exit_code == 0
+    assert "those of 300, evenly spread, of 50,200 connections" in done.stdout
+    assert "% of 300 units" in done.stdout  # digits are bundled, wherever data lie
 
 
 def test_what_can_be_put_right_is_one_sentence(

@@ -68,6 +68,20 @@ def test_a_replayed_step_is_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(start[name], reel.options().gather(-1, index)[..., 0])
 
 
+def test_several_steps_are_replayed_in_one_pass(tmp_path: Path, short_chunks: None) -> None:
+    folder = run(settings(), tmp_path, "run")
+    last = Trace(folder.path / "trace").last_step()
+    assert last == max(entry["step"] for entry in folder.metrics())
+    steps = [0, 1, 19, 20, 21, 40, last]
+    for step, together in zip(steps, replay.selections_at(folder, steps), strict=True):
+        for name, alone in replay.selections(folder, step).items():
+            assert torch.equal(together[name], alone)
+    passing = replay.selections_at(folder, [3, last + 1])
+    next(passing)
+    with pytest.raises(SlotkitError, match=f"Step {last + 1} is not in the trace of run, which has"):
+        next(passing)
+
+
 def test_counts_are_the_flips(tmp_path: Path, short_chunks: None) -> None:
     """Between the weights of consecutive steps, rebuilt from the trace, as many differ as `changed` says."""
     folder = run(settings(training__epochs=1), tmp_path, "run")
