@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slotkit.analyses.result import colours, curves, panels
+from slotkit.analyses.result import colours, curves, logarithmic, name_colours, panels
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# quantity, title, x label, y label, logarithmic axes
+# quantity, title, x label, y label, logarithmic axis
 CURVES = (
     ("flip rate", "Flip rate", "training step", "flips / step / million reels", "y"),
     (
@@ -47,22 +47,22 @@ def draw(table: pd.DataFrame) -> Figure:
         hue, data, order = "group", table[table["layer"] == "all"], groups
     figure, grid = panels(2, 3, f"Flips: {groups[0]}" if hue == "layer" else "Flips, all layers")
     places = [grid[0, 0], grid[0, 1], grid[0, 2], grid[1, 2]]
-    for axes, (quantity, title, x, y, logarithmic) in zip(places, CURVES, strict=True):
+    for axes, (quantity, title, x, y, which) in zip(places, CURVES, strict=True):
         rows = data[data["quantity"] == quantity]
         _frame(axes, title, x, y)
-        curves(axes, rows, hue, order, legend=axes is places[0] and len(order) > 1)
-        if "x" in logarithmic and len(rows):
-            axes.set_xscale("log")
-        if "y" in logarithmic and (rows["value"] > 0).any():
-            axes.set_yscale("log")
+        curves(axes, rows, hue, order, legend=False)
+        if which == "x" and len(rows):
+            logarithmic(axes, "x")
+        if which == "y" and (rows["value"] > 0).any():
+            logarithmic(axes, "y")
         elif quantity != "flip rate":
             axes.set_ylim(0, 1.02)
         _frame(axes, title, x, y)
     for axes, (quantity, title, x, y) in zip((grid[1, 0], grid[1, 1]), BARS, strict=True):
         _bars(axes, data[data["quantity"] == quantity], hue, order)
         _frame(axes, title, x, y)
-    if (legend := places[0].get_legend()) is not None:
-        legend.set_title("")
+    # Few reels use many options: there is room to the right.
+    name_colours(grid[1, 1], order, "upper right")
     return figure
 
 

@@ -102,6 +102,29 @@ def curves(axes: Axes, data: pd.DataFrame, hue: str, order: list[str], **looks: 
     )
 
 
+def logarithmic(axes: Axes, which: str) -> None:
+    """Set axis "x" or "y" of drawn axes to a logarithmic scale, with numbers that can be read."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    if 0 < low and high < 300 * low:
+        # Powers of ten alone would leave one or two, and powers with a factor run into each other.
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_colours(axes: Axes, order: list[str], corner: str) -> None:
+    """A legend of the colours of `curves`, in axes that have room for it; none for a single name."""
+    from matplotlib.lines import Line2D
+
+    if len(order) > 1:
+        handles = [Line2D([], [], color=colour) for colour in colours(order).values()]
+        axes.legend(handles, order, loc=corner)
+
+
 def colours(order: list[str]) -> dict[str, Any]:
     """A colour for each name: seven of their own, more along a scale from dark to light."""
     import seaborn as sns

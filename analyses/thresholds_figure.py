@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.envelope import reachable_law
-from slotkit.analyses.result import colours, curves, panels
+from slotkit.analyses.result import colours, curves, logarithmic, name_colours, panels
 from slotkit.analyses.thresholds_words import largest_layer
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def draw(table: pd.DataFrame) -> Figure:
         hue, order = "group", groups
         data, title = table[table["layer"].isin([largest, "all", "any"])], f"Thresholds of {largest}"
     figure, grid = panels(2, 3, title)
+    name_colours(grid[0, 2], order, "lower right")
     _distances(grid[0, 0], data, hue, order)
     _waiting(grid[0, 1], data, hue, order)
     _quantiles(grid[0, 2], data, hue, order)
@@ -39,11 +40,9 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     middle = data[data["level"] == 0.5]
-    curves(axes, middle[middle["quantity"] == "margin"], hue, order, legend=len(order) > 1)
+    curves(axes, middle[middle["quantity"] == "margin"], hue, order, legend=False)
     curves(axes, _positive(middle[middle["quantity"] == "speed"]), hue, order, legend=False, dashes=DASHED)
     _logarithmic(axes)
-    if (legend := axes.get_legend()) is not None:
-        legend.set_title("")
     axes.set(title="Margin (line), one step (dashed)", xlabel="training step", ylabel="median, in units of u")
 
 
@@ -91,7 +90,7 @@ def _prediction(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> N
         ends = both[["observed", "value"]].to_numpy()
         axes.plot(*[[ends.min(), ends.max()]] * 2, color="0.45", linestyle=":", label="equal")
         axes.legend()
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
     _logarithmic(axes)
     axes.set(
         title="Flip rate, a point a measurement",
@@ -143,4 +142,4 @@ def _positive(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _logarithmic(axes: Axes) -> None:
     if len(axes.lines) or len(axes.collections):
-        axes.set_yscale("log")
+        logarithmic(axes, "y")
