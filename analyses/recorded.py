@@ -91,8 +91,13 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
     Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or the run samples.
     """
+    _check_greedy(folder, folder.config())
+    return read_any(folder, events)
+
+
+def read_any(folder: RunFolder, events: bool = False) -> Recorded:
+    """The trace of a slot machine, however it selects; the rest as `read`."""
     config = folder.config()
-    _check_kind(folder, config)
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
@@ -130,13 +135,18 @@ def read(folder: RunFolder, events: bool) -> Recorded:
     )
 
 
-def _check_kind(folder: RunFolder, config: Config) -> None:
+def check_machine(folder: RunFolder, config: Config) -> None:
+    """Raise SlotkitError for anything but the run of one slot machine."""
     folder.check_single()
     if config.method != "slot":
         raise SlotkitError(
             f"{folder.name} trained ordinary learned weights, which have no options to choose from. "
             "Name runs of slot machines."
         )
+
+
+def _check_greedy(folder: RunFolder, config: Config) -> None:
+    check_machine(folder, config)
     if config.probabilistic:
         raise SlotkitError(
             f"{folder.name} trained with probabilistic selection, which draws its options anew in every "

@@ -1,0 +1,175 @@
+"""The figure of `ps-variance`, from its table alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from slotkit.analyses.comparison import mean_and_interval
+from slotkit.analyses.ps_variance_words import ALL, OVER_RUNS, latest, one
+from slotkit.analyses.result import COLOURS, curves, panels
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DASHED = (4.0, 2.0)
+
+READINGS = {
+    "sampled accuracy": "one sample",
+    "greedy accuracy": "greedy",
+    "expected accuracy": "expected weights",
+    "ensemble accuracy": "ensemble",
+}
+MARKERS = ("o", "s", "^", "D")
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """One group of runs: a colour for each layer. Several: a colour for each group, of all layers."""
+    groups = list(table["group"].unique())
+    runs = table[table["run"] != OVER_RUNS]
+    # Of checkpoints of the same step, such as the last and the best one, one.
+    runs = runs.drop_duplicates(["run", "layer", "quantity", "level", "at"])
+    if len(groups) == 1:
+        hue, order = "layer", [layer for layer in runs["layer"].unique() if layer != ALL]
+        by_layer, title = runs[runs["layer"] != ALL], f"Sampled networks: {groups[0]}"
+    else:
+        hue, order = "group", groups
+        by_layer, title = runs[runs["layer"] == ALL], "Sampled networks"
+    figure, grid = panels(3, 3, title)
+    whole = runs[runs["layer"] == ALL]
+    _accuracy(grid[0, 0], whole, groups)
+    _at_the_end(grid[0, 1], whole, groups)
+    _variance(grid[0, 2], table[table["run"] == OVER_RUNS], whole, groups)
+    _course(grid[1, 0], by_layer, hue, order, "entropy share", "Entropy of a reel, mean", "share of ln K (%)")
+    _course(
+        grid[1, 1], by_layer, hue, order, "top probability", "Likeliest option, mean", "its probability (%)"
+    )
+    _spread(grid[1, 2], by_layer, hue, order)
+    _course(
+        grid[2, 0], by_layer, hue, order, "noise share", "Noise in a sampled weight", "share of mean square (%)"
+    )
+    _options(grid[2, 1], by_layer, hue, order)
+    _course(
+        grid[2, 2],
+        whole,
+        "group",
+        groups,
+        "same prediction",
+        "Two samples, same prediction",
+        "images (%)",
+    )
+    return figure
+
+
+def _accuracy(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
+    rows = _percent(whole[whole["level"].isna()])
+    if len(groups) == 1:
+        named = rows[rows["quantity"].isin(READINGS)].assign(reading=lambda r: r["quantity"].map(READINGS))
+        curves(axes, named, "reading", list(READINGS.values()), marker="o", markersize=4)
+        title = "Accuracy"
+    else:
+        curves(axes, rows[rows["quantity"] == "sampled accuracy"], "group", groups, marker="o", markersize=4)
+        greedy = rows[rows["quantity"] == "greedy accuracy"]
+        curves(axes, greedy, "group", groups, legend=False, dashes=DASHED)
+        title = "One sample (line), greedy (dashed)"
+    if (legend := axes.get_legend()) is not None:
+        legend.set_title("")
+    axes.set(title=title, xlabel="training step", ylabel="accuracy (%)")
+
+
+def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
+    """The four readings; bars are intervals over runs, or over the draws of one run."""
+    end = latest(whole)
+    for i, (quantity, words) in enumerate(READINGS.items()):
+        means, ends = [], []
+        for group in groups:
+            rows = end[(end["group"] == group) & (end["quantity"] == quantity)]
+            mean, low, high = mean_and_interval(rows.loc[rows["level"].isna(), "value"].to_numpy())
+            if rows["run"].nunique() == 1 and quantity == "sampled accuracy":
+                low, high = (one(rows, quantity, level=level) for level in (0.025, 0.975))
+            means.append(100 * mean)
+            ends.append((100 * (mean - low), 100 * (high - mean)))
+        axes.errorbar(
+            np.arange(len(groups)) + 0.15 * (i - 1.5),
+            means,
+            yerr=np.maximum(np.transpose(ends), 0),
+            fmt=MARKERS[i],
+            color=COLOURS[i],
+            markersize=5,
+            label=words,
+        )
+    axes.legend()
+    _by_group(axes, groups)
+    axes.set(title="At the end", ylabel="accuracy (%)")
+
+
+def _variance(axes: Axes, shared: pd.DataFrame, whole: pd.DataFrame, groups: list[str]) -> None:
+    """Components where there are several runs, else the spread over the draws."""
+    end = latest(whole)
+    for i, (quantity, words) in enumerate((("sampling sd", "sampling"), ("seed sd", "seed"))):
+        heights = []
+        for group in groups:
+            names = set(end.loc[end["group"] == group, "checkpoint"])
+            at = shared[(shared["group"] == group) & shared["checkpoint"].isin(names)]
+            heights.append(100 * one(at, quantity))
+        axes.bar(np.arange(len(groups)) + 0.38 * (i - 0.5), heights, 0.36, color=COLOURS[i], label=words)
+        for x, height in enumerate(heights):
+            if np.isnan(height):
+                axes.text(x + 0.38 * (i - 0.5), 0, "not\nknown", ha="center", va="bottom", fontsize=7)
+    axes.legend()
+    _by_group(axes, groups)
+    axes.set(title="What accuracies differ by, at the end", ylabel="standard deviation (points)")
+
+
+def _course(
+    axes: Axes, rows: pd.DataFrame, hue: str, order: list[str], quantity: str, title: str, unit: str
+) -> None:
+    picked = _percent(rows[rows["quantity"] == quantity])
+    legend = quantity == "entropy share" and len(order) > 1
+    curves(axes, picked, hue, order, legend=legend, marker="o", markersize=4)
+    if (found := axes.get_legend()) is not None:
+        found.set_title("")
+    axes.set_ylim(-3, 103)
+    axes.set(title=title, xlabel="training step", ylabel=unit)
+
+
+def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
+    looks: dict[str, Any]
+    drawn = False
+    for quantity, looks in (("score spread", {"marker": "o", "markersize": 4}), ("initial spread", {})):
+        picked = rows[(rows["quantity"] == quantity) & (rows["value"] > 0)]
+        if len(picked):
+            style = {} if quantity == "score spread" else {"dashes": DASHED}
+            curves(axes, picked, hue, order, legend=False, **looks, **style)
+            drawn = True
+    if drawn:
+        axes.set_yscale("log")
+    axes.set(
+        title="Scores (line), what is initial in them (dashed)",
+        xlabel="training step",
+        ylabel="spread within a reel",
+    )
+
+
+def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
+    looks: dict[str, Any]
+    for quantity, looks in (
+        ("same option", {"marker": "o", "markersize": 4, "linestyle": ""}),
+        ("same option, expected", {"dashes": DASHED}),
+    ):
+        curves(axes, _percent(rows[rows["quantity"] == quantity]), hue, order, legend=False, **looks)
+    axes.set_ylim(-3, 103)
+    axes.set(
+        title="Two samples, same option (dashed: sum p²)", xlabel="training step", ylabel="reels (%)"
+    )
+
+
+def _by_group(axes: Axes, groups: list[str]) -> None:
+    axes.set_xticks(range(len(groups)), groups, rotation=0 if sum(map(len, groups)) < 40 else 20)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+
+
+def _percent(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(value=100 * rows["value"])
