@@ -39,10 +39,10 @@ def draw(table: pd.DataFrame) -> Figure:
         by_layer, title = runs[runs["layer"] == ALL], "Sampled networks"
     figure, grid = panels(3, 3, title)
     whole = runs[runs["layer"] == ALL]
-    _accuracy(grid[0, 0], whole, groups)
+    _error(grid[0, 0], whole, groups)
     _at_the_end(grid[0, 1], whole, groups)
     _variance(grid[0, 2], table[table["run"] == OVER_RUNS], whole, groups)
-    _course(grid[1, 0], by_layer, hue, order, "entropy share", "Entropy of a reel, mean", "share of ln K (%)")
+    _entropy(grid[1, 0], by_layer, hue, order)
     _course(
         grid[1, 1], by_layer, hue, order, "top probability", "Likeliest option, mean", "its probability (%)"
     )
@@ -63,20 +63,24 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _accuracy(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
-    rows = _percent(whole[whole["level"].isna()])
+def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
+    rows = whole[whole["level"].isna()].assign(value=lambda r: 100 * (1 - r["value"]))
+    rows = rows[rows["value"] > 0]
     if len(groups) == 1:
         named = rows[rows["quantity"].isin(READINGS)].assign(reading=lambda r: r["quantity"].map(READINGS))
         curves(axes, named, "reading", list(READINGS.values()), marker="o", markersize=4)
-        title = "Accuracy"
+        title = "Error"
     else:
         curves(axes, rows[rows["quantity"] == "sampled accuracy"], "group", groups, marker="o", markersize=4)
-        greedy = rows[rows["quantity"] == "greedy accuracy"]
-        curves(axes, greedy, "group", groups, legend=False, dashes=DASHED)
-        title = "One sample (line), greedy (dashed)"
+        expected = rows[rows["quantity"] == "expected accuracy"]
+        curves(axes, expected, "group", groups, legend=False, dashes=DASHED)
+        title = "One sample (line), expected (dashed)"
     if (legend := axes.get_legend()) is not None:
         legend.set_title("")
-    axes.set(title=title, xlabel="training step", ylabel="accuracy (%)")
+    if len(axes.lines):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(title=title, xlabel="training step", ylabel="error (%)")
 
 
 def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
@@ -123,29 +127,48 @@ def _variance(axes: Axes, shared: pd.DataFrame, whole: pd.DataFrame, groups: lis
     axes.set(title="What accuracies differ by, at the end", ylabel="standard deviation (points)")
 
 
+def _entropy(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
+    medians = rows[(rows["quantity"] == "entropy quantile") & (rows["level"] == 0.5) & (rows["k"] > 1)]
+    title = "Entropy of a reel, mean"
+    if len(medians):
+        traced = medians.assign(value=100 * medians["value"] / np.log(medians["k"]))
+        curves(axes, traced, hue, order, legend=False, dashes=DASHED)
+        title = "Entropy of a reel: mean, median (dashed)"
+    _course(axes, rows, hue, order, "entropy share", title, "share of ln K (%)", legend=len(order) > 1)
+
+
 def _course(
-    axes: Axes, rows: pd.DataFrame, hue: str, order: list[str], quantity: str, title: str, unit: str
+    axes: Axes,
+    rows: pd.DataFrame,
+    hue: str,
+    order: list[str],
+    quantity: str,
+    title: str,
+    unit: str,
+    legend: bool = False,
 ) -> None:
     picked = _percent(rows[rows["quantity"] == quantity])
-    legend = quantity == "entropy share" and len(order) > 1
     curves(axes, picked, hue, order, legend=legend, marker="o", markersize=4)
     if (found := axes.get_legend()) is not None:
         found.set_title("")
-    axes.set_ylim(-3, 103)
     axes.set(title=title, xlabel="training step", ylabel=unit)
 
 
 def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     looks: dict[str, Any]
-    drawn = False
-    for quantity, looks in (("score spread", {"marker": "o", "markersize": 4}), ("initial spread", {})):
-        picked = rows[(rows["quantity"] == quantity) & (rows["value"] > 0)]
+    positive = rows[rows["value"] > 0]
+    for quantity, looks in (
+        ("score spread", {"marker": "o", "markersize": 4}),
+        ("initial spread", {"dashes": DASHED}),
+    ):
+        picked = positive[positive["quantity"] == quantity]
         if len(picked):
-            style = {} if quantity == "score spread" else {"dashes": DASHED}
-            curves(axes, picked, hue, order, legend=False, **looks, **style)
-            drawn = True
-    if drawn:
+            curves(axes, picked, hue, order, legend=False, **looks)
+    scores = positive.loc[positive["quantity"] == "score spread", "value"]
+    if len(scores):
         axes.set_yscale("log")
+        # Under L2 the initial part falls without end: out of the picture where it has no part in the scores.
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * scores.min()))
     axes.set(
         title="Scores (line), what is initial in them (dashed)",
         xlabel="training step",
@@ -160,14 +183,15 @@ def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None
         ("same option, expected", {"dashes": DASHED}),
     ):
         curves(axes, _percent(rows[rows["quantity"] == quantity]), hue, order, legend=False, **looks)
-    axes.set_ylim(-3, 103)
     axes.set(
         title="Two samples, same option (dashed: sum p²)", xlabel="training step", ylabel="reels (%)"
     )
 
 
 def _by_group(axes: Axes, groups: list[str]) -> None:
-    axes.set_xticks(range(len(groups)), groups, rotation=0 if sum(map(len, groups)) < 40 else 20)
+    labels = [group.replace(", ", ",\n") for group in groups]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    axes.set_xticks(range(len(groups)), labels, rotation=20 if longest * len(groups) > 50 else 0)
     axes.set_xlim(-0.6, len(groups) - 0.4)
 
 

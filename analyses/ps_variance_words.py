@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 ALL = "all"
 OVER_RUNS = "over runs"
 
-# Below this share of itself the initial scores no longer matter.
-FORGOTTEN = 1e-3
-
 
 def sentences(table: pd.DataFrame, split: str) -> Iterator[str]:
     """A paragraph for each group, about its latest checkpoint and how it came to it; means over runs."""
@@ -45,7 +42,7 @@ def _group(group: str, rows: pd.DataFrame, end: pd.DataFrame, split: str) -> Ite
     yield from _readings(end, draws)
     yield from _variance(rows, end, runs, draws)
     yield from _reels(rows, end)
-    yield from _forgotten(end)
+    yield from _fading(end)
 
 
 def _readings(end: pd.DataFrame, draws: int) -> Iterator[str]:
@@ -109,15 +106,18 @@ def _reels(rows: pd.DataFrame, end: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _forgotten(end: pd.DataFrame) -> Iterator[str]:
-    spreads = end[end["quantity"].isin(("initial spread", "score spread")) & (end["layer"] != ALL)]
-    c = end[end["quantity"] == "c"]
-    if c.empty or c["value"].abs().max() > FORGOTTEN:
+def _fading(end: pd.DataFrame) -> Iterator[str]:
+    """With momentum or not, A without gradients decays as c does, by the same recurrence."""
+    lines = end[(end["quantity"] == "c") & (end["at"] > 0)]
+    c = float(lines["value"].abs().mean())
+    if lines.empty or c == 1:
         return
-    whole, initial = (one(spreads, name, None) for name in ("score spread", "initial spread"))
+    # A c that underflowed faded at least as fast as the smallest number says.
+    steps = -end["at"].mean() / np.log(max(c, np.finfo(np.float64).tiny))
     yield (
-        f"  c is {c['value'].abs().max():.1g} at most: the initial scores are forgotten (spread {initial:.1g}), "
-        f"and the spread of the scores, {whole:.2g}, is all A * W."
+        f"  c is {c:.2g}: by the L2 penalty whatever a score holds, initial or learned, fades by 1/e in "
+        f"{steps:,.0f} steps. Of the initial scores a spread of {one(end, 'initial spread'):.2g} is left, "
+        f"beside {one(end, 'score spread'):.2g} in all."
     )
 
 

@@ -18,7 +18,7 @@ from slotkit.training.prepare import Prepared
 from slotkit.training.trainee import Trainee, build
 
 # Draws whose options are compared, each with the next: they are hundreds of thousands of reels a pair.
-COMPARED = 4
+COMPARED = 3
 
 # Numbers of a reel table that are looked at together: bounds the memory.
 NUMBERS = 1 << 22

@@ -80,3 +80,14 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--within" in done.stdout
+
+
+def test_sampled_networks_of_a_run(runs: Path) -> None:
+    done = invoke(
+        *("analyze", "ps-variance", "run-0", "--runs-dir", str(runs)),
+        *("--draws", "2", "--checkpoints", "start,best", "--split", "validation"),
+    )
+    assert done.exit_code == 0
+    assert "(1 run, 2 draws each, validation images)" in done.stdout
+    assert "run-0 was trained with greedy selection and is sampled after the fact" in done.stdout
+    assert (runs / "run-0" / "analyses" / "ps-variance.csv").stat().st_size > 0
