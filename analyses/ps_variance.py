@@ -8,8 +8,9 @@ layers at a checkpoint:
     sample accuracy       of one sampled network; level is the number of the draw
     sampled accuracy      mean over the draws; at level 0.025 and 0.975 its bootstrap interval
     sampled spread        standard deviation over the draws (n - 1 in the denominator)
-    greedy, expected, ensemble accuracy   of the likeliest options, of the softmax-weighted mean of the options,
-                          and of the mean of the samples' softmax outputs
+    greedy accuracy       of the likeliest options
+    expected accuracy     of the softmax-weighted means of the options
+    ensemble accuracy     of the mean of the samples' softmax outputs
     same prediction       probability that two samples agree on an image
 
 and by layer, means over the reels, for "all" over the reels of all layers:
@@ -18,16 +19,16 @@ and by layer, means over the reels, for "all" over the reels of all layers:
                           see slotkit.analyses.sampled_networks.read_reels
     same option           share of reels with the same option in two samples, measured
     same option, expected sum of p^2
-    c, initial spread     latent form: factor of the initial scores; the score spread that they alone have left
+    c, initial spread     latent form: factor of the initial scores, and the score spread that they have left
 
 From the trace, where the run has one, at every measurement and without a checkpoint:
 
     entropy quantile, top quantile   level is the quantile's, over a sample of the layer's reels
     c, initial spread     as above
 
-Rows of run "over runs" are of a group at a checkpoint (slotkit.analyses.random_effects.components, over runs and
-draws): sampling sd, seed sd, seed share (with level 0.025 and 0.975), seed p. A seed is that of reels, data
-and training together.
+Rows of run "over runs" are of a group at a checkpoint (slotkit.analyses.random_effects.components, over runs
+and draws): sampling sd, seed sd, seed share (with level 0.025 and 0.975), seed p. A seed is that of reels,
+data and training together.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.comparison import group_labels, mean_and_interval, run_names
+from slotkit.analyses.ps_variance_words import ALL, OVER_RUNS, sentences
 from slotkit.analyses.random_effects import components
 from slotkit.analyses.recorded import Run, check_machine, open_runs, read_any
-from slotkit.analyses.ps_variance_words import ALL, OVER_RUNS, sentences
 from slotkit.analyses.result import Result
 from slotkit.analyses.sampled_networks import initial_spreads, read_networks, read_reels
 
@@ -60,9 +61,7 @@ START = "start"
 
 LOW, HIGH = 0.025, 0.975
 
-COLUMNS = [
-    *("run", "group", "k", "seed", "checkpoint", "epoch", "at", "layer", "quantity", "level", "value")
-]
+COLUMNS = ["run", "group", "k", "seed", "checkpoint", "epoch", "at", "layer", "quantity", "level", "value"]
 
 Row = tuple[str, str, float, float]  # layer, quantity, level, value
 Layers = dict[str, tuple[int, float]]  # its reels; the score spread of the untrained layer
@@ -126,8 +125,8 @@ def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None
     wrong = [name for name in checkpoints if not re.fullmatch(r"all|start|best|last|epoch-\d+", name)]
     if wrong or not checkpoints:
         raise SlotkitError(
-            f"The checkpoints are {','.join(checkpoints) or 'none'!r}. Choose from all, start, best, last and "
-            "epoch-N (kept with recording.keep_epochs), such as start,epoch-3,last."
+            f"The checkpoints are {','.join(checkpoints) or 'none'!r}. Choose from all, start, best, last "
+            "and epoch-N (kept with recording.keep_epochs), such as start,epoch-3,last."
         )
 
 
@@ -140,8 +139,8 @@ def _checkpoints(folder: RunFolder, asked: Sequence[str]) -> tuple[list[str], li
     has_last = folder.checkpoint("last").exists()
     if not (kept or has_last):
         raise SlotkitError(
-            f"{folder.name} has no checkpoint yet. Let it train for an epoch, or name start for the untrained "
-            "machine alone."
+            f"{folder.name} has no checkpoint yet. Let it train for an epoch, or name start for the "
+            "untrained machine alone."
         )
     epochs = folder.config().recording.keep_epochs
     missing = [epoch for epoch in epochs if epoch not in kept]
@@ -257,8 +256,8 @@ def _components(measured: pd.DataFrame) -> pd.DataFrame:
             ("seed share", HIGH, found.high),
             ("seed p", np.nan, found.p),
         ):
-            about = (OVER_RUNS, group, some["k"].iloc[0], np.nan, name, some["epoch"].mean(), some["at"].mean(), ALL)
-            rows.append((*about, quantity, level, value))
+            when = (name, some["epoch"].mean(), some["at"].mean())
+            rows.append((OVER_RUNS, group, some["k"].iloc[0], np.nan, *when, ALL, quantity, level, value))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -266,6 +265,6 @@ def _greedy(prepared: Prepared, name: str) -> list[str]:
     if prepared.config.probabilistic:
         return []
     return [
-        f"{name} was trained with greedy selection and is sampled after the fact: its scores were never meant "
-        "as logits, only their order."
+        f"{name} was trained with greedy selection and is sampled after the fact: its scores were never "
+        "meant as logits, only their order counted."
     ]

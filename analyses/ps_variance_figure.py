@@ -43,23 +43,14 @@ def draw(table: pd.DataFrame) -> Figure:
     _at_the_end(grid[0, 1], whole, groups)
     _variance(grid[0, 2], table[table["run"] == OVER_RUNS], whole, groups)
     _entropy(grid[1, 0], by_layer, hue, order)
-    _course(
-        grid[1, 1], by_layer, hue, order, "top probability", "Likeliest option, mean", "its probability (%)"
-    )
+    top = ("top probability", "Likeliest option, mean", "its probability (%)")
+    _course(grid[1, 1], by_layer, hue, order, *top)
     _spread(grid[1, 2], by_layer, hue, order)
-    _course(
-        grid[2, 0], by_layer, hue, order, "noise share", "Noise in a sampled weight", "share of mean square (%)"
-    )
+    noise = ("noise share", "Noise in a sampled weight", "share of mean square (%)")
+    _course(grid[2, 0], by_layer, hue, order, *noise)
     _options(grid[2, 1], by_layer, hue, order)
-    _course(
-        grid[2, 2],
-        whole,
-        "group",
-        groups,
-        "same prediction",
-        "Two samples, same prediction",
-        "images (%)",
-    )
+    same = ("same prediction", "Two samples, same prediction", "images (%)")
+    _course(grid[2, 2], whole, "group", groups, *same)
     return figure
 
 
@@ -183,9 +174,7 @@ def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None
         ("same option, expected", {"dashes": DASHED}),
     ):
         curves(axes, _percent(rows[rows["quantity"] == quantity]), hue, order, legend=False, **looks)
-    axes.set(
-        title="Two samples, same option (dashed: sum p²)", xlabel="training step", ylabel="reels (%)"
-    )
+    axes.set(title="Two samples, same option (dashed: sum p²)", xlabel="training step", ylabel="reels (%)")
 
 
 def _by_group(axes: Axes, groups: list[str]) -> None:

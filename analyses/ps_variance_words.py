@@ -1,4 +1,4 @@
-"""The verdict of `ps-variance`: what sampling costs, where the spread comes from, and what the scores hold."""
+"""The verdict of `ps-variance`: what sampling costs, where the spread comes from, what the scores hold."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def _variance(rows: pd.DataFrame, end: pd.DataFrame, runs: int, draws: int) -> I
         return
     names = set(end["checkpoint"])
     if len(names) > 1:
-        yield f"  The runs end with different checkpoints ({', '.join(sorted(names))}): no split of the variance."
+        yield f"  The runs end with {' and '.join(sorted(names))}: no split of the variance."
         return
     at = rows[(rows["run"] == OVER_RUNS) & (rows["checkpoint"] == names.pop())]
     low, high = (one(at, "seed share", level=level) for level in (0.025, 0.975))
     yield (
         f"  Standard deviation by sampling {100 * one(at, 'sampling sd'):.2f} points, by seed "
-        f"{100 * one(at, 'seed sd'):.2f} points; {100 * one(at, 'seed share'):.0f} % of the variance is by seed "
-        f"[{100 * low:.0f}, {100 * high:.0f}] (random effects, F test p = {one(at, 'seed p'):.2g})."
+        f"{100 * one(at, 'seed sd'):.2f} points; {100 * one(at, 'seed share'):.0f} % of the variance is by "
+        f"seed [{100 * low:.0f}, {100 * high:.0f}] (random effects, F test p = {one(at, 'seed p'):.2g})."
     )
 
 
@@ -124,10 +124,11 @@ def _fading(end: pd.DataFrame) -> Iterator[str]:
 def _across_k(end: pd.DataFrame) -> Iterator[str]:
     found = []
     for group, rows in end.groupby("group", sort=False):
+        names = ("sampled accuracy", "expected accuracy", "greedy accuracy", "entropy share", "noise share")
+        sampled, expected, greedy, entropy, noise = (100 * one(rows, name) for name in names)
         found.append(
-            f"{group}: sampled {100 * one(rows, 'sampled accuracy'):.2f} %, expected "
-            f"{100 * one(rows, 'expected accuracy'):.2f} %, greedy {100 * one(rows, 'greedy accuracy'):.2f} %, "
-            f"entropy {one(rows, 'entropy share'):.0%} of ln K, noise share {one(rows, 'noise share'):.0%}"
+            f"{group}: sampled {sampled:.2f} %, expected weights {expected:.2f} %, greedy {greedy:.2f} %, "
+            f"entropy {entropy:.0f} % of ln K, noise share {noise:.0f} %"
         )
     yield "At the end, all layers together. " + "; ".join(found) + "."
 

@@ -152,12 +152,13 @@ def _sums(p: Tensor, options: Tensor, scores: Tensor) -> Tensor:
 
 
 def _parts(machine: SlotMachine, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Probabilities, options and scores (n, K), float64 (which not every device has), of consecutive reels."""
+    """Probabilities, options and scores (n, K), float64 on the CPU, of consecutive reels."""
     k = machine.reels[name].k
-    tables = machine.scores(name).reshape(-1, k), machine.options(name).reshape(-1, k)
-    for scores, options in zip(*(table.split(max(1, NUMBERS // k)) for table in tables), strict=True):
-        wide = scores.cpu().double()
-        yield wide.softmax(dim=-1), options.cpu().double(), wide
+    every = machine.scores(name).reshape(-1, k), machine.options(name).reshape(-1, k)
+    step = max(1, NUMBERS // k)
+    for start in range(0, len(every[0]), step):
+        scores, options = (table[start : start + step].cpu().double() for table in every)
+        yield scores.softmax(dim=-1), options, scores
 
 
 def _softmax_outputs(trainee: Trainee, images: ImageSet, config: Config) -> Tensor:

@@ -68,7 +68,7 @@ def ps_variance(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """How far networks sampled from the scores differ, why, and what greedy, mean weights and ensemble give."""
+    """How far networks sampled from the scores differ, and why; what greedy, mean and ensemble give."""
     from slotkit.analyses.ps_variance import analyze
     from slotkit.analyses.recorded import open_runs
 
