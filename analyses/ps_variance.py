@@ -206,9 +206,13 @@ def _by_layer(
 
 
 def _trace(folder: RunFolder, layers: Layers) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the trace; none, and a sentence, for a run without one or with a damaged one."""
+    """Rows of the trace; none, and a sentence on why, for a run without one or with a damaged one."""
     import pandas as pd
 
+    if folder.config().form == "dense":
+        return pd.DataFrame(), [
+            f"From the checkpoints alone: the dense form of {folder.name} leaves no trace."
+        ]
     try:
         recorded = read_any(folder)
     except SlotkitError as fault:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from slotkit.analyses.comparison import mean_and_interval
 from slotkit.analyses.ps_variance_words import ALL, OVER_RUNS, latest, one
-from slotkit.analyses.result import COLOURS, curves, panels
+from slotkit.analyses.result import curves, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,9 @@ READINGS = {
     "expected accuracy": "expected weights",
     "ensemble accuracy": "ensemble",
 }
-MARKERS = ("o", "s", "^", "D")
+# In greys: the colours are those of groups and layers.
+MARKERS, FACES = ("o", "s", "^", "D"), ("black", "white", "0.55", "0.85")
+BARS = ("0.35", "0.75")
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -91,7 +93,8 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
             means,
             yerr=np.maximum(np.transpose(ends), 0),
             fmt=MARKERS[i],
-            color=COLOURS[i],
+            color="black",
+            markerfacecolor=FACES[i],
             markersize=5,
             label=words,
         )
@@ -109,7 +112,7 @@ def _variance(axes: Axes, shared: pd.DataFrame, whole: pd.DataFrame, groups: lis
             names = set(end.loc[end["group"] == group, "checkpoint"])
             at = shared[(shared["group"] == group) & shared["checkpoint"].isin(names)]
             heights.append(100 * one(at, quantity))
-        axes.bar(np.arange(len(groups)) + 0.38 * (i - 0.5), heights, 0.36, color=COLOURS[i], label=words)
+        axes.bar(np.arange(len(groups)) + 0.38 * (i - 0.5), heights, 0.36, color=BARS[i], label=words)
         for x, height in enumerate(heights):
             if np.isnan(height):
                 axes.text(x + 0.38 * (i - 0.5), 0, "not\nknown", ha="center", va="bottom", fontsize=7)
