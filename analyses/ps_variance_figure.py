@@ -57,6 +57,8 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
+    from matplotlib.ticker import LogFormatter
+
     rows = whole[whole["level"].isna()].assign(value=lambda r: 100 * (1 - r["value"]))
     rows = rows[rows["value"] > 0]
     if len(groups) == 1:
@@ -73,6 +75,7 @@ def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
     if len(axes.lines):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
     axes.set(title=title, xlabel="training step", ylabel="error (%)")
 
 
@@ -150,6 +153,7 @@ def _course(
 
 def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     looks: dict[str, Any]
+    title = "Scores"
     positive = rows[rows["value"] > 0]
     for quantity, looks in (
         ("score spread", {"marker": "o", "markersize": 4}),
@@ -158,16 +162,13 @@ def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
         picked = positive[positive["quantity"] == quantity]
         if len(picked):
             curves(axes, picked, hue, order, legend=False, **looks)
+            title = "Scores (line), what is initial in them (dashed)" if quantity != "score spread" else title
     scores = positive.loc[positive["quantity"] == "score spread", "value"]
     if len(scores):
         axes.set_yscale("log")
         # Under L2 the initial part falls without end: out of the picture where it has no part in the scores.
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * scores.min()))
-    axes.set(
-        title="Scores (line), what is initial in them (dashed)",
-        xlabel="training step",
-        ylabel="spread within a reel",
-    )
+    axes.set(title=title, xlabel="training step", ylabel="spread within a reel")
 
 
 def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
