@@ -131,7 +131,7 @@ def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None
 
 
 def _checkpoints(folder: RunFolder, asked: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of the checkpoints to read, in the order of training, and sentences on what is missing."""
+    """Names of the checkpoints to read, and sentences on what is missing of all that the run was to keep."""
     if ALL not in asked:
         return list(dict.fromkeys(asked)), []
     there = folder.checkpoint("last").parent.glob("epoch-*.safetensors")
@@ -148,7 +148,8 @@ def _checkpoints(folder: RunFolder, asked: Sequence[str]) -> tuple[list[str], li
     sentences = [f"{folder.name} has no checkpoint {told}, which it was to keep."] if missing else []
     if not has_last:
         sentences.append(f"{folder.name} has no checkpoint last.")
-    return [START, *(f"epoch-{epoch}" for epoch in kept), *(["last"] if has_last else [])], sentences
+    every = [START, *(f"epoch-{epoch}" for epoch in kept), *(["last"] if has_last else [])]
+    return list(dict.fromkeys([*every, *(name for name in asked if name != ALL)])), sentences
 
 
 def _moments(

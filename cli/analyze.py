@@ -73,7 +73,8 @@ def ps_variance(
     from slotkit.analyses.recorded import open_runs
 
     folders = open_runs(runs, runs_dir)
-    result = analyze(folders, draws, checkpoints.split(","), split, data_dir, device)
+    names = [name.strip() for name in checkpoints.split(",")]
+    result = analyze(folders, draws, names, split, data_dir, device)
     _deliver(result, folders, out, as_json)
 
 

@@ -183,6 +183,8 @@ def test_a_moment_with_two_names_is_measured_once_and_has_both(tmp_path: Path) -
     assert list(table["checkpoint"].dropna().unique()) == ["start", "epoch-1", "last"]
     some = ps_variance.analyze(folder, draws=2, checkpoints=("best", "start")).table
     assert list(some["checkpoint"].dropna().unique()) == ["start", "best"]
+    more = ps_variance.analyze(folder, draws=1, checkpoints=("all", "best")).table
+    assert list(more["checkpoint"].dropna().unique()) == ["start", "epoch-1", "last", "best"]
     ends = [table[table["checkpoint"] == name] for name in ("epoch-1", "last")]
     assert ends[0]["value"].equals(ends[1].set_index(ends[0].index)["value"])
 

@@ -85,7 +85,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_sampled_networks_of_a_run(runs: Path) -> None:
     done = invoke(
         *("analyze", "ps-variance", "run-0", "--runs-dir", str(runs)),
-        *("--draws", "2", "--checkpoints", "start,best", "--split", "validation"),
+        *("--draws", "2", "--checkpoints", "start, best", "--split", "validation"),
     )
     assert done.exit_code == 0
     assert "(1 run, 2 draws each, validation images)" in done.stdout
