@@ -24,6 +24,8 @@ TELLING = {
     "recipe": "recipe",
     "training.optimizer": "optimizer",
     "training.lr": "lr",
+    "training.weight_decay": "L2",
+    "slots.update": "update",
     "training.schedule": "schedule",
 }
 

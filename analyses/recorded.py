@@ -91,8 +91,13 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
     Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or the run samples.
     """
+    _check_greedy(folder, folder.config())
+    return read_any(folder, events)
+
+
+def read_any(folder: RunFolder, events: bool = False) -> Recorded:
+    """The trace of a slot machine, however it selects; the rest as `read`."""
     config = folder.config()
-    _check_kind(folder, config)
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
@@ -131,7 +136,7 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
 
 def check_slot_machine(folder: RunFolder, config: Config) -> None:
-    """Raise SlotkitError for a run of learned weights, or a folder of several runs."""
+    """Raise SlotkitError for anything but the run of one slot machine."""
     folder.check_single()
     if config.method != "slot":
         raise SlotkitError(
@@ -140,7 +145,7 @@ def check_slot_machine(folder: RunFolder, config: Config) -> None:
         )
 
 
-def _check_kind(folder: RunFolder, config: Config) -> None:
+def _check_greedy(folder: RunFolder, config: Config) -> None:
     check_slot_machine(folder, config)
     if config.probabilistic:
         raise SlotkitError(

@@ -109,7 +109,7 @@ def logarithmic(axes: Axes, which: str) -> None:
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
-    if 0 < low and high < 300 * low:
+    if low > 0 and high < 300 * low:
         # Powers of ten alone would leave one or two, and powers with a factor run into each other.
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))

@@ -1,4 +1,4 @@
-"""slotkit analyze flips|thresholds|weights."""
+"""slotkit analyze flips|thresholds|weights|ps-variance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from slotkit.runs.folder import RunFolder
 
-app = typer.Typer(help="Learn from one or many runs: their traces and checkpoints.", no_args_is_help=True)
+app = typer.Typer(help="Learn from the traces and checkpoints of one or many runs.", no_args_is_help=True)
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their folders or names.")]
 Out = Annotated[
@@ -76,6 +76,30 @@ def weights(
     folders = open_runs(runs, runs_dir)
     found = analyze(folders, checkpoint=checkpoint, moments=moments, sample=sample, data_dir=data_dir)
     _deliver(found, folders, out, as_json)
+
+
+@app.command("ps-variance")
+def ps_variance(
+    runs: Runs,
+    draws: Annotated[int, typer.Option(help="Networks sampled at each checkpoint.")] = 20,
+    checkpoints: Annotated[
+        str, typer.Option(help="Of start, epoch-N, best, last, with commas; all: start, kept epochs, last.")
+    ] = "all",
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    data_dir: Annotated[Path | None, typer.Option(help="Where datasets lie now.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    out: Out = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far networks sampled from the scores differ, and why; what greedy, mean and ensemble give."""
+    from slotkit.analyses.ps_variance import analyze
+    from slotkit.analyses.recorded import open_runs
+
+    folders = open_runs(runs, runs_dir)
+    names = [name.strip() for name in checkpoints.split(",")]
+    result = analyze(folders, draws, names, split, data_dir, device)
+    _deliver(result, folders, out, as_json)
 
 
 def _deliver(result: Result, folders: list[RunFolder], out: Path | None, as_json: bool) -> None:

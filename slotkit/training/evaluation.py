@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slotkit.config import Config
 from slotkit.data.batches import ordered_batches
@@ -110,15 +110,23 @@ def evaluation_mode(model: nn.Module, keep_dropout: bool = False) -> Iterator[No
 
 
 @torch.no_grad()
+def outputs(trainee: Trainee, images: ImageSet, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits, float32 (b, classes), and labels, int64 (b,), of every image in order, without gradients.
+
+    The network is used in the mode and with the weights that it is in.
+    """
+    for pixels, labels in ordered_batches(
+        images, EVALUATION_BATCH, mean=config.data.mean, std=config.data.std, channels_last=trainee.bf16
+    ):
+        yield trainee.forward(pixels), labels
+
+
 def _measure(trainee: Trainee, images: ImageSet, config: Config) -> tuple[float, float]:
     correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
     loss = torch.zeros(
         (), dtype=torch.float64, device="cpu" if trainee.device.type == "mps" else trainee.device
     )
-    for pixels, labels in ordered_batches(
-        images, EVALUATION_BATCH, mean=config.data.mean, std=config.data.std, channels_last=trainee.bf16
-    ):
-        logits = trainee.forward(pixels)
+    for logits, labels in outputs(trainee, images, config):
         correct += (logits.argmax(dim=-1) == labels).sum()
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").to(loss.device)
     return correct.item() / len(images), loss.item() / len(images)

@@ -30,6 +30,14 @@ def test_groups_are_called_by_the_least_that_tells_them_apart(tmp_path: Path) ->
     assert group_labels([one, two, three]) == ["K = 2, lr = 0.1", "K = 8, lr = 0.2", "K = 8, lr = 0.1"]
 
 
+def test_settings_have_their_short_names(tmp_path: Path) -> None:
+    one = run(tmp_path, "one", training__weight_decay=1e-4)
+    two = run(tmp_path, "two", slots__update="selected")
+    three = run(tmp_path, "three")
+    labels = ["L2 = 0.0001, update = all", "L2 = 0.0, update = selected", "L2 = 0.0, update = all"]
+    assert group_labels([one, two, three]) == labels
+
+
 def test_recipes_tell_runs_apart(tmp_path: Path) -> None:
     one = run(tmp_path, "one", "recipe plain", training__lr=0.2)
     two = run(tmp_path, "two", "recipe fancy", training__lr=0.3, training__momentum=0.8)

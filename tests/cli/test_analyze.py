@@ -8,12 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slotkit.cli.main import app, main
-from typer.testing import CliRunner, Result
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+from commands import invoke, refuse
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +66,31 @@ def test_which_weights(runs: Path, tmp_path: Path) -> None:
 def test_what_can_be_put_right_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["slotkit", "analyze", "flips", "nowhere", "--runs-dir", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("Error: There is no run 'nowhere'")
+    told = refuse(monkeypatch, capsys, "analyze", "flips", "nowhere", "--runs-dir", str(tmp_path))
+    assert told.startswith("Error: There is no run 'nowhere'")
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom slotkit.cli.main import main\n"
         "sys.argv = ['slotkit', 'analyze', 'flips', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'pandas', 'matplotlib', 'seaborn'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    # Elsewhere: Python would import the checkout's slotkit/, which has no commands.
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "--within" in done.stdout
+
+
+def test_sampled_networks_of_a_run(runs: Path) -> None:
+    done = invoke(
+        *("analyze", "ps-variance", "run-0", "--runs-dir", str(runs)),
+        *("--draws", "2", "--checkpoints", "start, best", "--split", "validation"),
+    )
+    assert done.exit_code == 0
+    assert "(1 run, 2 draws each, validation images)" in done.stdout
+    assert "run-0 was trained with greedy selection and is sampled after the fact" in done.stdout
+    assert (runs / "run-0" / "analyses" / "ps-variance.csv").stat().st_size > 0
