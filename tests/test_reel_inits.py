@@ -83,7 +83,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "seed-false": ({"seed": False}, "The seed is False. Give an integer from 0 to 2**63 - 1."),
     "seed-float": ({"seed": 0.5}, "The seed is 0.5. Give an integer"),
     "sharing": ({"sharing": "row"}, "There is no sharing 'row'. Choose one of none, layer, channel."),
-    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, or pass an object."),
+    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, paper-options-"),
     "init-object": (
         {"init": ONE_METHOD},
         "the methods options(uniform, fans) and scores(uniform, fans); OneMethod lacks",

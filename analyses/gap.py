@@ -1,0 +1,187 @@
+"""Gap: which of the settings that two sources differ in explains that their accuracies differ.
+
+The table is tidy: one number a row, with columns quantity, name, low_level, high_level, between (whether
+the two ends differ in that factor), value, low, high (ends of the 95 % interval; NaN without one), n (runs
+behind it), run, cell (levels of the factors, as "+--+") and seed. All accuracies are of the test set, at the
+best epoch by validation, which is read greedily and without dropout in every cell. Factors of evaluation are
+as the reference has them; the reproduction's end is read in its own way. By quantity, `name` and `value` are
+
+    effect          factor                points gained by its high level over its low one, averaged over
+                                          all levels of the others (a main effect)
+    reading         factor of evaluation  the same, both levels read from the same checkpoints
+    interaction     "a x b = c x d"       half of what the effect of a grows by when b goes from low to high,
+                                          in points; of all pairs listed, summed: the design can't part them
+    end             source                its accuracy in %, mean over seeds
+    gap             -                     accuracy of the reference less that of the reproduction, in points
+    explained       -                     sum of the effects between the ends, in points: the gap, if all
+                                          effects simply added up
+    accuracy        -                     accuracy of one run in %, NaN if it diverged
+
+Effects are least squares over the runs of the design and have t intervals, their noise being that between the
+seeds of a cell (`slotkit.analyses.factorial`); ends and gap have bootstrap intervals over the seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from slotkit.analyses.comparison import mean_and_interval
+from slotkit.analyses.factorial import Pair, alias_groups, estimate
+from slotkit.analyses.gap_plan import Plan
+from slotkit.analyses.gap_sources import DROPOUT, SAMPLING, Factor
+from slotkit.analyses.result import Result
+
+from slotkit.errors import SlotkitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = [
+    *("quantity", "name", "low_level", "high_level", "between"),
+    *("value", "low", "high", "n", "run", "cell", "seed"),
+]
+
+Row = dict[str, Any]
+
+
+def analyze(sweep: Path | str, runs_dir: Path | None = None) -> Result:
+    """Main effects and interactions of a sweep that `slotkit analyze gap` trained. Trains nothing.
+
+    Runs that are missing or diverged are left out, and the verdict says so.
+
+    Args:
+        sweep: its folder, or its name in `runs_dir`.
+
+    Raises SlotkitError if it is no sweep, or has no finished run of its design.
+    """
+    from slotkit.analyses.gap_figure import draw
+    from slotkit.analyses.gap_sweep import Sweep, find
+    from slotkit.analyses.gap_words import sentences
+
+    found: Sweep = Sweep.open(find(sweep, runs_dir))
+    table = tabulate(found.plan, list(_runs(found)))
+    return Result("gap", table, "\n".join(sentences(found.plan, table)), draw)
+
+
+def tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
+    """The table, from the runs' rows: run, cell (a tuple), seed, status, readings (see `Sweep.readings`)."""
+    import pandas as pd
+
+    accuracies = [
+        {
+            "quantity": "accuracy",
+            "value": _read(run, plan, _usual(plan)),
+            "n": 1,
+            "run": run["run"],
+            "cell": "".join("+" if level > 0 else "-" for level in run["cell"]),
+            "seed": run["seed"],
+        }
+        for run in runs
+        if run["status"] in ("finished", "diverged")
+    ]
+    design = {tuple(int(level) for level in cell) for cell in plan.cells}
+    finished = [run for run in runs if run["status"] == "finished"]
+    inside = [run for run in finished if run["cell"] in design]
+    if not inside:
+        raise SlotkitError(
+            "No run of the design is finished, so there is nothing to estimate from. Train the sweep with "
+            "`slotkit analyze gap` and the options that it was started with."
+        )
+    rows = [*_effects(plan, inside), *_ends(plan, finished), *accuracies]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"name": object})
+
+
+def _runs(sweep: Any) -> Iterator[Row]:
+    for cell, seed, folder in sweep.runs():
+        status = sweep.status(folder)
+        readings = sweep.readings(folder) if status == "finished" else None
+        yield {"run": folder.name, "cell": cell, "seed": seed, "status": status, "readings": readings}
+
+
+def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:
+    """Ranked: the largest first, of each kind."""
+    levels, seeds = np.array([run["cell"] for run in runs]), np.array([run["seed"] for run in runs])
+    groups = alias_groups(plan.cells)
+    usual = _usual(plan)
+    accuracy = np.array([_read(run, plan, usual) for run in runs])
+    found = estimate(levels, seeds, accuracy, groups)
+    effects = [_factor_row("effect", f, found.main[i]) for i, f in enumerate(plan.factors)]
+    for factor in plan.readings:
+        up, down = usual | {factor.name}, usual - {factor.name}
+        gains = np.array([_read(run, plan, up) - _read(run, plan, down) for run in runs])
+        paired = estimate(levels, seeds, gains, groups)
+        effects.append(_factor_row("reading", factor, paired.mean))
+    interactions = [
+        {"quantity": "interaction", "name": _group_name(plan, group), **_interval(found.pairs[i])}
+        for i, group in enumerate(groups)
+    ]
+    for kind in (effects, interactions):
+        kind.sort(key=lambda row: -np.nan_to_num(abs(row["value"]), nan=-1.0))
+        yield from (row | {"n": len(runs)} for row in kind)
+    yield {
+        "quantity": "explained",
+        "value": sum(row["value"] for row in effects if row["between"]),
+        "n": len(runs),
+    }
+
+
+def _ends(plan: Plan, runs: list[Row]) -> Iterator[Row]:
+    reference, reproduction = (
+        {run["seed"]: _read(run, plan, high) for run in runs if run["cell"] == cell}
+        for cell, high in zip(plan.ends, (_usual(plan), set[str]()), strict=True)
+    )
+    for name, by_seed in ((plan.reference, reference), (plan.reproduction, reproduction)):
+        yield {"quantity": "end", "name": name, **_over_seeds(list(by_seed.values()))}
+    both = [reference[seed] - reproduction[seed] for seed in reference if seed in reproduction]
+    yield {"quantity": "gap", **_over_seeds(both)}
+
+
+def _read(run: Row, plan: Plan, high: set[str]) -> float:
+    """The reading of a run, in %, with the factors of evaluation named in `high` at their high level."""
+    if run["readings"] is None:
+        return np.nan
+    settings = {path: plan.base.get(path) for path in (DROPOUT, SAMPLING)}
+    for factor in plan.readings:
+        settings |= factor.high if factor.name in high else factor.low
+    dropout = "on" if settings[DROPOUT] and "on" in run["readings"] else "off"
+    greedy = plan.base["slots.selection"] == "greedy" or settings[SAMPLING] == "greedy"
+    return 100 * float(run["readings"][dropout]["greedy" if greedy else "sample"])
+
+
+def _usual(plan: Plan) -> set[str]:
+    """How the reference is read: the factors of evaluation that are at their high level there."""
+    return {factor.name for factor in plan.readings if factor.between}
+
+
+def _factor_row(quantity: str, factor: Factor, interval: NDArray[np.float64]) -> Row:
+    return {
+        "quantity": quantity,
+        "name": factor.name,
+        "low_level": factor.low_words,
+        "high_level": factor.high_words,
+        "between": factor.between,
+        **_interval(interval),
+    }
+
+
+def _interval(values: NDArray[np.float64]) -> Row:
+    return dict(zip(("value", "low", "high"), map(float, values), strict=True))
+
+
+def _over_seeds(values: list[float]) -> Row:
+    mean, low, high = mean_and_interval(np.array(values))
+    several = len(values) > 1
+    return {
+        "value": mean,
+        "low": low if several else np.nan,
+        "high": high if several else np.nan,
+        "n": len(values),
+    }
+
+
+def _group_name(plan: Plan, group: list[Pair]) -> str:
+    return " = ".join(f"{plan.factors[i].name} x {plan.factors[j].name}" for i, j in group)
