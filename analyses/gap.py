@@ -11,6 +11,8 @@ as the reference has them; the reproduction's end is read in its own way. By qua
     reading         factor of evaluation  the same, both levels read from the same checkpoints
     interaction     "a x b = c x d"       half of what the effect of a grows by when b goes from low to high,
                                           in points; of all pairs listed, summed: the design can't part them
+    step up         factor                points gained by the reproduction, if this factor alone is changed
+    step down       factor                points lost by the reference, if this factor alone is changed
     end             source                its accuracy in %, mean over seeds
     gap             -                     accuracy of the reference less that of the reproduction, in points
     explained       -                     sum of the effects between the ends, in points: the gap, if all
@@ -18,12 +20,14 @@ as the reference has them; the reproduction's end is read in its own way. By qua
     accuracy        -                     accuracy of one run in %, NaN if it diverged
 
 Effects are least squares over the runs of the design and have t intervals, their noise being that between the
-seeds of a cell (`slotkit.analyses.factorial`); ends and gap have bootstrap intervals over the seeds.
+seeds of a cell (`slotkit.analyses.factorial`); ends, gap and steps have bootstrap intervals over the seeds.
+A main effect is an average over all combinations, also those that no source has and that may not learn at
+all; the steps are what happens at the ends. Factors are ranked by the mean of their two steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.comparison import mean_and_interval
 from slotkit.analyses.factorial import Pair, alias_groups, estimate
-from slotkit.analyses.gap_plan import Plan
+from slotkit.analyses.gap_plan import Cell, Plan
 from slotkit.analyses.gap_sources import DROPOUT, SAMPLING, Factor
 from slotkit.analyses.result import Result
 
@@ -39,6 +43,7 @@ from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from slotkit.analyses.gap_sweep import Sweep
 
 COLUMNS = [
     *("quantity", "name", "low_level", "high_level", "between"),
@@ -62,12 +67,12 @@ def analyze(sweep: Path | str, runs_dir: Path | None = None) -> Result:
     from slotkit.analyses.gap_sweep import Sweep, find
     from slotkit.analyses.gap_words import sentences
 
-    found: Sweep = Sweep.open(find(sweep, runs_dir))
-    table = tabulate(found.plan, list(_runs(found)))
+    found = Sweep.open(find(sweep, runs_dir))
+    table = _tabulate(found.plan, list(_runs(found)))
     return Result("gap", table, "\n".join(sentences(found.plan, table)), draw)
 
 
-def tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
+def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
     """The table, from the runs' rows: run, cell (a tuple), seed, status, readings (see `Sweep.readings`)."""
     import pandas as pd
 
@@ -91,11 +96,12 @@ def tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
             "No run of the design is finished, so there is nothing to estimate from. Train the sweep with "
             "`slotkit analyze gap` and the options that it was started with."
         )
-    rows = [*_effects(plan, inside), *_ends(plan, finished), *accuracies]
+    steps = list(_steps(plan, finished))
+    rows = [*_ranked(_effects(plan, inside), steps), *steps, *_ends(plan, finished), *accuracies]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"name": object})
 
 
-def _runs(sweep: Any) -> Iterator[Row]:
+def _runs(sweep: Sweep) -> Iterator[Row]:
     for cell, seed, folder in sweep.runs():
         status = sweep.status(folder)
         readings = sweep.readings(folder) if status == "finished" else None
@@ -103,25 +109,23 @@ def _runs(sweep: Any) -> Iterator[Row]:
 
 
 def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:
-    """Ranked: the largest first, of each kind."""
+    """Main effects, readings, interactions, and what the effects add up to."""
     levels, seeds = np.array([run["cell"] for run in runs]), np.array([run["seed"] for run in runs])
     groups = alias_groups(plan.cells)
     usual = _usual(plan)
     accuracy = np.array([_read(run, plan, usual) for run in runs])
     found = estimate(levels, seeds, accuracy, groups)
-    effects = [_factor_row("effect", f, found.main[i]) for i, f in enumerate(plan.factors)]
+    effects = [_factor_row("effect", f) | _interval(found.main[i]) for i, f in enumerate(plan.factors)]
     for factor in plan.readings:
         up, down = usual | {factor.name}, usual - {factor.name}
         gains = np.array([_read(run, plan, up) - _read(run, plan, down) for run in runs])
         paired = estimate(levels, seeds, gains, groups)
-        effects.append(_factor_row("reading", factor, paired.mean))
+        effects.append(_factor_row("reading", factor) | _interval(paired.mean))
     interactions = [
         {"quantity": "interaction", "name": _group_name(plan, group), **_interval(found.pairs[i])}
         for i, group in enumerate(groups)
     ]
-    for kind in (effects, interactions):
-        kind.sort(key=lambda row: -np.nan_to_num(abs(row["value"]), nan=-1.0))
-        yield from (row | {"n": len(runs)} for row in kind)
+    yield from (row | {"n": len(runs)} for row in (*effects, *interactions))
     yield {
         "quantity": "explained",
         "value": sum(row["value"] for row in effects if row["between"]),
@@ -129,15 +133,42 @@ def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:
     }
 
 
+def _ranked(rows: Iterable[Row], steps: list[Row]) -> list[Row]:
+    """The largest first, of each quantity; what is unknown last."""
+
+    def size(row: Row) -> float:
+        own = [step["value"] for step in steps if step["name"] == row.get("name")]
+        value = abs(np.mean(own)) if own and np.isfinite(own).all() else abs(row["value"])
+        return float(np.nan_to_num(value, nan=-1.0))
+
+    order = ("effect", "reading", "interaction", "explained")
+    return sorted(rows, key=lambda row: (order.index(row["quantity"]), -size(row)))
+
+
+def _steps(plan: Plan, runs: list[Row]) -> Iterator[Row]:
+    """One factor changed at either end; all are read as the reference is."""
+    usual = _usual(plan)
+    for quantity, end, sign in zip(("step down", "step up"), plan.ends, (-1, 1), strict=True):
+        at_end = _by_seed(plan, runs, end, usual)
+        for index, cell in plan.neighbours(end).items():
+            there = _by_seed(plan, runs, cell, usual)
+            gains = [sign * (there[seed] - at_end[seed]) for seed in there if seed in at_end]
+            yield _factor_row(quantity, plan.factors[index]) | _over_seeds(gains)
+
+
 def _ends(plan: Plan, runs: list[Row]) -> Iterator[Row]:
     reference, reproduction = (
-        {run["seed"]: _read(run, plan, high) for run in runs if run["cell"] == cell}
+        _by_seed(plan, runs, cell, high)
         for cell, high in zip(plan.ends, (_usual(plan), set[str]()), strict=True)
     )
     for name, by_seed in ((plan.reference, reference), (plan.reproduction, reproduction)):
         yield {"quantity": "end", "name": name, **_over_seeds(list(by_seed.values()))}
     both = [reference[seed] - reproduction[seed] for seed in reference if seed in reproduction]
     yield {"quantity": "gap", **_over_seeds(both)}
+
+
+def _by_seed(plan: Plan, runs: list[Row], cell: Cell, high: set[str]) -> dict[int, float]:
+    return {run["seed"]: _read(run, plan, high) for run in runs if run["cell"] == cell}
 
 
 def _read(run: Row, plan: Plan, high: set[str]) -> float:
@@ -157,14 +188,13 @@ def _usual(plan: Plan) -> set[str]:
     return {factor.name for factor in plan.readings if factor.between}
 
 
-def _factor_row(quantity: str, factor: Factor, interval: NDArray[np.float64]) -> Row:
+def _factor_row(quantity: str, factor: Factor) -> Row:
     return {
         "quantity": quantity,
         "name": factor.name,
         "low_level": factor.low_words,
         "high_level": factor.high_words,
         "between": factor.between,
-        **_interval(interval),
     }
 
 

@@ -83,10 +83,19 @@ class Plan:
             (-1,) * len(self.factors),
         )
 
+    def neighbours(self, end: Cell) -> dict[int, Cell]:
+        """The cells next to an end on the way to the other: factor -> the end with that factor changed."""
+        return {
+            index: tuple(-level if place == index else level for place, level in enumerate(end))
+            for index, factor in enumerate(self.factors)
+            if factor.between
+        }
+
     def trained(self) -> list[Cell]:
-        """All cells: the design's, then the ends that it lacks."""
+        """All cells: the design's, then the ends and their neighbours, where it lacks them."""
         cells = [tuple(int(level) for level in cell) for cell in self.cells]
-        return list(dict.fromkeys([*cells, *self.ends]))
+        near = [cell for end in self.ends for cell in self.neighbours(end).values()]
+        return list(dict.fromkeys([*cells, *self.ends, *near]))
 
     def layers(self, cell: Cell, seed: int) -> list[Layer]:
         """The settings of one run."""

@@ -46,10 +46,16 @@ class Sweep:
             ) from fault
 
     def runs(self) -> Iterator[tuple[Cell, int, RunFolder]]:
-        """(cell, seed, folder) of every run, there or not; all cells of a seed before the next seed."""
+        """(cell, seed, folder) of every run, there or not, in the order of training.
+
+        All of a seed come before the next seed, the ends and their neighbours before the rest, so that an
+        interrupted sweep has them.
+        """
+        cells = self.plan.trained()
+        near = {cell for end in self.plan.ends for cell in (end, *self.plan.neighbours(end).values())}
         for seed in self.plan.seeds:
-            for index, cell in enumerate(self.plan.trained()):
-                yield cell, seed, RunFolder(self.path / f"cell-{index + 1:02}-seed-{seed}")
+            for index in sorted(range(len(cells)), key=lambda i: cells[i] not in near):
+                yield cells[index], seed, RunFolder(self.path / f"cell-{index + 1:02}-seed-{seed}")
 
     def status(self, folder: RunFolder) -> str:
         """That of the run; "missing" if it isn't there, or was killed before it said anything."""
@@ -142,7 +148,7 @@ def _estimate(plan: Plan, runs: int, left: int) -> str:
     p, cells = len(plan.factors), len(plan.cells)
     kind = "full factorial" if cells == 2**p else "resolution IV"
     more = len(plan.trained()) - cells
-    ends = f" and {more} more for the ends" if more else ""
+    ends = f" and {more} more at the ends" if more else ""
     return (
         f"{p} factor{'s' if p > 1 else ''} in {cells} cells ({kind}){ends}, {len(plan.seeds)} "
         f"seed{'s' if len(plan.seeds) > 1 else ''}: {runs} runs of {plan.epochs} epochs, {left} of them left "

@@ -22,11 +22,13 @@ def sentences(plan: Plan, table: pd.DataFrame) -> Iterator[str]:
     yield from _ends(table)
     effects = table[table["quantity"].isin(["effect", "reading"])]
     between, others = (effects[effects["between"].astype(bool) == value] for value in (True, False))
-    yield from _verdict(table, between)
+    yield from _verdict(table)
+    yield "Points gained, on average over all combinations of the others (main effects):"
     yield from (f"  {_effect(row)}" for _, row in between.iterrows())
     if len(others):
-        yield "Settings that the ends share and another source has otherwise:"
+        yield "The same of settings that the ends share and another source has otherwise:"
         yield from (f"  {_effect(row)}" for _, row in others.iterrows())
+    yield from _sum(table)
     yield from _interactions(table)
     yield from _reservations(plan, table)
 
@@ -47,18 +49,36 @@ def _ends(table: pd.DataFrame) -> Iterator[str]:
     yield f"Test accuracy: {'; '.join(told)}. The gap is {_number(gap, '.2f')} points."
 
 
-def _verdict(table: pd.DataFrame, between: pd.DataFrame) -> Iterator[str]:
-    """Which effect is the largest, and what all of them add up to."""
-    known = between[np.isfinite(between["value"].to_numpy(np.float64))]
-    if known.empty:
-        return
-    explained = table.loc[table["quantity"] == "explained", "value"].iloc[0]
-    first, rest = known.iloc[0], known["value"].iloc[1:].abs()
-    second = f"; the next largest effect is {rest.iloc[0]:.2f} points" if len(rest) else ""
+def _verdict(table: pd.DataFrame) -> Iterator[str]:
+    """What one setting does at either end; the largest first."""
+    up, down = (
+        table[table["quantity"] == quantity].set_index("name") for quantity in ("step up", "step down")
+    )
+    ranked = [name for name in table.loc[table["quantity"] == "effect", "name"] if name in up.index]
+    known = [name for name in ranked if np.isfinite([up["value"][name], down["value"][name]]).all()]
+    if known:
+        first = up.loc[known[0]]
+        yield (
+            f"The {known[0]} explains most at the ends: {first['high_level']} instead of "
+            f"{first['low_level']} is worth {_number(first, '+.2f')} points to the reproduction and "
+            f"{_number(down.loc[known[0]], '+.2f')} to the reference."
+        )
+    yield "Points gained by changing one setting alone, in the reproduction; in the reference:"
+    for name in ranked:
+        yield (
+            f"  {name} ({up['low_level'][name]} → {up['high_level'][name]}): "
+            f"{_number(up.loc[name], '+.2f')}; {_number(down.loc[name], '+.2f')}"
+        )
+
+
+def _sum(table: pd.DataFrame) -> Iterator[str]:
+    """How far main effects go, and where they are averages over networks that learnt little."""
+    explained = table[table["quantity"] == "explained"].assign(low=np.nan).iloc[0]
+    runs = table[(table["quantity"] == "accuracy") & table["value"].notna()]
+    lowest = runs.loc[runs["value"].idxmin()]
     yield (
-        f"The largest effect is that of the {first['name']}: {first['high_level']} instead of "
-        f"{first['low_level']} is worth {first['value']:+.2f} points on average{second}. All effects between "
-        f"the ends add up to {explained:.2f} points."
+        f"Main effects between the ends add up to {_number(explained, '.2f')} points. They are averages over "
+        f"combinations that end at {lowest['value']:.1f} % ({lowest['run']}) to {runs['value'].max():.1f} %."
     )
 
 

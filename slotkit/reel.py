@@ -137,7 +137,7 @@ class Reel:
         shape: the weight's shape, two dimensions or more.
         k: options a connection, at least 1.
         seed: 0 <= seed < 2**63. Part of the key.
-        init: "paper", "authors" or an `Init`.
+        init: "paper", "authors", one of MIXED_INITS or an `Init`.
         sharing: which connections have the same K options: "none", "layer" (all of the tensor) or
             "channel" (all of an output channel). Scores are each connection's own in every case.
         symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.

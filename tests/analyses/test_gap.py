@@ -89,9 +89,25 @@ def test_known_effects_are_found_and_ranked(tmp_path: Path) -> None:
     assert picked(found.table, "explained")["value"] == pytest.approx(5.5)
     assert picked(found.table, "end", "authors-lenet-greedy")["value"] == pytest.approx(97.775)
     assert (
-        "all instead of selected is worth +5.00 points on average; the next largest effect is 1.00"
-        in found.summary
+        "The update rule explains most at the ends: all instead of selected is worth +5.00 [+5.00, +5.00] "
+        "points to the reproduction and +5.00 [+5.00, +5.00] to the reference."
+    ) in found.summary
+
+
+def test_steps_are_taken_at_the_ends(tmp_path: Path) -> None:
+    # The option bound helps the selected rule by 2 points and costs the other 1.
+    def accuracy(cell: Cell, seed: int) -> float:
+        return linear(5)(cell, seed) + (2 if cell[0] < 0 else -1) * cell[4] / 2
+
+    found = gap.analyze(made(tmp_path / "s", lenet(), accuracy))
+    up, down, main = (
+        picked(found.table, quantity, "option bound") for quantity in ("step up", "step down", "effect")
     )
+    assert (up["value"], down["value"], main["value"]) == pytest.approx((2, -1, 0.5))
+    assert (up["n"], down["n"]) == (2, 2)
+    assert "L2 penalty" not in set(found.table.loc[found.table["quantity"] == "step up", "name"])
+    told = "  option bound (√(2/(in+out)) → √(6/(in+out))): +2.00 [+2.00, +2.00]; -1.00 [-1.00, -1.00]"
+    assert told in found.summary.splitlines()
 
 
 def test_intervals_tell_what_is_not_told_from_0(tmp_path: Path) -> None:
@@ -102,8 +118,8 @@ def test_intervals_tell_what_is_not_told_from_0(tmp_path: Path) -> None:
     assert rule["high"] - rule["low"] == pytest.approx(2 * 2.13 * 0.035, rel=0.5)
     assert bias["low"] < 0 < bias["high"]
     assert "biases (PyTorch's, untrained → none)" in found.summary
-    told = next(line for line in found.summary.splitlines() if line.startswith("  biases"))
-    assert told.endswith("points, not told from 0")
+    told = [line for line in found.summary.splitlines() if line.startswith(("  biases", "  update rule ("))]
+    assert [line.endswith("points, not told from 0") for line in told] == [False, False, False, True]
 
 
 def test_an_interaction_is_given_with_its_aliases(tmp_path: Path) -> None:
@@ -133,7 +149,7 @@ def test_missing_and_diverged_runs_are_said_and_left_out(tmp_path: Path) -> None
     found = gap.analyze(made(tmp_path / "s", planned, linear(5, 1), status))
     assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
     assert picked(found.table, "effect", "update rule")["n"] == 29
-    assert "2 of 34 runs are not finished: estimated from the others." in found.summary
+    assert "2 of 58 runs are not finished: estimated from the others." in found.summary
     assert "1 diverged and are left out: cell-01-seed-0." in found.summary
     diverged = found.table[found.table["run"] == "cell-01-seed-0"].iloc[0]
     assert np.isnan(diverged["value"])
