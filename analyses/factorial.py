@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,11 +81,11 @@ def estimate(
     """
     n, p = levels.shape
     dummies = _dummies(blocks)
-    columns = [
+    columns: list[NDArray[Any]] = [
         np.ones((n, 1)),
         dummies - dummies.mean(axis=0),
         levels,
-        np.column_stack([levels[:, i] * levels[:, j] for (i, j), *_ in groups] or [np.zeros((n, 0))]),
+        np.array([levels[:, i] * levels[:, j] for (i, j), *_ in groups]).reshape(len(groups), n).T,
     ]
     x = np.hstack(columns).astype(np.float64)
     kept = _independent(x)
@@ -113,7 +114,7 @@ def _noise(levels: NDArray[np.int64], blocks: NDArray[np.int64], y: NDArray[np.f
 
 def _dummies(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, labels - 1) indicators of all labels but the first."""
-    return (labels[:, None] == np.unique(labels)[None, 1:]).astype(np.float64)
+    return np.asarray(labels[:, None] == np.unique(labels)[None, 1:], np.float64)
 
 
 def _independent(x: NDArray[np.float64]) -> list[int]:

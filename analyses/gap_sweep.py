@@ -74,7 +74,7 @@ class Sweep:
         if any(DROPOUT in factor.low for factor in self.plan.readings):
             noisy = evaluate(folder, "best", "test", [Layer("slotkit analyze gap", {DROPOUT: True})])
             readings["on"] = {kind: reading.accuracy for kind, reading in noisy.items()}
-        write_whole(path, lambda file: file.write_text(json.dumps(readings, indent=2) + "\n"))
+        _write(path, readings)
         return readings
 
 
@@ -109,7 +109,7 @@ def start(plan: Plan, path: Path) -> Sweep:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise unwritable(path, fault) from fault
-    write_whole(path / PLAN, lambda file: file.write_text(json.dumps(plan.as_dict(), indent=2) + "\n"))
+    _write(path / PLAN, plan.as_dict())
     return Sweep(path, plan)
 
 
@@ -171,3 +171,10 @@ def _compared(there: Plan, wanted: Plan) -> Iterator[tuple[str, Any, Any]]:
         base = plan.pop("base")
         plan |= {path: value for path, value in base.items() if path not in FREE}
     yield from ((name, old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys()))
+
+
+def _write(path: Path, value: Any) -> None:
+    def write(file: Path) -> None:
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    write_whole(path, write)
