@@ -17,7 +17,10 @@ as the reference has them; the reproduction's end is read in its own way. By qua
     gap             -                     accuracy of the reference less that of the reproduction, in points
     explained       -                     sum of the effects between the ends, in points: the gap, if all
                                           effects simply added up
-    accuracy        -                     accuracy of one run in %, NaN if it diverged
+    accuracy        status                accuracy of one run in %, NaN if it diverged
+
+A run that collapsed (its network can't tell the classes apart: dead layers) has no part in main effects and
+interactions, which it would swamp; like one that diverged it is named in the verdict.
 
 Effects are least squares over the runs of the design and have t intervals, their noise being that between the
 seeds of a cell (`slotkit.analyses.factorial`); ends, gap and steps have bootstrap intervals over the seeds.
@@ -27,7 +30,8 @@ all; the steps are what happens at the ends. Factors are ranked by the mean of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +53,9 @@ COLUMNS = [
     *("quantity", "name", "low_level", "high_level", "between"),
     *("value", "low", "high", "n", "run", "cell", "seed"),
 ]
+
+# Of the runs in the table; "collapsed" is given here.
+STATUSES = ("finished", "collapsed", "diverged")
 
 Row = dict[str, Any]
 
@@ -79,6 +86,7 @@ def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
     accuracies = [
         {
             "quantity": "accuracy",
+            "name": run["status"],
             "value": _read(run, plan, _usual(plan)),
             "n": 1,
             "run": run["run"],
@@ -86,11 +94,11 @@ def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
             "seed": run["seed"],
         }
         for run in runs
-        if run["status"] in ("finished", "diverged")
+        if run["status"] in STATUSES
     ]
     design = {tuple(int(level) for level in cell) for cell in plan.cells}
-    finished = [run for run in runs if run["status"] == "finished"]
-    inside = [run for run in finished if run["cell"] in design]
+    finished = [run for run in runs if run["readings"] is not None]
+    inside = [run for run in finished if run["status"] == "finished" and run["cell"] in design]
     if not inside:
         raise SlotkitError(
             "No run of the design is finished, so there is nothing to estimate from. Train the sweep with "
@@ -105,7 +113,19 @@ def _runs(sweep: Sweep) -> Iterator[Row]:
     for cell, seed, folder in sweep.runs():
         status = sweep.status(folder)
         readings = sweep.readings(folder) if status == "finished" else None
+        if readings and _collapsed(folder.summary()["validation"]["best"]):
+            status = "collapsed"
         yield {"run": folder.name, "cell": cell, "seed": seed, "status": status, "readings": readings}
+
+
+def _collapsed(best: Mapping[str, float]) -> bool:
+    """Whether a network is no better than equal probabilities for all C classes: a loss of log C or a
+    little more, as untrained biases make it, and about one in C right.
+    """
+    # A loss above 10 would be of more classes than there are.
+    classes = round(math.exp(min(best["loss"], 10.0)))
+    above = best["loss"] - math.log(classes)
+    return classes > 1 and -1e-4 < above < 1e-2 and best["accuracy"] < 1.5 / classes
 
 
 def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:

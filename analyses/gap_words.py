@@ -74,7 +74,7 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
 def _sum(table: pd.DataFrame) -> Iterator[str]:
     """How far main effects go, and where they are averages over networks that learnt little."""
     explained = table[table["quantity"] == "explained"].assign(low=np.nan).iloc[0]
-    runs = table[(table["quantity"] == "accuracy") & table["value"].notna()]
+    runs = table[(table["quantity"] == "accuracy") & (table["name"] == "finished")]
     lowest = runs.loc[runs["value"].idxmin()]
     yield (
         f"Main effects between the ends add up to {_number(explained, '.2f')} points. They are averages over "
@@ -104,11 +104,15 @@ def _interactions(table: pd.DataFrame) -> Iterator[str]:
 def _reservations(plan: Plan, table: pd.DataFrame) -> Iterator[str]:
     runs = table[table["quantity"] == "accuracy"]
     wanted = len(plan.trained()) * len(plan.seeds)
-    diverged = list(runs.loc[runs["value"].isna(), "run"])
     if missing := wanted - len(runs):
         yield f"{missing} of {wanted} runs are not finished: estimated from the others."
-    if diverged:
-        yield f"{len(diverged)} diverged and are left out: {', '.join(diverged)}."
+    for status, why in (("diverged", ""), ("collapsed", ", telling no class from another,")):
+        named = list(runs.loc[runs["name"] == status, "run"])
+        if named:
+            yield (
+                f"{len(named)} {status}{why} and {'are' if len(named) > 1 else 'is'} left out of the "
+                f"effects: {', '.join(named)}."
+            )
     effects = table[table["quantity"].isin(["effect", "interaction"])]
     lost = list(effects.loc[effects["value"].isna(), "name"])
     if lost:

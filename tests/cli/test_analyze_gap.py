@@ -13,7 +13,7 @@ from slotkit.training.loop import Event
 
 TINY = (
     *("analyze", "gap", "--dataset", "digits", "--k", "2", "--factors", "option bound", "--epochs", "1"),
-    *("--limit-batches", "1", "--set", "data.validation=0.1", "--set", "training.device=cpu"),
+    *("--limit-batches", "8", "--set", "data.validation=0.1", "--set", "training.device=cpu"),
 )
 SWEEP = Path("runs") / "gap-lenet-digits-k2-greedy"
 
