@@ -57,11 +57,13 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
     ranked = [name for name in table.loc[table["quantity"] == "effect", "name"] if name in up.index]
     known = [name for name in ranked if np.isfinite([up["value"][name], down["value"][name]]).all()]
     if known:
-        first = up.loc[known[0]]
+        # What the reference does worse explains nothing, however large it is.
+        best = max(known, key=lambda name: up["value"][name] + down["value"][name])
+        first = up.loc[best]
         yield (
-            f"The {known[0]} explains most at the ends: {first['high_level']} instead of "
+            f"The {best} explains most at the ends: {first['high_level']} instead of "
             f"{first['low_level']} is worth {_number(first, '+.2f')} points to the reproduction and "
-            f"{_number(down.loc[known[0]], '+.2f')} to the reference."
+            f"{_number(down.loc[best], '+.2f')} to the reference."
         )
     yield "Points gained by changing one setting alone, in the reproduction; in the reference:"
     for name in ranked:

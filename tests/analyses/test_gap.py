@@ -97,6 +97,13 @@ def test_known_effects_are_found_and_ranked(tmp_path: Path) -> None:
     ) in found.summary
 
 
+def test_a_setting_that_narrows_the_gap_does_not_explain_it(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(), linear(2, 0, 0, 0, -7)))
+    assert picked(found.table, "gap")["value"] == pytest.approx(-5)
+    assert found.table["name"].iloc[0] == "option bound"
+    assert "The update rule explains most at the ends: all instead of selected is" in found.summary
+
+
 def test_steps_are_taken_at_the_ends(tmp_path: Path) -> None:
     # The option bound helps the selected rule by 2 points and costs the other 1.
     def accuracy(cell: Cell, seed: int) -> float:
