@@ -19,8 +19,8 @@ as the reference has them; the reproduction's end is read in its own way. By qua
                                           effects simply added up
     accuracy        status                accuracy of one run in %, NaN if it diverged
 
-A run that collapsed (its network can't tell the classes apart: dead layers) has no part in main effects and
-interactions, which it would swamp; like one that diverged it is named in the verdict.
+A run that collapsed (its network ends no better than chance, as with dead layers) has no part in main effects
+and interactions, which it would swamp; like one that diverged it is named in the verdict.
 
 Effects are least squares over the runs of the design and have t intervals, their noise being that between the
 seeds of a cell (`slotkit.analyses.factorial`); ends, gap and steps have bootstrap intervals over the seeds.
@@ -113,19 +113,19 @@ def _runs(sweep: Sweep) -> Iterator[Row]:
     for cell, seed, folder in sweep.runs():
         status = sweep.status(folder)
         readings = sweep.readings(folder) if status == "finished" else None
-        if readings and _collapsed(folder.summary()["validation"]["best"]):
+        if readings and any(map(_collapsed, folder.summary()["validation"].values())):
             status = "collapsed"
         yield {"run": folder.name, "cell": cell, "seed": seed, "status": status, "readings": readings}
 
 
-def _collapsed(best: Mapping[str, float]) -> bool:
-    """Whether a network is no better than equal probabilities for all C classes: a loss of log C or a
-    little more, as untrained biases make it, and about one in C right.
+def _collapsed(validation: Mapping[str, float]) -> bool:
+    """Whether a network does no better than chance: equal probabilities of C classes have a loss of log C
+    and are right once in C, so that accuracy * exp(loss) is 1 (and well above where classes are told apart,
+    but for a small loss).
     """
-    # A loss above 10 would be of more classes than there are.
-    classes = round(math.exp(min(best["loss"], 10.0)))
-    above = best["loss"] - math.log(classes)
-    return classes > 1 and -1e-4 < above < 1e-2 and best["accuracy"] < 1.5 / classes
+    return (
+        validation["loss"] > 0.6 and math.log(max(validation["accuracy"], 1e-9)) + validation["loss"] < 0.22
+    )
 
 
 def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:

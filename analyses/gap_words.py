@@ -108,7 +108,7 @@ def _reservations(plan: Plan, table: pd.DataFrame) -> Iterator[str]:
     wanted = len(plan.trained()) * len(plan.seeds)
     if missing := wanted - len(runs):
         yield f"{missing} of {wanted} runs are not finished: estimated from the others."
-    for status, why in (("diverged", ""), ("collapsed", ", telling no class from another,")):
+    for status, why in (("diverged", ""), ("collapsed", " to chance")):
         named = list(runs.loc[runs["name"] == status, "run"])
         if named:
             yield (

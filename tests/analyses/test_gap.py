@@ -43,7 +43,8 @@ def made(
         # Half a point less with dropout on, one point more when sampled.
         reading = {"greedy": {"accuracy": value}, "sample": {"accuracy": value + 0.01}}
         dead = told == "collapsed"
-        validation = {"best": {"accuracy": 0.1 if dead else value, "loss": np.log(10) if dead else 0.1}}
+        end = {"accuracy": 0.1 if dead else value, "loss": np.log(10) if dead else 0.1}
+        validation = {"best": {"accuracy": value, "loss": 0.1}, "last": end}
         status_told = "finished" if dead else told
         folder.write_summary({"status": status_told, "test": {"best": reading}, "validation": validation})
         if status_told == "finished":
@@ -187,7 +188,7 @@ def test_a_network_that_collapsed_swamps_nothing(tmp_path: Path) -> None:
     found = gap.analyze(made(tmp_path / "s", planned, accuracy, {(dead, 0): "collapsed"}))
     assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
     assert found.table.loc[found.table["run"] == "cell-10-seed-0", "value"].item() == pytest.approx(9.8)
-    told = "1 collapsed, telling no class from another, and is left out of the effects: cell-10-seed-0."
+    told = "1 collapsed to chance and is left out of the effects: cell-10-seed-0."
     assert told in found.summary
 
 
@@ -331,7 +332,7 @@ def test_an_error_is_no_divergence(tmp_path: Path) -> None:
 def test_dropout_in_evaluation_needs_no_training(
     tmp_path: Path, narrow_networks: None, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gap, "_collapsed", lambda best: False)  # as a network of this size may
+    monkeypatch.setattr(gap, "_collapsed", lambda validation: False)  # as a network of this size may
     factors = ["option bound", "dropout in evaluation"]
     layers = [Layer("test", TINY | {"data.mean": [0.0], "data.std": [1.0]})]
     sweep = start(tiny(model="conv2", factors=factors, layers=layers), tmp_path / "s")
