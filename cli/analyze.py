@@ -1,19 +1,21 @@
-"""slotkit analyze flips|thresholds|weights|ps-variance."""
+"""slotkit analyze flips|thresholds|weights|ps-variance|gap."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.output import print_json
+from slotkit.cli.output import parse_seeds, print_json, progress
+
+from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
     from slotkit.analyses.result import Result
 
-    from slotkit.runs.folder import RunFolder
 
-app = typer.Typer(help="Learn from the traces and checkpoints of one or many runs.", no_args_is_help=True)
+app = typer.Typer(help="Learn from runs: tables, figures, verdicts.", no_args_is_help=True)
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their folders or names.")]
 Out = Annotated[
@@ -41,7 +43,7 @@ def flips(
     from slotkit.analyses.recorded import open_runs
 
     folders = open_runs(runs, runs_dir)
-    _deliver(analyze(folders, within=within), folders, out, as_json)
+    _deliver(analyze(folders, within=within), [folder.path for folder in folders], out, as_json)
 
 
 @app.command("thresholds")
@@ -51,7 +53,7 @@ def thresholds(runs: Runs, out: Out = None, runs_dir: RunsDir = None, as_json: A
     from slotkit.analyses.thresholds import analyze
 
     folders = open_runs(runs, runs_dir)
-    _deliver(analyze(folders), folders, out, as_json)
+    _deliver(analyze(folders), [folder.path for folder in folders], out, as_json)
 
 
 @app.command("weights")
@@ -75,7 +77,7 @@ def weights(
 
     folders = open_runs(runs, runs_dir)
     found = analyze(folders, checkpoint=checkpoint, moments=moments, sample=sample, data_dir=data_dir)
-    _deliver(found, folders, out, as_json)
+    _deliver(found, [folder.path for folder in folders], out, as_json)
 
 
 @app.command("ps-variance")
@@ -99,16 +101,119 @@ def ps_variance(
     folders = open_runs(runs, runs_dir)
     names = [name.strip() for name in checkpoints.split(",")]
     result = analyze(folders, draws, names, split, data_dir, device)
-    _deliver(result, folders, out, as_json)
+    _deliver(result, [folder.path for folder in folders], out, as_json)
 
 
-def _deliver(result: Result, folders: list[RunFolder], out: Path | None, as_json: bool) -> None:
-    place = out or (folders[0].path / "analyses" if len(folders) == 1 else Path("analyses-out"))
+@app.command("gap")
+def gap(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]", help="A sweep that is there: analysed as it is, nothing is trained."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="mnist, cifar10, ..., parquet:DIR. Default: the reference's.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="lenet (default), conv2, conv4, conv6 or vgg19.")] = None,
+    selection: Annotated[str | None, typer.Option(help="greedy (default) or probabilistic.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Recipe of the upper end. Default: authors-MODEL-SELECTION.")
+    ] = None,
+    reproduction: Annotated[
+        str | None, typer.Option(help="Recipe of the lower end. Default: ceng501-MODEL-SELECTION.")
+    ] = None,
+    factors: Annotated[
+        str | None, typer.Option(help='Those to vary, as "update rule,option bound". Default: all.')
+    ] = None,
+    k: Annotated[int | None, typer.Option(help="Options a connection. Default: 8.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every run. Default: the reference's.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Repetitions of every cell. Default: 0,1.")] = None,
+    limit_batches: Annotated[int | None, typer.Option(help="End every epoch after so many batches.")] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=V", help="A setting of every run.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the sweep's folder. Default: by model, dataset, K, selection.")
+    ] = None,
+    out: Out = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which differing setting of two sources explains their gap: a factorial sweep, trained and ranked.
+
+    The same command again goes on with a sweep that was interrupted, and trains nothing if it is finished.
+    """
+    from slotkit.analyses.gap import analyze
+    from slotkit.analyses.gap_sweep import find
+
+    options = {
+        "dataset": dataset,
+        "model": model,
+        "selection": selection,
+        "reference": reference,
+        "reproduction": reproduction,
+        "factors": None if factors is None else [one.strip() for one in factors.split(",")],
+        "k": k,
+        "epochs": epochs,
+        "seeds": None if seeds is None else parse_seeds(seeds),
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    settings = {"training.limit_batches": limit_batches, "data.dir": data_dir}
+    settings = {path: value for path, value in settings.items() if value is not None}
+    if sweep is None:
+        place = _train_gap(given, settings, set_ or [], name, runs_dir)
+    elif given or settings or set_ or name:
+        raise SlotkitError(
+            f"{sweep} is analysed as it is, so options of training can't go with it. Leave them out, or "
+            "leave out the sweep to train what is missing."
+        )
+    else:
+        place = find(sweep, runs_dir)
+    _deliver(analyze(place), [place], out, as_json)
+
+
+def _train_gap(
+    options: dict[str, Any],
+    settings: dict[str, Any],
+    assignments: list[str],
+    name: str | None,
+    runs_dir: Path | None,
+) -> Path:
+    """Plan the sweep, train what it lacks, and say where it lies."""
+    from slotkit.analyses.gap_plan import plan
+    from slotkit.analyses.gap_sweep import start, train
+
+    from slotkit.config import Layer, parse_assignment
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.training.experiment import StoppedError
+
+    layers = [*([Layer("flags", settings)] if settings else []), *map(parse_assignment, assignments)]
+    planned = plan(**({"seeds": (0, 1)} | options), layers=layers)
+    sweep = start(planned, (runs_dir or default_runs_dir()) / (name or planned.name))
+    try:
+        with progress() as report:
+            train(sweep, report)
+    except (KeyboardInterrupt, StoppedError) as stopped:
+        print(
+            f"Stopped. The same command goes on from there; `slotkit analyze gap {sweep.path}` analyses "
+            "what is finished.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None
+    return sweep.path
+
+
+def _deliver(result: Result, folders: list[Path], out: Path | None, as_json: bool) -> None:
+    place = out or (folders[0] / "analyses" if len(folders) == 1 else Path("analyses-out"))
     paths = result.save(place)
     if as_json:
         files = {path.suffix[1:]: str(path) for path in paths}
         print_json(
-            {"runs": [str(f.path) for f in folders], "summary": result.summary.splitlines(), "files": files}
+            {"runs": [str(f) for f in folders], "summary": result.summary.splitlines(), "files": files}
         )
         return
     print(result.summary)

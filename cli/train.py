@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.output import percent, print_json, progress, table
+from slotkit.cli.output import parse_seeds, percent, print_json, progress, table
 
 from slotkit.errors import SlotkitError
 
@@ -93,7 +93,7 @@ def train(
         folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir)
         (print_json if as_json else _print_result)([folder.summary() | {"folder": str(folder.path)}])
         return
-    several = _parse_seeds(seed, seeds, name)
+    several = _several(seed, seeds, name)
     resolved = [_resolve(recipe, flags, set_ or [], one) for one in several]
     if show_config:
         print(table(("setting", "value", "origin"), resolved[0].explain()))
@@ -107,18 +107,12 @@ def train(
     )
 
 
-def _parse_seeds(seed: int | None, seeds: str | None, name: str | None) -> list[int | None]:
+def _several(seed: int | None, seeds: str | None, name: str | None) -> list[int | None]:
     if seeds is None:
         return [seed]
     if seed is not None or name is not None:
         raise SlotkitError("--seeds makes several runs, so --seed and --name can't go with it.")
-    try:
-        several: list[int | None] = [int(one) for one in seeds.split(",")]
-    except ValueError:
-        raise SlotkitError(f"--seeds {seeds} is not a list of integers such as 0,1,2.") from None
-    if len(set(several)) < len(several):
-        raise SlotkitError(f"--seeds {seeds} has a seed twice: the runs would be equal.")
-    return several
+    return [*parse_seeds(seeds)]
 
 
 def _resolve(

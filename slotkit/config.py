@@ -58,7 +58,7 @@ class SlotSettings(Section):
         "none", description="which connections share K options"
     )
     symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")
-    init: Literal["paper", "authors"] = Field(
+    init: Literal["paper", "authors", "paper-options-authors-scores", "authors-options-paper-scores"] = Field(
         "authors", description="distribution of options and initial scores"
     )
     update: Literal["all", "selected"] = Field(

@@ -7,3 +7,7 @@ class SlotkitError(ValueError):
     Its text is a sentence that says what came, what is accepted and what to do next.
     Commands print it and exit with code 2; a traceback is kept for faults of slotkit itself.
     """
+
+
+class DivergedError(SlotkitError):
+    """Training came to numbers that are not finite: its settings are at fault, not its surroundings."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import DivergedError, SlotkitError
 from slotkit.form import Form
 from slotkit.latent.form import LatentForm
 from slotkit.latent.latent import AT_REST, Hyperparameters
@@ -78,7 +78,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         try:
             self._step_everything(stepping)
         except NotFiniteError as problem:
-            raise SlotkitError(
+            raise DivergedError(
                 f"The gradient of {problem.weight.reel.name} is not finite in step {self._steps} of this "
                 "optimizer. Nothing was changed. Lower the learning rate, clip gradients, or use a "
                 "GradScaler with half precision."

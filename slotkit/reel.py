@@ -94,6 +94,12 @@ INITS: dict[str, Init] = {
     "authors": UniformInit(numerator=6.0),
 }
 
+# The options of one with the scores of the other, so that their effects can be told apart.
+MIXED_INITS: dict[str, Init] = {
+    "paper-options-authors-scores": UniformInit(2.0, math.sqrt(3), math.sqrt(3)),
+    "authors-options-paper-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
+}
+
 
 def find_init(init: str | Init) -> Init:
     """The init of that name, or the object itself.
@@ -101,11 +107,12 @@ def find_init(init: str | Init) -> Init:
     Raises SlotkitError for an unknown name or an object without the two methods.
     """
     if isinstance(init, str):
-        if init not in INITS:
+        named = INITS | MIXED_INITS
+        if init not in named:
             raise SlotkitError(
-                f"There is no init {init!r}. Choose one of {', '.join(INITS)}, or pass an object."
+                f"There is no init {init!r}. Choose one of {', '.join(named)}, or pass an object."
             )
-        return INITS[init]
+        return named[init]
     if not (callable(getattr(init, "options", None)) and callable(getattr(init, "scores", None))):
         raise SlotkitError(
             f"An init object needs the methods options(uniform, fans) and scores(uniform, fans); "
@@ -130,7 +137,7 @@ class Reel:
         shape: the weight's shape, two dimensions or more.
         k: options a connection, at least 1.
         seed: 0 <= seed < 2**63. Part of the key.
-        init: "paper", "authors" or an `Init`.
+        init: "paper", "authors", one of MIXED_INITS or an `Init`.
         sharing: which connections have the same K options: "none", "layer" (all of the tensor) or
             "channel" (all of an output channel). Scores are each connection's own in every case.
         symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.

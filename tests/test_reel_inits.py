@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 from oracle import distinct_sets, same_bits
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
     INITS,
+    MIXED_INITS,
     TRAINING_DRAWS,
     Fans,
     Reel,
@@ -70,6 +72,22 @@ def test_inits_by_name(name: str) -> None:
     assert same_bits(by_object.options(), Reel("weight", (4, 3), 5, init=name).options())
 
 
+@pytest.mark.parametrize("shape", [(30, 40), (8, 6, 3, 3)])
+@pytest.mark.parametrize("name", MIXED_INITS)
+def test_a_mixed_init_has_the_options_of_one_and_the_scores_of_the_other(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    sources = {
+        "paper-options-authors-scores": ("paper", "authors"),
+        "authors-options-paper-scores": ("authors", "paper"),
+    }
+    options, scores = (Reel("weight", shape, 5, init=source) for source in sources[name])
+    mixed = Reel("weight", shape, 5, init=name)
+    assert same_bits(mixed.options(), options.options())
+    # Its bound is a product of two float32 numbers, so it may be a last bit away.
+    torch.testing.assert_close(mixed.scores(), scores.scores(), rtol=3e-7, atol=0)
+
+
 ONE_METHOD = type("OneMethod", (), {"options": Plain.options})()
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
@@ -83,7 +101,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "seed-false": ({"seed": False}, "The seed is False. Give an integer from 0 to 2**63 - 1."),
     "seed-float": ({"seed": 0.5}, "The seed is 0.5. Give an integer"),
     "sharing": ({"sharing": "row"}, "There is no sharing 'row'. Choose one of none, layer, channel."),
-    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, or pass an object."),
+    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, paper-options-"),
     "init-object": (
         {"init": ONE_METHOD},
         "the methods options(uniform, fans) and scores(uniform, fans); OneMethod lacks",

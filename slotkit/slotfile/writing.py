@@ -136,9 +136,10 @@ def _check_reels(machine: SlotMachine, outline: Outline, model: nn.Module) -> No
     if machine.model is not model:
         raise SlotkitError("The machine belongs to another model. Give the model that slotify changed.")
     for name, reel in machine.reels.items():
-        if not isinstance(reel.init, str):
+        if not isinstance(reel.init, str) or reel.init not in INITS:
+            kind = "a mixture" if isinstance(reel.init, str) else "an object"
             raise SlotkitError(
-                f"{name} has the init {reel.init!r}, an object, which a file can't hold. Only the inits "
+                f"{name} has the init {reel.init!r}, {kind}, which a file can't hold. Only the inits "
                 f"{' and '.join(INITS)} can be exported."
             )
         if outline.first.get(name) != name:

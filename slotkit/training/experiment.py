@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from slotkit.config import Layer, Resolved, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import DivergedError, SlotkitError
 from slotkit.latent.form import LatentForm
 from slotkit.runs import checkpoint
 from slotkit.runs.files import write_whole
@@ -57,7 +57,7 @@ def run(
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
-            folder is valid then and its summary says "failed", "interrupted" or "stopped".
+            folder is valid then and its summary says "failed", "diverged", "interrupted" or "stopped".
     """
     with _deterministic(resolved.config.training.deterministic):
         prepared = prepare(resolved)
@@ -142,7 +142,8 @@ class _Training:
                 self.journal.stop("stopped", str(fault))
                 raise
             except BaseException as fault:
-                status = "interrupted" if isinstance(fault, KeyboardInterrupt) else "failed"
+                statuses = {KeyboardInterrupt: "interrupted", DivergedError: "diverged"}
+                status = statuses.get(type(fault), "failed")
                 self.journal.stop(status, str(fault) or type(fault).__name__)
                 raise
 

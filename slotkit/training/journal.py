@@ -77,7 +77,7 @@ class Journal:
         self._write_summary()
 
     def stop(self, status: str, reason: str) -> None:
-        """Training ended early: "interrupted", "stopped" or "failed"."""
+        """Training ended early: "interrupted", "stopped", "diverged" or "failed"."""
         self.values |= {"status": status, "reason": reason}
         self._write_summary()
 

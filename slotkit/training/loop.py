@@ -16,7 +16,7 @@ from slotkit.data.batches import batches
 from slotkit.data.images import ImageSet
 from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
-from slotkit.errors import SlotkitError
+from slotkit.errors import DivergedError
 from slotkit.training.evaluation import Reading, read, selecting_kind
 from slotkit.training.recorder import Recorder
 from slotkit.training.state import TrainingState
@@ -79,7 +79,7 @@ def fit(
     At every event `state` is whole: training goes on from it with the same bits. `recorder` sees
     every step.
 
-    Raises SlotkitError when the loss is not finite.
+    Raises DivergedError when the loss is not finite.
     """
     settings = config.training
     per_epoch = steps_in(train, settings)
@@ -171,7 +171,7 @@ def _warn_of_dead_layers(trainee: Trainee, images: torch.Tensor, epoch: int) -> 
 
 def _finite(loss: float, epoch: int, step: int, lr: float) -> float:
     if not math.isfinite(loss):
-        raise SlotkitError(
+        raise DivergedError(
             f"The training loss became {loss} in epoch {epoch}, by step {step}, at learning rate "
             f"{lr:g}. Lower --lr and start again."
         )

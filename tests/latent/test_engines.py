@@ -26,7 +26,7 @@ from latent.trajectories import (
 from small_networks import equal
 from torch import Tensor, nn
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import DivergedError, SlotkitError
 from slotkit.latent import engines
 from slotkit.latent.eager import Eager
 from slotkit.latent.engines import ENGINES, EngineEntry, find_engine
@@ -326,7 +326,7 @@ def test_a_step_that_fails_changes_nothing(bad: str, lr: float, engine: str, dev
     assert spoiled.grad is not None
     spoiled.grad[-1, -1] = math.nan
     before = [bits(machine) for machine in machines.values()]
-    with pytest.raises(SlotkitError, match=r"The gradient of 0\.weight is not finite in step 1"):
+    with pytest.raises(DivergedError, match=r"The gradient of 0\.weight is not finite in step 1"):
         optimizer.step()
     assert all(equal(bits(machine), kept) for machine, kept in zip(machines.values(), before, strict=True))
     spoiled.grad[-1, -1] = 1.0

@@ -31,6 +31,12 @@ def test_an_init_object_has_no_name(tmp_path: Path) -> None:
     assert "an object, which a file can't hold. Only the inits paper and authors can be exported." in told
 
 
+def test_a_mixed_init_is_none_of_the_format(tmp_path: Path) -> None:
+    case = Case("lenet", (1, 2, 2), {}, {"k": 2, "init": "paper-options-authors-scores"})
+    told = refused(case, tmp_path / "x")
+    assert "has the init 'paper-options-authors-scores', a mixture, which a file can't hold. Only" in told
+
+
 def test_weights_are_float32(tmp_path: Path) -> None:
     model = create("lenet", (1, 2, 2), 5).double()
     machine = slotkit.slotify(model, k=2)

@@ -11,7 +11,7 @@ from torch import nn
 
 from slotkit.config import Config, Layer, resolve
 from slotkit.data.images import ImageSet
-from slotkit.errors import SlotkitError
+from slotkit.errors import DivergedError, SlotkitError
 from slotkit.models import NETWORKS
 from slotkit.training.evaluation import evaluation_mode, read, reading_kinds, selecting_kind
 from slotkit.training.loop import Epoch, Event, Note, Step, fit
@@ -129,7 +129,7 @@ def test_an_epoch_can_be_limited_and_losses_are_told_at_intervals() -> None:
 def test_a_loss_that_is_not_finite_stops_training_with_a_sentence() -> None:
     config = configure(method="learned", training__lr=1e30, training__log_every=1)
     with pytest.raises(
-        SlotkitError, match=r"The training loss became (nan|inf) in epoch 1, by step \d+, at learning"
+        DivergedError, match=r"The training loss became (nan|inf) in epoch 1, by step \d+, at learning"
     ):
         train(config)
 
