@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slotkit.latent.cpu_draw import REJECTION, draw_blocks
 from slotkit.latent.cpu_plan import Call, call_for
-from slotkit.latent.cpu_step import MOVE, gather, step_parallel, step_serial
+from slotkit.latent.cpu_step import gather, step_parallel, step_serial
 from slotkit.latent.engines import Move
 from slotkit.latent.latent import AT_REST, Hyperparameters
 from slotkit.latent.weight import LatentWeight
@@ -83,8 +83,9 @@ def _step(weights: Sequence[LatentWeight], moves: list[tuple[Any, ...]], keep: b
     recorded = any(weight.recorded for weight in weights)
     events = call.events() if recorded else NO_EVENTS
     kept = call.kept() if keep else call.nothing_kept
-    records = np.array(moves, MOVE)
-    if step(call.plan, records, call.first, call.counts, call.prototype, exponent, events, kept):
+    for i, move in enumerate(moves):
+        call.moves[i] = move
+    if step(call.plan, call.moves, call.first, call.counts, call.prototype, exponent, events, kept):
         return None
     if recorded:
         _hand_out(call, weights)

@@ -75,6 +75,23 @@ PLAN = np.dtype(
 )
 
 
+# A step of a tensor. `gradient` 0: only follow the latents. `scale`, `c`, `sign`: of its line.
+MOVE = np.dtype(
+    [
+        ("gradient", np.int64),
+        ("follows", np.int64),
+        ("nesterov", np.int64),
+        ("lr", np.float64),
+        ("momentum", np.float64),
+        ("intake", np.float64),
+        ("weight_decay", np.float64),
+        ("ascent", np.float64),
+        ("scale", np.float64),
+        ("c", np.float64),
+        ("sign", np.float64),
+    ]
+)
+
 # Options kept of a reel: K = 1024 has 10 on average and seldom more than 16.
 WIDTH = 16
 
@@ -124,18 +141,27 @@ def tensor_of(block: Any, first: Any) -> Any:
     return t
 
 
+@compiled
+def add_up(counts: Any, first: Any, totals: Any) -> None:
+    for t in range(len(totals)):
+        totals[t] = counts[first[t] : first[t + 1]].sum()
+
+
 @dataclass
 class Call:
     """The arguments of the compiled loops for some weights, put together once: it costs more than a step.
 
     `plan` are records (weights,), `first` (weights + 1,) has the number of each weight's first block,
-    `counts` (blocks,) is where the loops write; the dtype of `prototype` is that of all arrays.
+    `moves` are records (weights,) for the step to come; `counts` (blocks,) is where the loops write, `totals`
+    (weights,) their sums; the dtype of `prototype` is that of all arrays.
     """
 
     memory: list[Any]
     plan: Any
     first: Any
+    moves: Any
     counts: Any
+    totals: Any
     prototype: Any
     parallel: bool
     nothing_kept: Any
@@ -161,7 +187,8 @@ class Call:
 
     def sums(self) -> list[int]:
         """What was counted by block, for every weight."""
-        totals: list[int] = np.add.reduceat(self.counts, self.first[:-1]).tolist()
+        add_up(self.counts, self.first, self.totals)
+        totals: list[int] = self.totals.tolist()
         return totals
 
 
@@ -179,7 +206,9 @@ def call_for(weights: Sequence[LatentWeight]) -> Call:
             memory,
             plan,
             first,
+            np.zeros(len(weights), MOVE),
             np.zeros(first[-1], np.int64),
+            np.zeros(len(weights), np.int64),
             np.zeros(0, KINDS[weights[0].latent.dtype]),
             bool(first[-1] * BLOCK > SERIAL),
             np.zeros((SHARDS, 0, 2), REACHABLE),

@@ -29,23 +29,6 @@ from slotkit.latent.cpu_reachable import LEAST_C, MOST, find, keep
 from slotkit.latent.cpu_rows import fill_rows, padded
 from slotkit.latent.latent import Hyperparameters
 
-# A step of a tensor. `gradient` 0: only follow the latents. `scale`, `c`, `sign`: of its line.
-MOVE = np.dtype(
-    [
-        ("gradient", np.int64),
-        ("follows", np.int64),
-        ("nesterov", np.int64),
-        ("lr", np.float64),
-        ("momentum", np.float64),
-        ("intake", np.float64),
-        ("weight_decay", np.float64),
-        ("ascent", np.float64),
-        ("scale", np.float64),
-        ("c", np.float64),
-        ("sign", np.float64),
-    ]
-)
-
 # The smallest normal float32 and float64.
 SMALLEST = (float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny))
 
@@ -241,10 +224,12 @@ def step_parallel(
     written. Returns how many gradients are not finite; if there are any, nothing is changed.
     """
     bad = 0
-    for block in numba.prange(first[-1]):
-        bad += look_at_block(block, plan, moves, first, exponent)
+    # Blocks that share a table go one after the other, and where flips are many there is one of each shard.
+    # The gradients are looked at by the same threads, which have them in their caches then.
+    for shard in numba.prange(SHARDS):
+        for block in range(shard, first[-1], SHARDS):
+            bad += look_at_block(block, plan, moves, first, exponent)
     if bad == 0:
-        # Blocks that share a table go one after the other. They lie far apart: so do those with many flips.
         for shard in numba.prange(SHARDS):
             for block in range(shard, first[-1], SHARDS):
                 flips[block] = step_block(block, plan, moves, first, prototype, events, kept)
