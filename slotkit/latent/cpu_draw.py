@@ -63,9 +63,9 @@ def draw_by_inversion(i: Any, a: Any, c: Any, stream: Any, number: Any, plan: An
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
     words = philox_one(low, high | LAST_TRY, number, stream, plan.key_0, plan.key_1)
     fill_rows(i, plan, w, s)
-    highest = highest_score(a, c, w, s, k)
+    highest = highest_score(a, c, w, s, k, scores)
     for j in range(k):
-        scores[j] = c * np.float64(s[j]) + a * np.float64(w[j]) - highest
+        scores[j] -= highest
     exponentials(scores, shares, k)
     total = 0.0
     for j in range(k):

@@ -28,8 +28,6 @@ torch.set_num_threads(_torch_threads)
 numba.set_num_threads(min(_torch_threads, numba.get_num_threads()))
 
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
-# No score is ever "not a number" where this is used; knowing it lets LLVM look for maxima in vectors.
-compiled_ordered = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
 parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 

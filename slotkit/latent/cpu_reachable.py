@@ -26,6 +26,9 @@ MARGIN = 1e-9
 # c S and A W are then far from where float64 ends, and rounding, 3 * 2^-53 (1 + MOST) c S, from MARGIN.
 LEAST_C, MOST = 1e-200, 1e6
 
+# Counts of an entry without options: its reel flipped once, and: more are reachable than fit.
+NOT_YET, TOO_MANY = 0, -1
+
 # Options looked at together: what a few vectors hold. Steps of W and S in which depth is counted.
 GROUP, FINE = 64, 1 << 20
 
@@ -148,8 +151,8 @@ def find(number: Any, pair: Any) -> Any:
 
 
 @compiled
-def keep(number: Any, plan: Any, w: Any, s: Any, order: Any, entry: Any) -> None:
-    """Put the reachable options of the connection with the rows w and s into `entry`; none if they don't fit.
+def keep(plan: Any, w: Any, s: Any, order: Any, entry: Any) -> None:
+    """Put the reachable options of a connection, whose rows w and s are, into its entry.
 
     `order` is room for K integers.
     """
@@ -163,7 +166,7 @@ def keep(number: Any, plan: Any, w: Any, s: Any, order: Any, entry: Any) -> None
         keys[a] = w[order[a]]
     _sort(order, n, keys)
     n = _hull(order, n, w, s, largest_s)
-    entry.number, entry.count = number, n if n <= WIDTH else 0
+    entry.count = n if n <= WIDTH else TOO_MANY
     # By index: of equal scores the lowest index is selected.
     for a in range(n):
         keys[a] = order[a]

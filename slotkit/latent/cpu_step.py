@@ -17,15 +17,15 @@ from slotkit.latent import latent
 from slotkit.latent.cpu_plan import (
     BLOCK,
     SHARDS,
+    WIDTH,
     compiled,
-    compiled_ordered,
     inlined,
     parallel,
     place,
     pointer,
     tensor_of,
 )
-from slotkit.latent.cpu_reachable import LEAST_C, MOST, find, keep
+from slotkit.latent.cpu_reachable import LEAST_C, MOST, NOT_YET, find, keep
 from slotkit.latent.cpu_rows import fill_rows, padded
 from slotkit.latent.latent import Hyperparameters
 
@@ -38,43 +38,66 @@ GROUP = 64
 advance_one = inlined(latent.advance)
 
 
-@compiled_ordered
-def highest_score(a: Any, c: Any, w: Any, s: Any, k: Any) -> Any:
-    best = -math.inf
-    for j in range(k):
-        best = max(best, c * np.float64(s[j]) + a * np.float64(w[j]))
-    return best
+@inlined
+def ordered(bits: Any) -> Any:
+    """The bits of float64 numbers as int64 in the same order, whose maximum vectors have; its own inverse.
+
+    Not for -0.0, which would be less than 0.0: adding 0.0 leaves none.
+    """
+    return bits ^ ((bits >> np.int64(63)) & np.int64(0x7FFFFFFFFFFFFFFF))
 
 
 @compiled
-def choose(a: Any, c: Any, w: Any, s: Any, k: Any) -> Any:
-    """Greedy selection: the lowest index of the highest c * S_k + a * W_k."""
-    best = highest_score(a, c, w, s, k)
+def float_of(order: Any) -> Any:
+    """The number at a place in the order."""
+    return np.int64(ordered(order)).view(np.float64)
+
+
+@compiled
+def highest_score(a: Any, c: Any, w: Any, s: Any, k: Any, scores: Any) -> Any:
+    """Write c * S_k + A * W_k to `scores` (float64, K or more) and return the highest."""
     for j in range(k):
-        if c * np.float64(s[j]) + a * np.float64(w[j]) == best:
-            return j
-    return 0
+        scores[j] = c * np.float64(s[j]) + a * np.float64(w[j]) + 0.0
+    bits = scores.view(np.int64)
+    highest = ordered(bits[0])
+    for j in range(k):
+        highest = max(highest, ordered(bits[j]))
+    return float_of(highest)
 
 
-@compiled_ordered
-def bounds(selected: Any, sign: Any, w: Any, s: Any, k: Any) -> Any:
-    """`slotkit.latent.latent.interval` for one connection."""
-    lower, upper = -math.inf, math.inf
+@compiled
+def choose(a: Any, c: Any, w: Any, s: Any, k: Any, room: Any) -> Any:
+    """Greedy selection: the lowest index of the highest score; `room` float64 (2, K or more)."""
+    scores = room[0]
+    best = highest_score(a, c, w, s, k, scores)
+    first = k
+    for j in range(k):
+        first = min(first, j if scores[j] == best else k)
+    return first
+
+
+@compiled
+def bounds(selected: Any, sign: Any, w: Any, s: Any, k: Any, room: Any) -> Any:
+    """`slotkit.latent.latent.interval` for one connection; `room` as for `choose`."""
     value, score = np.float64(w[selected]), sign * np.float64(s[selected])
     for j in range(k):
         gap = np.float64(w[j]) - value
-        crossing = (score - sign * np.float64(s[j])) / gap
-        upper = min(upper, crossing if gap > 0 else math.inf)
-        lower = max(lower, crossing if gap < 0 else -math.inf)
-    return lower, upper
+        crossing = (score - sign * np.float64(s[j])) / gap + 0.0
+        room[0, j] = crossing if gap < 0 else -math.inf
+        room[1, j] = crossing if gap > 0 else math.inf
+    below, above = room[0].view(np.int64), room[1].view(np.int64)
+    lower, upper = ordered(below[0]), ordered(above[0])
+    for j in range(k):
+        lower, upper = max(lower, ordered(below[j])), min(upper, ordered(above[j]))
+    return float_of(lower), float_of(upper)
 
 
 @compiled
-def select(i: Any, number: Any, a: Any, move: Any, plan: Any, rows: Any, order: Any, kept: Any) -> Any:
+def select(i: Any, number: Any, a: Any, move: Any, plan: Any, rows: Any, room: Any, kept: Any) -> Any:
     """Connection i at latent a: the selected option, its value, and the interval in which it stays.
 
-    `rows` (2, padded(K)) and `order` (K,) are room to work in; `kept` (pairs, 2) may have what is reachable
-    of the connection that has this `number` among all that share it, or is empty.
+    `rows` (2, padded(K)) and `room` float64 (2, K) are there to work in; `kept` (pairs, 2) may have what is
+    reachable of the connection that has this `number` among all that share it, or is empty.
     """
     w, s, k, sign = rows[0], rows[1], plan.k, move.sign
     moderate = abs(a) * plan.largest_option <= MOST * move.c * plan.largest_score
@@ -83,15 +106,18 @@ def select(i: Any, number: Any, a: Any, move: Any, plan: Any, rows: Any, order: 
         way, known = find(number, pair)
         entry = pair[way]
         if not known:
+            # Many reels flip once: what is reachable is worked out when one comes back.
+            entry.number, entry.count = number, NOT_YET
+        elif entry.count == NOT_YET:
             fill_rows(i, plan, w, s)
-            keep(number, plan, w, s, order, entry)
-        if entry.count:
-            j = choose(a, move.c, entry.w, entry.s, entry.count)
-            lower, upper = bounds(j, sign, entry.w, entry.s, entry.count)
+            keep(plan, w, s, room.view(np.int64)[1], entry)
+        if entry.count > 0:
+            j = choose(a, move.c, entry.w, entry.s, entry.count, room)
+            lower, upper = bounds(j, sign, entry.w, entry.s, entry.count, room)
             return np.int64(entry.option[j]), entry.w[j], lower, upper
     fill_rows(i, plan, w, s)
-    j = choose(a, move.c, w, s, k)
-    lower, upper = bounds(j, sign, w, s, k)
+    j = choose(a, move.c, w, s, k, room)
+    lower, upper = bounds(j, sign, w, s, k, room)
     return j, w[j], lower, upper
 
 
@@ -135,19 +161,19 @@ def settle_block(
     `kept`, and the `number` of the first connection: see `select`.
     """
     scale, k = position.dtype.type(move.scale), plan.k
-    flips, rows, order = 0, np.empty((2, 0), np.float32), np.empty(0, np.int64)
+    flips, rows, room = 0, np.empty((2, 0), np.float32), np.empty((2, 0), np.float64)
     for group in range(0, len(position), GROUP):
         end = min(group + GROUP, len(position))
         outside = end - group - count_inside(position[group:end], lower[group:end], upper[group:end], scale)
         if outside == 0:
             continue
         if rows.shape[1] == 0:
-            rows, order = np.empty((2, padded(k)), np.float32), np.empty(k, np.int64)
+            rows, room = np.empty((2, padded(k)), np.float32), np.empty((2, max(k, WIDTH)), np.float64)
         for i in range(group, end):
             u = position[i] * scale
             if not (u >= lower[i] and u <= upper[i]):
                 option, value, lower[i], upper[i] = select(
-                    start + i, number + i, np.float64(position[i]), move, plan, rows, order, kept
+                    start + i, number + i, np.float64(position[i]), move, plan, rows, room, kept
                 )
                 at = start + i if plan.row_major else place(start + i, plan)
                 if weight[at] != value:

@@ -117,11 +117,12 @@ def test_the_compiled_staircase_is_the_same(
     initial = data.draw(scores)
     c = sign * data.draw(st.floats(0.01, 2))
     w, s = np.array(options, np.float32), np.array(initial, np.float32)
+    room = np.empty((2, len(w)))
     selected, _, lower, upper = reselect(
         row(options), row(initial), torch.tensor([latent], dtype=torch.float64), Line(c=c)
     )
-    assert cpu_step.choose(np.float64(latent), c, w, s, len(w)) == int(selected)
-    assert cpu_step.bounds(int(selected), sign, w, s, len(w)) == (float(lower), float(upper))
+    assert cpu_step.choose(np.float64(latent), c, w, s, len(w), room) == int(selected)
+    assert cpu_step.bounds(int(selected), sign, w, s, len(w), room) == (float(lower), float(upper))
 
 
 @given(reels(), st.sampled_from([0.0, 1.0, -1.0]))
@@ -129,12 +130,12 @@ def test_the_compiled_staircase_is_the_same_with_ties(
     reel: tuple[list[float], list[float]], sign: float
 ) -> None:
     options, initial = reel
-    w, s = np.array(options, np.float32), np.array(initial, np.float32)
+    w, s, room = np.array(options, np.float32), np.array(initial, np.float32), np.empty((2, len(options)))
     for u in grid(options, initial):
         latent = torch.tensor([float(u)], dtype=torch.float64)
         selected, _, lower, upper = reselect(row(options), row(initial), latent, Line(c=sign))
-        assert cpu_step.choose(np.float64(float(u)), sign, w, s, len(w)) == int(selected)
-        assert cpu_step.bounds(int(selected), sign, w, s, len(w)) == (float(lower), float(upper))
+        assert cpu_step.choose(np.float64(float(u)), sign, w, s, len(w), room) == int(selected)
+        assert cpu_step.bounds(int(selected), sign, w, s, len(w), room) == (float(lower), float(upper))
 
 
 # ---------------------------------------------------------------------------------------------------
