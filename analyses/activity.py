@@ -35,7 +35,7 @@ def dead_units(
     if not is_present(data.dataset, place):
         return (
             f"Nothing on dead units of {name}: they show on images only, and the dataset {data.dataset} is "
-            "not there. Say where with --data-dir."
+            "not there. Say where with --data-dir (a folder in a dataset's name counts from the current one)."
         )
     # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
     changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slotkit.config import flatten
 from slotkit.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # They say where and how a run was made and watched, not what it is.
 INCIDENTAL = ("seeds.", "recording.", "data.dir", "data.download", "training.device", "training.log_every")
@@ -82,6 +85,16 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
     # The percentile interval: the corrected one has no answer for the handful of runs that one has.
     interval = bootstrap((values,), np.mean, n_resamples=999, method="percentile", random_state=0)
     return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
+
+
+def at_its_own(rows: pd.DataFrame, bound: str) -> pd.DataFrame:
+    """The rows at each run's own first (bound "min") or last ("max") step: runs may end at different ones."""
+    return rows[rows["at"] == rows.groupby("run")["at"].transform(bound)]
+
+
+def differ_by_k(table: pd.DataFrame) -> bool:
+    """Whether there are several K, and one group of runs for each."""
+    return bool(table["k"].nunique() > 1 and table.groupby("k")["group"].nunique().max() == 1)
 
 
 def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:

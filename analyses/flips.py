@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.comparison import group_labels, in_words, run_names
+from slotkit.analyses.comparison import at_its_own, group_labels, in_words, run_names
 from slotkit.analyses.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.result import Result
 from slotkit.analyses.spells import LayerCounts, count_layers, half_life, kaplan_meier
@@ -157,7 +157,7 @@ def _sentences(table: pd.DataFrame, within: int) -> Iterator[str]:
         told = _Told(rows)
         runs, steps = rows["run"].nunique(), int(rows.loc[rows["quantity"] == "flip rate", "at"].max())
         rates = rows[rows["quantity"] == "flip rate"]
-        start, end = (rates.loc[rates["at"] == at, "value"].mean() for at in (rates["at"].min(), steps))
+        start, end = (at_its_own(rates, bound)["value"].mean() for bound in ("min", "max"))
         never, once, more = (told.share("reels by flips", i) for i in range(3))
         half, most, nearly_all = (told("decided", level) for level in (0.5, 0.9, 0.99))
         yield (
@@ -175,7 +175,7 @@ def _sentences(table: pd.DataFrame, within: int) -> Iterator[str]:
             f"99 % from step {nearly_all}."
         )
         visited = rows[rows["quantity"] == "options visited"]
-        mean = (visited["at"] * visited["value"]).sum() / runs
+        mean = (visited["at"] * visited["value"]).sum() / visited["run"].nunique()
         k = "/".join(str(k) for k in sorted(rows["k"].unique()))
         yield (
             f"  A reel used {mean:.2f} of its {k} options on average; "

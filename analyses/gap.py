@@ -121,11 +121,10 @@ def _runs(sweep: Sweep) -> Iterator[Row]:
 def _collapsed(validation: Mapping[str, float]) -> bool:
     """Whether a network does no better than chance: equal probabilities of C classes have a loss of log C
     and are right once in C, so that accuracy * exp(loss) is 1 (and well above where classes are told apart,
-    but for a small loss).
+    but for a small loss). A network that is right more often than not is never said to have collapsed.
     """
-    return (
-        validation["loss"] > 0.6 and math.log(max(validation["accuracy"], 1e-9)) + validation["loss"] < 0.22
-    )
+    accuracy, loss = validation["accuracy"], validation["loss"]
+    return accuracy < 0.5 and math.log(max(accuracy, 1e-9)) + loss < 0.22
 
 
 def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:

@@ -100,7 +100,7 @@ def lent_settings(name: str, k: int, top: Sequence[Layer], model: str, channels:
     ]
     settings = _settings([*layers, *top])
     for path in ("data.mean", "data.std"):
-        if len(set(settings.get(path, ()))) == 1:
+        if channels and len(set(settings.get(path, ()))) == 1:
             settings[path] = settings[path][:1] * channels
     return settings
 

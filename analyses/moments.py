@@ -117,7 +117,8 @@ def _between(
     found: dict[int, Path | None] = {step: kept[step] for step in sorted(kept) if 0 < step < end}
     if found:
         return found, ()
-    how = "recording.keep_epochs=[1,2,5]" + ("" if config.probabilistic else ", or with --trace full")
+    traceable = config.form == "latent" and not config.probabilistic
+    how = "recording.keep_epochs=[1,2,5]" + (", or with --trace full" if traceable else "")
     return {}, (
         f"{folder.name} has neither a trace of every flip nor kept epochs, so this is a partial answer: its "
         f"start and its end, nothing between. Train with --set {how}.",

@@ -13,6 +13,7 @@ from slotkit.config import Config
 from slotkit.data.images import ImageSet
 from slotkit.latent.form import LatentForm
 from slotkit.machine import SlotMachine
+from slotkit.reel import Reel
 from slotkit.training.evaluation import evaluation_mode, outputs
 from slotkit.training.prepare import Prepared
 from slotkit.training.trainee import Trainee, build
@@ -130,8 +131,10 @@ def initial_spreads(machine: SlotMachine) -> dict[str, float]:
     """Tensor name -> score spread of the initial scores."""
     found = {}
     for name, reel in machine.reels.items():
-        initial = reel.scores().double()
-        found[name] = math.sqrt(initial.var(dim=-1, unbiased=False).mean().item())
+        spreads = [
+            reel.rows(part)[1].double().var(dim=-1, unbiased=False).sum().item() for part in _pieces(reel)
+        ]
+        found[name] = math.sqrt(math.fsum(spreads) / math.prod(reel.shape))
     return found
 
 
@@ -153,12 +156,22 @@ def _sums(p: Tensor, options: Tensor, scores: Tensor) -> Tensor:
 
 def _parts(machine: SlotMachine, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Probabilities, options and scores (n, K), float64 on the CPU, of consecutive reels."""
-    k = machine.reels[name].k
-    every = machine.scores(name).reshape(-1, k), machine.options(name).reshape(-1, k)
-    step = max(1, NUMBERS // k)
-    for start in range(0, len(every[0]), step):
-        scores, options = (table[start : start + step].cpu().double() for table in every)
+    reel, form = machine.reels[name], machine.form
+    for part in _pieces(reel):
+        if isinstance(form, LatentForm):
+            weight = form.weights[name]
+            there = part.to(weight.latent.device)
+            scores, options = weight.scores_of(there), weight.rows(there)[0]
+        else:
+            tables = machine.scores(name), machine.options(name)
+            scores, options = (table.reshape(-1, reel.k)[part.to(table.device)] for table in tables)
+        scores, options = scores.cpu().double(), options.cpu().double()
         yield scores.softmax(dim=-1), options, scores
+
+
+def _pieces(reel: Reel) -> tuple[Tensor, ...]:
+    """Connections of a reel, up to NUMBERS // K at a time."""
+    return torch.arange(math.prod(reel.shape)).split(max(1, NUMBERS // reel.k))
 
 
 def _softmax_outputs(trainee: Trainee, images: ImageSet, config: Config) -> Tensor:

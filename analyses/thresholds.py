@@ -12,7 +12,7 @@ passes the next threshold of its staircase. The table is tidy: one number a row,
     predicted rate    the same, from steps_to_flip                 at a step; level is the quantile it uses
     predicted / observed   median of the ratio over the steps      level
     c, lr             factor of the initial scores; learning rate  at a step (lr: layer "all")
-    c forgotten       steps in which c falls to 1/e, over the whole trace; infinite if c stays 1
+    c forgotten       steps in which c falls to 1/e, over the trace until it underflows; infinite if c stays 1
     reachable options mean number that can ever win                at K (layer "any")
     rate before restart, rate after restart, speed before restart, speed after restart   at the restart's step
 
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,7 @@ from slotkit.analyses.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.result import Result
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import Reel
-
-if TYPE_CHECKING:
-    pass
+from slotkit.runs.replay import reels_of
 
 ALL, ANY = "all", "any"
 
@@ -149,9 +146,11 @@ def _lines(recorded: Recorded) -> Iterator[Row]:
         c = np.abs(recorded.c[:, j])
         for at, value in zip(recorded.measured, recorded.c[:, j], strict=True):
             yield layer, "c", np.nan, float(at), float(value)
-        falls = -np.log(c[-1]) if c[-1] > 0 else np.inf
-        forgotten = recorded.measured[-1] / falls if falls > 1e-9 else np.inf
-        yield layer, "c forgotten", np.nan, np.nan, float(forgotten)
+        there = np.flatnonzero(c)  # c may underflow
+        if len(there):
+            falls = -np.log(c[there[-1]])
+            forgotten = recorded.measured[there[-1]] / falls if falls > 1e-9 else np.inf
+            yield layer, "c forgotten", np.nan, np.nan, float(forgotten)
     for at in recorded.measured:
         yield ALL, "lr", np.nan, float(at), float(recorded.lr[at - 1])
 
@@ -179,21 +178,8 @@ def _reachable(recorded: Recorded) -> Iterator[Row]:
     """Expected reachable options by K, of reels as the run has them in its largest tensor."""
     from slotkit.analyses.envelope import expected_reachable
 
-    slots, seed = recorded.config.slots, recorded.config.seeds.reels
-    layer = recorded.layers[int(np.argmax(recorded.sizes))]
-    tensor = recorded.about["tensors"][layer]
-    k = int(recorded.about["k"])
-    reel = Reel(
-        layer,
-        tuple(tensor["shape"]),
-        k,
-        seed,
-        slots.init,
-        slots.sharing,
-        slots.symmetric,
-        tensor["channel_dim"],
-    )
-    for count, value in expected_reachable(reel, sorted({*KS, k})).items():
+    reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]
+    for count, value in expected_reachable(reel, sorted({*KS, reel.k})).items():
         yield ANY, "reachable options", np.nan, float(count), value
 
 
@@ -203,5 +189,4 @@ def quantile_at(levels: Any, values: NDArray[np.float64], wanted: float) -> floa
     if not finite.any():
         return 0.0
     at, share = np.log(values[finite]), np.asarray(levels, np.float64)[finite]
-    right = share[-1] if finite[-1] else float(share.max())
-    return float(np.interp(np.log(wanted), at, share, left=0.0, right=right))
+    return float(np.interp(np.log(wanted), at, share, left=0.0))

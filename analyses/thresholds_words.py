@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from slotkit.analyses.comparison import mean_and_interval
+from slotkit.analyses.comparison import at_its_own, differ_by_k, mean_and_interval
 from slotkit.analyses.envelope import reachable_law
 
 if TYPE_CHECKING:
@@ -17,9 +17,8 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
     """A paragraph for each group, about its largest layer; means over runs."""
     for group, rows in table.groupby("group", sort=False):
         yield from _group(str(group), rows)
-    ks = sorted(table["k"].unique())
-    if len(ks) > 1:
-        yield from _across_k(table, ks)
+    if differ_by_k(table):
+        yield from _across_k(table)
 
 
 def largest_layer(table: pd.DataFrame) -> str:
@@ -31,13 +30,14 @@ def largest_layer(table: pd.DataFrame) -> str:
 def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
     layers = list(rows.loc[rows["quantity"] == "margin", "layer"].unique())
     runs = rows["run"].nunique()
-    steps = rows.loc[rows["quantity"] == "margin", "at"]
-    first, last = steps.min(), steps.max()
+    margins = rows[rows["quantity"] == "margin"]
+    first, last = margins["at"].min(), margins["at"].max()
     yield f"{group} ({runs} run{'s' if runs > 1 else ''}, {last:,.0f} steps):"
     for layer in layers:
         mine = rows[rows["layer"] == layer]
         margin, speed, wait = (
-            [_median(mine, name, at) for at in (first, last)] for name in ("margin", "speed", "steps_to_flip")
+            [_median(mine, name, bound) for bound in ("min", "max")]
+            for name in ("margin", "speed", "steps_to_flip")
         )
         if not np.isfinite(margin[1]):
             yield f"  {layer}: no thresholds (a reel with one reachable option never flips)."
@@ -47,7 +47,7 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
             f"({margin[0]:.2g} at step {first:,.0f}), moves {speed[1]:.2g} a step ({speed[0]:.2g}), and has "
             f"the threshold ahead of it {_steps(wait[1])} steps away ({_steps(wait[0])})."
         )
-        yield f"    {_verdict(mine, first, last, margin[1] / margin[0], speed[1] / speed[0])}"
+        yield f"    {_verdict(mine, first, margin[1] / margin[0], speed[1] / speed[0])}"
         yield f"    {_prediction(mine)}"
     largest = largest_layer(rows)
     yield from _line(rows, largest)
@@ -61,13 +61,13 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
     )
 
 
-def _verdict(mine: pd.DataFrame, first: float, last: float, margin: float, speed: float) -> str:
+def _verdict(mine: pd.DataFrame, first: float, margin: float, speed: float) -> str:
     """Slow where most reels can't reach a threshold in as many steps as were trained; and why."""
     from slotkit.analyses.thresholds import quantile_at
 
-    waits = mine[(mine["quantity"] == "steps_to_flip") & (mine["at"] == last)]
+    waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
     by_level = waits.groupby("level")["value"].mean()
-    late = 1 - quantile_at(by_level.index, by_level.to_numpy(), last)
+    late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
     return (
         f"{'Slow' if late > 0.5 else 'Not slow'}: {100 * late:.0f} % of the reels would need longer than the "
         f"whole training to get there. Margins are {margin:.2g} times, speeds {speed:.2g} times those of "
@@ -86,9 +86,12 @@ def _prediction(mine: pd.DataFrame) -> str:
 
 def _line(rows: pd.DataFrame, layer: str) -> Iterator[str]:
     c = rows[(rows["quantity"] == "c") & (rows["layer"] == layer)]
-    end = _mean(c[c["at"] == c["at"].max()])
+    end = _mean(at_its_own(c, "max"))
     if end == 1:
         yield "  c stays 1: without an L2 penalty the initial scores, and so the thresholds, never fade."
+        return
+    if end == 0:
+        yield "  c has underflowed to 0: the initial scores are gone, and any A is beyond all thresholds."
         return
     forgotten = _mean(rows[(rows["quantity"] == "c forgotten") & (rows["layer"] == layer)])
     further = 1 / max(abs(end), 1e-300)
@@ -101,7 +104,7 @@ def _line(rows: pd.DataFrame, layer: str) -> Iterator[str]:
 
 def _rate_at_the_end(rows: pd.DataFrame) -> Iterator[str]:
     lr = rows[rows["quantity"] == "lr"]
-    share = _mean(lr[lr["at"] == lr["at"].max()]) / lr["value"].max()
+    share = _mean(at_its_own(lr, "max")) / lr["value"].max()
     if share < 0.5:
         yield (
             f"  The learning rate ends at {100 * share:.2g} % of the highest measured: the speeds of the "
@@ -123,22 +126,20 @@ def _restarts(rows: pd.DataFrame, layer: str) -> Iterator[str]:
         )
 
 
-def _across_k(table: pd.DataFrame, ks: list[int]) -> Iterator[str]:
+def _across_k(table: pd.DataFrame) -> Iterator[str]:
     layer = largest_layer(table)
     found = []
-    for k in ks:
-        rows = table[(table["k"] == k) & (table["layer"] == layer)]
-        at = rows.loc[rows["quantity"] == "margin", "at"].max()
+    for k, rows in table[table["layer"] == layer].groupby("k"):
         found.append(
-            f"{k}: margin {_median(rows, 'margin', at):.2g}, speed {_median(rows, 'speed', at):.2g}, "
-            f"{_steps(_median(rows, 'steps_to_flip', at))} steps"
+            f"{k}: margin {_median(rows, 'margin', 'max'):.2g}, speed {_median(rows, 'speed', 'max'):.2g}, "
+            f"{_steps(_median(rows, 'steps_to_flip', 'max'))} steps"
         )
     yield f"By K, median reel of {layer} at the end: " + "; ".join(found) + "."
 
 
-def _median(rows: pd.DataFrame, quantity: str, at: float) -> float:
-    picked = rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5) & (rows["at"] == at)]
-    return _mean(picked)
+def _median(rows: pd.DataFrame, quantity: str, bound: str) -> float:
+    """Of a quantity's median at each run's own first ("min") or last ("max") step."""
+    return _mean(at_its_own(rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5)], bound))
 
 
 def _mean(rows: pd.DataFrame) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.comparison import in_words, mean_and_interval
+from slotkit.analyses.comparison import differ_by_k, in_words, mean_and_interval
 from slotkit.analyses.thresholds_words import largest_layer
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
         for layer in rows.loc[rows["quantity"] == "connections", "layer"].unique():
             yield from _layer(_Layer(rows[rows["layer"] == layer]), layer)
         yield _sampled(rows)
-    ks = sorted(table["k"].unique())
-    if len(ks) > 1:
-        yield from _across_k(table, ks)
+    if differ_by_k(table):
+        yield from _across_k(table)
 
 
 class _Layer:
@@ -130,11 +129,11 @@ def _sampled(rows: pd.DataFrame) -> str:
     )
 
 
-def _across_k(table: pd.DataFrame, ks: list[int]) -> Iterator[str]:
+def _across_k(table: pd.DataFrame) -> Iterator[str]:
     layer = largest_layer(table)
     found = []
-    for k in ks:
-        told = _Layer(table[(table["k"] == k) & (table["layer"] == layer)])
+    for k, rows in table[table["layer"] == layer].groupby("k"):
+        told = _Layer(rows)
         moved = (
             f" ({told('preference, moved', 'end')} of those moved)" if told.mean("moved", "end") > 0 else ""
         )

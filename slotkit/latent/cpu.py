@@ -43,7 +43,7 @@ class Cpu:
         return _step(weights, [_move(*move) for move in moves], keep)
 
     def settle(self, weights: Sequence[LatentWeight]) -> list[int]:
-        # All connections at once: none of them would find its place again.
+        # Mostly all connections at once, which would drive each other out. (Adam's steps go without, too.)
         flips = _step(weights, [_move(weight, None, AT_REST) for weight in weights], keep=False)
         assert flips is not None  # there is no gradient
         return flips

@@ -73,7 +73,8 @@ def choose(a: Any, c: Any, w: Any, s: Any, k: Any, room: Any) -> Any:
     first = k
     for j in range(k):
         first = min(first, j if scores[j] == best else k)
-    return first
+    # None is equal to the highest if none is a number.
+    return first if first < k else 0
 
 
 @compiled

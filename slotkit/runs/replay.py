@@ -52,7 +52,7 @@ def selections(folder: RunFolder, step: int) -> dict[str, Tensor]:
 
 
 def selections_at(folder: RunFolder, steps: Sequence[int]) -> Iterator[dict[str, Tensor]]:
-    """`selections` of several steps, in rising order, in one pass over the trace.
+    """`selections` of several steps, which must be in rising order, in one pass over the trace.
 
     The tensors are those of the pass: they hold until the next ones are asked for.
 
@@ -84,8 +84,8 @@ def selections_at(folder: RunFolder, steps: Sequence[int]) -> Iterator[dict[str,
     for step in waiting:
         if not 0 <= step <= last:
             raise SlotkitError(
-                f"Step {step} is not in the trace of {folder.name}, which has steps 0 to {last}. Choose one "
-                "of them."
+                f"Step {step} is not in the trace of {folder.name}, which has steps 0 to "
+                f"{trace.last_step()}. Choose one of them."
             )
         yield shaped
 

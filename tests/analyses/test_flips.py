@@ -148,6 +148,25 @@ def test_counts_alone_give_a_partial_answer(tmp_path: Path) -> None:
     found.figure()
 
 
+def test_runs_without_the_flips_take_no_part_in_what_needs_them(tmp_path: Path) -> None:
+    """A mean over two runs, one of which has counts only, is that of the other."""
+    full = mixture(tmp_path, "full")
+    alone = flips.analyze(full).summary.splitlines()
+    both = flips.analyze([full, mixture(tmp_path, "counts", level="summary", seeds__reels=1)]).summary
+    told = next(line for line in alone if "A reel used" in line)
+    assert told in both.splitlines()
+
+
+def test_runs_of_different_lengths_each_end_at_their_own_end(tmp_path: Path) -> None:
+    folders = []
+    for seed, (steps, last) in enumerate([(100, 2), (50, 6)]):
+        folders.append(make_run(tmp_path, f"run-{seed}", {"a": (2, 5)}, seeds__reels=seed))
+        row = others_than_first(folders[-1])[0]
+        write_flips(folders[-1], steps, [(steps, 0, i, row[i][1]) for i in range(last)])
+    # 2 and 6 of 10 reels in the last of 50 windows, which are 2 steps and 1: 0.1 and 0.6 a step and reel.
+    assert "350,000 at the end" in flips.analyze(folders).summary
+
+
 def test_twenty_runs_in_two_groups(tmp_path: Path) -> None:
     folders = [
         mixture(tmp_path, f"k{k}-{seed}", k=k, seeds__reels=seed) for k in (4, 8) for seed in range(10)

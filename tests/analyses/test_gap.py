@@ -178,6 +178,20 @@ def test_a_cell_that_is_lost_with_all_seeds_costs_an_interaction(tmp_path: Path)
     found.figure()
 
 
+LIMITS = [
+    (0.10, 2.31, True),  # ten equal probabilities
+    (0.22, 1.70, True),  # a few classes apart, no more
+    (0.70, 0.95, False),
+    (0.65, 0.647, False),  # two classes, and something learned
+    (0.97, 0.10, False),
+]
+
+
+@pytest.mark.parametrize(("accuracy", "loss", "collapsed"), LIMITS)
+def test_what_counts_as_collapsed(accuracy: float, loss: float, collapsed: bool) -> None:
+    assert gap._collapsed({"accuracy": accuracy, "loss": loss}) == collapsed
+
+
 def test_a_network_that_collapsed_swamps_nothing(tmp_path: Path) -> None:
     planned = lenet()
     dead = planned.trained()[9]

@@ -66,7 +66,8 @@ def test_c_that_underflows(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "gone", SHAPES, level="summary")
     write_measurements(folder, np.full(20, 0.1), np.zeros((20, 2)), np.inf, 0.0)
     found = thresholds.analyze(folder)
-    assert value(found.table, "c forgotten", None, "a") == 0
+    assert "c forgotten" not in set(found.table["quantity"])
+    assert "c has underflowed to 0: the initial scores are gone" in found.summary
     found.figure()
 
 
@@ -104,6 +105,23 @@ def test_twenty_runs_and_their_figure(tmp_path: Path) -> None:
     assert "By K, median reel of a at the end: 4:" in found.summary
     paths = found.save(tmp_path / "out")
     assert all(path.stat().st_size > 0 for path in paths)
+
+
+def test_no_mean_over_different_experiments_of_one_k(tmp_path: Path) -> None:
+    runs = [
+        steady(tmp_path, "a", k=4),
+        steady(tmp_path, "b", k=8),
+        steady(tmp_path, "c", k=8, training__lr=0.5),
+    ]
+    assert "By K" not in thresholds.analyze(runs).summary
+
+
+def test_runs_of_different_lengths_each_end_at_their_own_end(tmp_path: Path) -> None:
+    long, short = steady(tmp_path), make_run(tmp_path, "short", SHAPES, level="summary", seeds__reels=1)
+    write_measurements(short, np.full(50, 0.1), np.zeros((50, 2)), 50.0, 1.0, margin=3.0)
+    assert (
+        "the median reel is 2 from its next threshold at the end" in thresholds.analyze([long, short]).summary
+    )
 
 
 def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_without_trace_and_kept_epochs_there_are_start_and_end(tmp_path: Path) -
 def test_without_images_nothing_is_said_of_dead_units(tmp_path: Path) -> None:
     found = weights.analyze(made(tmp_path), data_dir=tmp_path)
     assert "Nothing on dead units of made" in found.summary
-    assert "the dataset mnist is not there. Say where with --data-dir." in found.summary
+    assert "the dataset mnist is not there. Say where with --data-dir (" in found.summary
     assert "dead units" not in set(found.table["quantity"])
 
 
