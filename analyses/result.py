@@ -44,6 +44,7 @@ class Result:
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.csv, NAME.png, NAME.svg and NAME.txt there. Returns their paths."""
         import matplotlib as mpl
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +57,8 @@ class Result:
         with mpl.rc_context({"svg.hashsalt": "slotkit"}):
             writers: dict[str, Callable[[Path], Any]] = {
                 "csv": lambda path: self.table.to_csv(path, index=False),
-                "png": lambda path: figure.savefig(path, format="png", dpi=150),
-                "svg": lambda path: figure.savefig(path, format="svg", metadata={"Date": None}),
+                "png": lambda path: _write_png(figure, path),
+                "svg": lambda path: FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None}),
                 "txt": lambda path: path.write_text(self.summary + "\n", encoding="utf-8"),
             }
             paths = []
@@ -65,6 +66,15 @@ class Result:
                 paths.append(folder / f"{self.name}.{ending}")
                 write_whole(paths[-1], write)
         return paths
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    # savefig draws twice, and lays out each time: drawing once, here, is half of what an analysis takes.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(path)
+    figure.set_layout_engine("none")
 
 
 def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any, Any]]:

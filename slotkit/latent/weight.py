@@ -24,7 +24,7 @@ STATE = ("latent", "velocity", "lower", "upper")
 ON_THE_LINE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 # Connections whose K options are looked at together when a whole tensor is: bounds the memory.
-ROWS = 1 << 22
+ROWS = 1 << 20
 
 
 class NotFiniteError(Exception):
