@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from slotkit.errors import SlotkitError
 from slotkit.runs.files import write_whole
@@ -44,7 +44,6 @@ class Result:
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.csv, NAME.png, NAME.svg and NAME.txt there. Returns their paths."""
         import matplotlib as mpl
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,7 @@ class Result:
             writers: dict[str, Callable[[Path], Any]] = {
                 "csv": lambda path: self.table.to_csv(path, index=False),
                 "png": lambda path: _write_png(figure, path),
-                "svg": lambda path: FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None}),
+                "svg": lambda path: _write_svg(figure, path),
                 "txt": lambda path: path.write_text(self.summary + "\n", encoding="utf-8"),
             }
             paths = []
@@ -73,8 +72,16 @@ def _write_png(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(150)
-    FigureCanvasAgg(figure).print_png(path)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path)
     figure.set_layout_engine("none")
+
+
+def _write_svg(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(path, metadata={"Date": None})
 
 
 def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any, Any]]:
@@ -126,7 +133,7 @@ def logarithmic(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def name_colours(axes: Axes, order: list[str], corner: str) -> None:
+def name_colours(axes: Axes, order: list[str], corner: Literal["upper right", "lower right"]) -> None:
     """A legend of the colours of `curves`, in axes that have room for it; none for a single name."""
     from matplotlib.lines import Line2D
 

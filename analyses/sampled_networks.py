@@ -171,7 +171,7 @@ def _parts(machine: SlotMachine, name: str) -> Iterator[tuple[Tensor, Tensor, Te
 
 def _pieces(reel: Reel) -> tuple[Tensor, ...]:
     """Connections of a reel, up to NUMBERS // K at a time."""
-    return torch.arange(math.prod(reel.shape)).split(max(1, NUMBERS // reel.k))
+    return torch.split(torch.arange(math.prod(reel.shape)), max(1, NUMBERS // reel.k))
 
 
 def _softmax_outputs(trainee: Trainee, images: ImageSet, config: Config) -> Tensor:

@@ -112,7 +112,8 @@ class Network:
             if self.machine is not None:
                 tensors += [*self.model.buffers(), *self.model.parameters()]
                 connections = sum(self.machine.selected(name).numel() for name in self.machine.reels)
-        return (kept + sum(tensor.numel() * tensor.element_size() for tensor in tensors)) / connections
+        sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+        return float((kept + sum(sizes)) / connections)
 
 
 def contenders(

@@ -71,7 +71,7 @@ def _not_below_both(left: Any, right: Any, w: Any, s: Any, k: Any, order: Any) -
     for j in range(k):
         below = (w[j] < w_right) & (s[j] < s_right) & (w[j] > w_left) & (s[j] < s_left)
         order[n] = j
-        n += np.int64(not below)
+        n += 0 if below else 1
     return n
 
 
@@ -108,7 +108,7 @@ def _thin(left: Any, right: Any, order: Any, n: Any, w: Any, s: Any, largest_s: 
         else:
             first, last = right, highest
         order[kept] = j
-        kept += np.int64(not _below_line(first, j, last, w, s, largest_s))
+        kept += 0 if _below_line(first, j, last, w, s, largest_s) else 1
     return kept
 
 

@@ -23,8 +23,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as fault:
-        temporary.unlink(missing_ok=True)
         raise unwritable(path, fault) from fault
+    finally:
+        # Ctrl-C may come in the middle, too.
+        temporary.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, fault: Exception) -> SlotkitError:
