@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ class _Training:
 
     def complete(self, notes: Sequence[Note] = ()) -> None:
         """Train to the end and read the test set. `notes` are told first."""
-        with _sigterm() as stop:
+        with _signals() as (stop, interrupted):
             try:
                 for event in self._events(notes):
                     self.journal.write(event)
@@ -134,6 +135,8 @@ class _Training:
                     if stop.is_set():
                         self._save()
                         raise StoppedError(f"SIGTERM after step {self.state.step}")
+                    if interrupted.is_set():
+                        raise KeyboardInterrupt
                 self._save()
                 if self.recorder:
                     self.recorder.flush()
@@ -247,17 +250,29 @@ def _readings(prepared: Prepared, part: str) -> dict[str, Reading]:
 
 
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process at once. (Signals reach the main thread.)"""
-    asked = threading.Event()
+def _signals() -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Events that SIGTERM sets, instead of ending the process, and that Ctrl-C sets, beside raising.
+
+    KeyboardInterrupt can get lost: what is raised while an object is deleted, or in a callback from
+    compiled code, is printed and ignored. (Signals reach the main thread only.)
+    """
+    stop, interrupted = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop, interrupted
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: stop.set())}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield asked
+        yield stop, interrupted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,24 @@ def test_a_run_that_stops_leaves_a_whole_folder(tmp_path: Path, fault: BaseExcep
     assert checkpoint.load(folder.checkpoint("last"))[1]["epoch"] == 1
     assert [entry["kind"] for entry in folder.metrics()].count("epoch") == 1
     assert folder.config().training.epochs == 9
+
+
+def test_a_keyboard_interrupt_that_got_lost_is_made_up_for(tmp_path: Path) -> None:
+    """Raised where Python prints and ignores it, as while an object is deleted."""
+    seen: list[Event] = []
+
+    def lose_the_first(event: Event) -> None:
+        seen.append(event)
+        if len(seen) == 20:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(training__epochs=9), tmp_path, "stopped", lose_the_first)
+    assert len(seen) == 20
+    assert RunFolder.open("stopped", tmp_path).summary()["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_run_of_a_name_is_refused_and_the_first_kept(tmp_path: Path) -> None:
