@@ -44,7 +44,10 @@ def test_help_does_not_import_torch() -> None:
 
 
 def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path) -> None:
-    command = [*SLOTKIT, "train", "--epochs", "100000", "--name", "long"]
+    # In the background of a shell the tests, and so the command, would be started with the signal ignored.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heard}\nfrom slotkit.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "train", "--epochs", "100000", "--name", "long"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

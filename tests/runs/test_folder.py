@@ -119,12 +119,16 @@ def test_a_keyboard_interrupt_that_got_lost_is_made_up_for(tmp_path: Path) -> No
             with contextlib.suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        run(settings(training__epochs=9), tmp_path, "stopped", lose_the_first)
+    # Jobs in the background of a shell are started with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(settings(training__epochs=9), tmp_path, "stopped", lose_the_first)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(seen) == 20
     assert RunFolder.open("stopped", tmp_path).summary()["status"] == "interrupted"
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_run_of_a_name_is_refused_and_the_first_kept(tmp_path: Path) -> None:
