@@ -72,8 +72,8 @@ def slotify(
         symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
             by a layer don't average to zero, and can leave every ReLU dead.
         tables: of the latent form: options and scores "stored" (8 K bytes a connection), "recomputed"
-            when they are needed (no memory that grows with K, the same bits), or "auto", which may keep
-            the few options that can be selected, of the reels that flipped last (7 MB).
+            when they are needed (no memory that grows with K, the same bits), or "auto", which may also
+            keep what makes steps faster: recent options of connections that flipped (up to 4 MB), and slack.
 
     Raises:
         SlotkitError: for a value that is not accepted, or a model without such weights.

@@ -43,7 +43,9 @@ class _SlotOptimizer(torch.optim.Optimizer):
         self._latents: dict[Tensor, LatentWeight] = {
             weight.parameter: weight for form in forms for weight in form.weights.values()
         }
-        self._steps = 0
+        # Every step looks all parameters up, and hashing a tensor is slow.
+        self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+        self._steps, self._has_ordinary = 0, False
         groups: list[dict[str, Any]] = [{"params": list(form.parameters())} for form in forms]
         given = list(parameters)
         loose = [value for machine in listed for value in getattr(machine, "trained", {}).values()]
@@ -65,16 +67,20 @@ class _SlotOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
-        stepping = []
+        stepping, self._has_ordinary = [], False
         for group in self.param_groups:
             for parameter in group["params"]:
-                weight = self._latents.get(parameter)
-                if weight is not None and parameter.grad is not None:
+                weight = self._by_id.get(id(parameter))
+                if weight is None:
+                    self._has_ordinary = True
+                    continue
+                gradient = parameter.grad
+                if gradient is None:
+                    weight.rest()
+                else:
                     weight.follow()
                     weight.check_untouched()
-                    stepping.append((weight, parameter.grad, group))
-                elif weight is not None:
-                    weight.rest()
+                    stepping.append((weight, gradient, group))
         try:
             self._step_everything(stepping)
         except NotFiniteError as problem:
@@ -83,7 +89,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
                 "optimizer. Nothing was changed. Lower the learning rate, clip gradients, or use a "
                 "GradScaler with half precision."
             ) from None
-        self._show_state()
+        self._show_lines()
         return loss
 
     def _step_everything(self, stepping: Stepping) -> None:
@@ -93,6 +99,15 @@ class _SlotOptimizer(torch.optim.Optimizer):
     def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
         """What the optimizer keeps for a weight beside the latents."""
         return {}
+
+    def _show_lines(self) -> None:
+        """What a step has changed of the state: not the tensors, unless a weight was moved or cast."""
+        for parameter, weight in self._latents.items():
+            shown = self.state[parameter]
+            if shown.get("latent") is weight.latent:
+                shown.update(weight.line.state(), **self._extra_state(weight))
+            else:
+                self._show_state()
 
     def _show_state(self) -> None:
         for parameter, weight in self._latents.items():
@@ -151,7 +166,7 @@ class SlotSGD(_SlotOptimizer):
 
     def _step_everything(self, stepping: Stepping) -> None:
         step([(weight, gradient, _hyperparameters(group, weight)) for weight, gradient, group in stepping])
-        if sum(len(group["params"]) for group in self.param_groups) > len(self._latents):
+        if self._has_ordinary:
             with self._only_ordinary():
                 _plain_step(self._ordinary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numba
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import settings
 from timm.models.vgg import cfgs
 
+import slotkit
 from slotkit.models import conv
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -17,6 +19,18 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 # Derandomized: what fails on one machine fails on every machine. No deadline: a busy machine is no fault.
 settings.register_profile("slotkit", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("slotkit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """numba's cache on disk looks at a function's own file only: what it calls from others may be old."""
+    if hasattr(config, "workerinput"):
+        return
+    package = Path(slotkit.__file__).parent
+    sources, cached = list(package.rglob("*.py")), list(package.rglob("*.nb[ic]"))
+    newest = max(source.stat().st_mtime for source in sources)
+    if any(file.stat().st_mtime < newest for file in cached):
+        for file in cached:
+            file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session", params=DEVICES)

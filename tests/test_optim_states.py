@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from latent.trajectories import first_weight
 from test_optim import LATENTS, equal, everything, latents, loss_of, machine_of, run, same_state
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -284,3 +285,14 @@ def test_adam_leaves_no_gradient_behind() -> None:
     run(machine, optimizer, 1)
     assert all(weight.latent.grad is None for weight in latents(machine).values())
     assert all(parameter.grad is not None for parameter in machine.parameters())
+
+
+def test_a_state_that_was_cleared_is_shown_again() -> None:
+    machine = slotify(nn.Linear(4, 4), 4)
+    optimizer = machine.optimizer(lr=1.0)
+    optimizer.state.clear()
+    (parameter,) = machine.parameters()
+    parameter.grad = torch.ones(4, 4)
+    optimizer.step()
+    assert optimizer.state[parameter]["steps"] == 1
+    assert optimizer.state[parameter]["latent"] is first_weight(machine).latent

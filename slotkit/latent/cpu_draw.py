@@ -12,11 +12,20 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray  # type: ignore[attr-defined]
 
-from slotkit.latent.cpu_plan import BLOCK, compiled, inlined, parallel, place, pointer, tensor_of
-from slotkit.latent.cpu_rows import fill_rows, lane_of, owner_of, padded, symmetric_uniform, unit_uniform
-from slotkit.latent.cpu_step import highest_score
+from slotkit.latent.cpu_choose import highest_score, room_words, row_of, rows_in
+from slotkit.latent.cpu_plan import (
+    BLOCK,
+    SHARDS,
+    add_up,
+    array_at,
+    compiled,
+    inlined,
+    parallel,
+    place,
+    tensor_of,
+)
+from slotkit.latent.cpu_rows import fill_rows, lane_of, owner_of, symmetric_uniform, unit_uniform
 from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import OPTIONS, SCORES
 
@@ -38,12 +47,11 @@ UNDERFLOW = -700.0
 
 
 @compiled
-def exponentials(x: Any, out: Any, k: Any) -> None:
+def exponentials(x: Any, out: Any, bits: Any, k: Any) -> None:
     """out = exp(x) of k numbers <= 0, float64, to the last bit or two: math.exp won't run on vectors.
 
-    Below exp(-700) it is exp(-700).
+    Below exp(-700) it is exp(-700). `bits` are those of out, as int64.
     """
-    bits = out.view(np.int64)
     for j in range(k):
         value = max(x[j], UNDERFLOW)
         n = np.floor(value * 1.4426950408889634 + 0.5)
@@ -58,15 +66,16 @@ def exponentials(x: Any, out: Any, k: Any) -> None:
 @compiled
 def draw_by_inversion(i: Any, a: Any, c: Any, stream: Any, number: Any, plan: Any, room: Any) -> Any:
     """`slotkit.selection.sample` for one connection: exact, K exponentials. Returns the option."""
-    w, s, scores, shares = room
-    k = plan.k
+    k, second = plan.k, room + 8 * row_of(plan.k)
+    w, s = rows_in(room, k)
+    scores, shares, bits = array_at(room, 0.0, k), array_at(second, 0.0, k), array_at(second, 0, k)
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
     words = philox_one(low, high | LAST_TRY, number, stream, plan.key_0, plan.key_1)
     fill_rows(i, plan, w, s)
-    highest = highest_score(a, c, w, s, k, scores)
+    highest = highest_score(a, c, w, s, k, room)
     for j in range(k):
         scores[j] -= highest
-    exponentials(scores, shares, k)
+    exponentials(scores, shares, bits, k)
     total = 0.0
     for j in range(k):
         total += shares[j]
@@ -98,11 +107,11 @@ def propose(
 def look_up(waiting: Any, proposed: Any, plan: Any, option: Any, score: Any) -> None:
     """The proposed options and their initial scores."""
     if plan.stored:
-        options = carray(pointer(plan.options), (plan.owner_count, plan.k), np.float32)
-        scores = carray(pointer(plan.scores), (plan.count, plan.k), np.float32)
+        options = array_at(plan.options, np.float32(0), plan.owner_count * plan.k)
+        scores = array_at(plan.scores, np.float32(0), plan.count * plan.k)
         for n in range(len(waiting)):
-            option[n] = options[owner_of(waiting[n], plan), proposed[n]]
-            score[n] = scores[waiting[n], proposed[n]]
+            option[n] = options[owner_of(waiting[n], plan) * plan.k + proposed[n]]
+            score[n] = scores[waiting[n] * plan.k + proposed[n]]
         return
     key_0, key_1, bound, scale = plan.key_0, plan.key_1, plan.bound, plan.score_scale
     halved = 1 if plan.symmetric else 0
@@ -138,12 +147,8 @@ def draw_block(start: Any, position: Any, c: Any, stream: Any, number: Any, plan
     waiting, proposed = np.empty(size, np.int64), np.empty(size, np.int64)
     chance, option, score = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     below = np.empty(size, np.float64)
-    room = (
-        np.empty(padded(k), np.float32),
-        np.empty(padded(k), np.float32),
-        np.empty(padded(k), np.float64),
-        np.empty(padded(k), np.float64),
-    )
+    memory = np.empty(room_words(k), np.int64)
+    room = memory.ctypes.data
     changed, left = 0, 0
     for i in range(size):
         a = np.float64(position[i])
@@ -174,6 +179,7 @@ def draw_block(start: Any, position: Any, c: Any, stream: Any, number: Any, plan
         a = np.float64(position[waiting[n] - start])
         drawn = draw_by_inversion(waiting[n], a, c, stream, number, plan, room)
         changed += put(waiting[n], drawn, plan, weight)
+    memory[0] = 0  # until here it was in use
     return changed
 
 
@@ -199,16 +205,22 @@ def put(i: Any, value: Any, plan: Any, weight: Any) -> Any:
     return changed
 
 
-@parallel
-def draw_blocks(
-    plan: Any, c: Any, stream: Any, number: Any, first: Any, changed: Any, prototype: Any
-) -> None:
-    """A sample of every connection; `changed` (blocks,) is written. Arguments as of `step_blocks`."""
-    for block in numba.prange(first[-1]):
+@compiled
+def draw_shard(shard: Any, call: Any, plan: Any, moves: Any, stream: Any, number: Any, zero: Any) -> None:
+    """A sample of the connections of every SHARDS-th block."""
+    first, changed = array_at(call.first, 0, call.tensors + 1), array_at(call.counts, 0, call.blocks)
+    for block in range(shard, call.blocks, SHARDS):
         t = tensor_of(block, first)
-        row, kind = plan[t], prototype.dtype
-        start = (block - first[t]) * BLOCK
+        row, start = plan[t], (block - first[t]) * BLOCK
         end = min(start + BLOCK, row.count)
-        position = carray(pointer(row.latent), row.count, kind)[start:end]
-        weight = carray(pointer(row.weight), 1 << 62, kind)
-        changed[block] = draw_block(start, position, c[t], stream, number, row, weight)
+        position = array_at(row.latent, zero, row.count)[start:end]
+        weight = array_at(row.weight, zero, 1 << 62)
+        changed[block] = draw_block(start, position, moves[t].c, stream, number, row, weight)
+
+
+@parallel
+def draw_blocks(call: Any, plan: Any, moves: Any, stream: Any, number: Any, zero: Any) -> None:
+    """A sample of every connection of the CALL (1,); how many changed is counted there."""
+    for shard in numba.prange(SHARDS):
+        draw_shard(shard, call[0], plan, moves, stream, number, zero)
+    add_up(call[0])

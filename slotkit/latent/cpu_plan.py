@@ -6,16 +6,16 @@ take a list of arrays of different sizes cheaply: the loops get addresses, in a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 from numba.np.ufunc.parallel import _launch_threads
 
 from slotkit.latent.weight import STATE, LatentWeight
@@ -29,6 +29,11 @@ numba.set_num_threads(min(_torch_threads, numba.get_num_threads()))
 
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+# Counts no references to arrays, which costs more than the work on a block of connections. Such a function
+# can't make arrays, and works in memory that it is given.
+bare: Callable[[Callable[..., Any]], Any] = numba.njit(  # type: ignore[call-overload]
+    cache=True, nogil=True, error_model="numpy", _nrt=False
+)
 inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 # Connections handled at once: what fits a core's first cache.
@@ -37,7 +42,15 @@ BLOCK = 1024
 # Up to this many connections one thread is sooner done than two are started.
 SERIAL = 1 << 14
 
-KINDS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
+# Connections whose way to a threshold is known together (see cpu_slack): a line of a cache.
+GROUP = 16
+GROUPS = BLOCK // GROUP
+
+# Of every dtype zero, and the bits of infinity: they also tell loops the types of numbers and of their bits.
+KINDS: dict[torch.dtype, tuple[Any, Any]] = {
+    torch.float32: (np.float32(0), np.int32(0x7F800000)),
+    torch.float64: (np.float64(0), np.int64(0x7FF << 52)),
+}
 
 DIMENSIONS = 8
 
@@ -47,6 +60,8 @@ PLAN = np.dtype(
         ("count", np.int64),
         ("k", np.int64),
         ("stored", np.int64),
+        ("keeps_slack", np.int64),
+        ("keeps_recent", np.int64),
         ("symmetric", np.int64),
         ("shared", np.int64),
         ("owner_stride", np.int64),
@@ -73,51 +88,81 @@ PLAN = np.dtype(
 )
 
 
-# A step of a tensor. `gradient` 0: only follow the latents. `scale`, `c`, `sign`: of its line.
+# A step of a tensor, with the hyper-parameters in the order of Hyperparameters. `gradient` 0: only follow the
+# latents. `scale`, `c` and `sign` are those of its line, `before` is the scale of the step before.
 MOVE = np.dtype(
     [
         ("gradient", np.int64),
         ("follows", np.int64),
-        ("nesterov", np.int64),
         ("lr", np.float64),
         ("momentum", np.float64),
         ("intake", np.float64),
+        ("nesterov", np.float64),
         ("weight_decay", np.float64),
         ("ascent", np.float64),
         ("scale", np.float64),
         ("c", np.float64),
         ("sign", np.float64),
+        ("before", np.float64),
+    ]
+)
+# The same for struct.pack_into, which is several times as fast as an assignment to a record.
+MOVE_LAYOUT = struct.Struct("=2q10d")
+
+# What a loop is called with, beside the PLAN and MOVE records of its tensors. How many `tensors` and `blocks`
+# there are, and the `largest_k`; where `first` (tensors + 1,), `counts` (blocks,) and `totals` (tensors,) of
+# int64 are; where `events` int32 (blocks * BLOCK, 2), `slack` (blocks, GROUPS), `recent` (SHARDS, pairs, 2,
+# WORDS) are, or 0; and GROUP.
+CALL = np.dtype(
+    [
+        ("tensors", np.int64),
+        ("blocks", np.int64),
+        ("largest_k", np.int64),
+        ("first", np.int64),
+        ("counts", np.int64),
+        ("totals", np.int64),
+        ("events", np.int64),
+        ("slack", np.int64),
+        ("recent", np.int64),
+        ("pairs", np.int64),
+        ("group_size", np.int64),
     ]
 )
 
-# Options kept of a reel: K = 1024 has 10 on average and seldom more than 16.
-WIDTH = 16
+# Bytes of an event: a connection and its new option.
+EVENT = 8
 
-# What is kept of a reel, see cpu_reachable.
-REACHABLE = np.dtype(
-    [
-        ("number", np.int32),
-        ("used", np.int32),
-        ("count", np.int32),
-        ("option", np.int32, WIDTH),
-        ("w", np.float32, WIDTH),
-        ("s", np.float32, WIDTH),
-    ],
-    align=True,
-)
-
-# Reels that a machine keeps it of, 7 MB. Threads don't share: each works on whole shards of it.
-PLACES, SHARDS = 1 << 15, 16
+# A table of recent options (see cpu_recent) has up to PLACES entries of WORDS words, 4 MB in float32. Threads
+# don't share: each works on infinity shards of it.
+PLACES, SHARDS, WORDS = 1 << 16, 16, 16
 
 
-@intrinsic
-def pointer(context: Any, address: Any = None) -> Any:
-    """An address as a pointer, for numba.carray (numba itself passes the context)."""
+def _array_at(context: Any, address: Any = None, like: Any = None, length: Any = None) -> Any:
+    """The array of that length at an address, of the type of the number `like`, or of a record's dtype.
+
+    numba.carray can't be used in a `bare` function.
+    """
+    element = like.dtype if isinstance(like, types.DType) else like
+    kind = types.Array(element, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        data_type = context.get_data_type(element)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(data_type))
+        found = make_array(kind)(context, builder)  # type: ignore[no-untyped-call]
+        populate_array(  # type: ignore[no-untyped-call]
+            found,
+            data=builder.inttoptr(arguments[0], data_type.as_pointer()),
+            shape=[arguments[2]],
+            strides=[size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return found._getvalue()
 
-    return types.voidptr(types.int64), generate
+    return kind(types.int64, like, types.intp), generate
+
+
+array_at: Any = intrinsic(_array_at)
 
 
 @inlined
@@ -130,7 +175,7 @@ def place(i: Any, plan: Any) -> Any:
     return offset
 
 
-@compiled
+@bare
 def tensor_of(block: Any, first: Any) -> Any:
     """Which tensor a block belongs to, if `first` has the number of every tensor's first block."""
     t = 0
@@ -139,53 +184,112 @@ def tensor_of(block: Any, first: Any) -> Any:
     return t
 
 
-@compiled
-def add_up(counts: Any, first: Any, totals: Any) -> None:
-    for t in range(len(totals)):
-        totals[t] = counts[first[t] : first[t + 1]].sum()
+@bare
+def add_up(call: Any) -> None:
+    """Write what was counted by block as a sum by tensor to the totals of a CALL."""
+    first = array_at(call.first, 0, call.tensors + 1)
+    counts = array_at(call.counts, 0, call.blocks)
+    totals = array_at(call.totals, 0, call.tensors)
+    for t in range(call.tensors):
+        totals[t] = 0
+        for block in range(first[t], first[t + 1]):
+            totals[t] += counts[block]
 
 
-@dataclass
 class Call:
     """The arguments of the compiled loops for some weights, put together once: it costs more than a step.
 
-    `plan` are records (weights,), `first` (weights + 1,) has the number of each weight's first block,
-    `moves` are records (weights,) for the step to come; `counts` (blocks,) is where the loops write, `totals`
-    (weights,) their sums; the dtype of `prototype` is that of all arrays.
+    Attributes:
+        memory: where the weights and their latents were.
+        record: the CALL; arguments: what all loops are called with.
+        plan, moves: records (weights,): the tensors, and the step to come; `move_bytes` its bytes.
+        first: (weights + 1,), the number of each weight's first block.
+        counts, totals: what the loops write by block, and its sum by weight.
+        zero, infinity: those of the dtype of all arrays in KINDS; largest: its largest number.
+        changed: the tensors that a step changes behind PyTorch's back.
+        keeps_slack, keeps_recent: whether any weight does.
+        versions: of latents and intervals when what is kept was true for them, None if never.
+        scales: the scale of every weight in the last step.
     """
 
-    memory: list[Any]
-    plan: Any
-    first: Any
-    moves: Any
-    counts: Any
-    totals: Any
-    prototype: Any
-    parallel: bool
-    nothing_kept: Any
-    _events: Any = None
-    _kept: Any = None
+    def __init__(self, weights: Sequence[LatentWeight], memory: list[Any]) -> None:
+        self.memory = memory
+        self.plan = np.concatenate([_new_row(weight) for weight in weights])
+        self.first = np.zeros(len(weights) + 1, np.int64)
+        np.cumsum((self.plan["count"] + BLOCK - 1) // BLOCK, out=self.first[1:])
+        self.blocks = int(self.first[-1])
+        self.parallel = self.blocks * BLOCK > SERIAL
+        self.moves = np.zeros(len(weights), MOVE)
+        self.move_bytes: Any = self.moves.view(np.uint8)
+        self.counts, self.totals = np.zeros(self.blocks, np.int64), np.zeros(len(weights), np.int64)
+        self.zero, self.infinity = KINDS[weights[0].latent.dtype]
+        self.largest = float(np.finfo(self.zero.dtype).max)
+        self.changed = [tensor for weight in weights for tensor in (weight.parameter, weight.latent)]
+        self.versions: list[int] | None = None
+        self.scales = [0.0] * len(weights)
+        self.keeps_slack = any(weight.keeps_slack for weight in weights)
+        self.keeps_recent = any(weight.keeps_recent for weight in weights)
+        self._events: Any = None
+        self._recent: Any = None
+        self._slack: Any = None
+        self._using = (False, False, False)
+        self.record = np.zeros(1, CALL)
+        row = self.record[0]
+        row["tensors"], row["blocks"] = len(weights), self.blocks
+        row["largest_k"], row["group_size"] = self.plan["k"].max(), GROUP
+        for name in ("first", "counts", "totals"):
+            row[name] = getattr(self, name).ctypes.data
+        # Arrays of records, not addresses: numba has their layout in what it keeps on disk.
+        self.arguments = self.record, self.plan, self.moves
+
+    def use(self, events: bool, slack: bool, recent: bool) -> None:
+        """What the loops are to write or to use in the next step."""
+        if self._using == (events, slack, recent):
+            return
+        # What a step doesn't use isn't true after it. (It may still be if only the events are others.)
+        self.forget()
+        self._using, row = (events, slack, recent), self.record[0]
+        row["events"] = self.events().ctypes.data if events else 0
+        row["slack"] = self.slack().ctypes.data if slack else 0
+        row["recent"], row["pairs"] = (
+            (self.recent().ctypes.data, self.recent().shape[1]) if recent else (0, 0)
+        )
+
+    def forget(self) -> None:
+        """The latents, or intervals, are not those of the last step."""
+        if self._slack is not None:
+            self._slack.fill(-1)
+        if self._recent is not None:
+            self._recent[..., 0] = -1
 
     def events(self) -> Any:
         """Room for the events of every connection, int32 (blocks * BLOCK, 2)."""
         if self._events is None:
-            self._events = np.empty((len(self.counts) * BLOCK, 2), np.int32)
+            self._events = np.empty((self.blocks * BLOCK, 2), np.int32)
         return self._events
 
-    def kept(self) -> Any:
-        """Room for the reachable options of PLACES connections, (SHARDS, pairs, 2)."""
-        if self._kept is None:
-            self._kept = np.zeros((SHARDS, PLACES // SHARDS // 2, 2), REACHABLE)
-            self._kept["number"] = -1
-        return self._kept
+    def recent(self) -> Any:
+        """Room for the recent options of up to PLACES connections, (SHARDS, pairs, 2, WORDS), whose first is
+        a connection's number: -1 if there is none.
+        """
+        if self._recent is None:
+            places = min(PLACES, self.blocks * BLOCK)
+            self._recent = np.zeros((SHARDS, places // SHARDS // 2, 2, WORDS), self.infinity.dtype)
+            self._recent[..., 0] = -1
+        return self._recent
+
+    def slack(self) -> Any:
+        """Room for the slack of every group, (blocks, GROUPS)."""
+        if self._slack is None:
+            self._slack = np.full((self.blocks, GROUPS), -1, self.zero.dtype)
+        return self._slack
 
     @property
     def kept_bytes(self) -> int:
-        return 0 if self._kept is None else int(self._kept.nbytes)
+        return sum(int(kept.nbytes) for kept in (self._recent, self._slack) if kept is not None)
 
     def sums(self) -> list[int]:
-        """What was counted by block, for every weight."""
-        add_up(self.counts, self.first, self.totals)
+        """What was counted, for every weight."""
         totals: list[int] = self.totals.tolist()
         return totals
 
@@ -197,20 +301,7 @@ def call_for(weights: Sequence[LatentWeight]) -> Call:
         for weight in weights
     ]
     if weights[0].prepared is None or weights[0].prepared.memory != memory:
-        plan = np.concatenate([_new_row(weight) for weight in weights])
-        first = np.zeros(len(weights) + 1, np.int64)
-        np.cumsum((plan["count"] + BLOCK - 1) // BLOCK, out=first[1:])
-        weights[0].prepared = Call(
-            memory,
-            plan,
-            first,
-            np.zeros(len(weights), MOVE),
-            np.zeros(first[-1], np.int64),
-            np.zeros(len(weights), np.int64),
-            np.zeros(0, KINDS[weights[0].latent.dtype]),
-            bool(first[-1] * BLOCK > SERIAL),
-            np.zeros((SHARDS, 0, 2), REACHABLE),
-        )
+        weights[0].prepared = Call(weights, memory)
     call: Call = weights[0].prepared
     return call
 
@@ -219,6 +310,7 @@ def _new_row(weight: LatentWeight) -> Any:
     reel, parameter = weight.reel, weight.parameter
     row = np.zeros(1, PLAN)
     row["count"], row["k"], row["symmetric"] = parameter.numel(), reel.k, reel.symmetric
+    row["keeps_slack"], row["keeps_recent"] = weight.keeps_slack, weight.keeps_recent
     row["owner_stride"], row["owner_count"] = reel.owner_rule
     row["shared"] = reel.owner_rule != (1, parameter.numel())
     row["key_0"], row["key_1"] = reel.key

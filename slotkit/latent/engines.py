@@ -29,7 +29,7 @@ class Engine(Protocol):
     """
 
     name: str
-    keeps: bool  # the options that can be selected, of some reels, where a weight asks for it
+    keeps: bool  # what makes steps faster, where a weight allows it
 
     def step(self, moves: Sequence[Move]) -> list[int] | None:
         """For each weight: advance A and B of every connection by the gradient, then settle if the weight

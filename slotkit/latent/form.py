@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,9 +18,8 @@ from slotkit.reel import Reel, UniformInit, find_init
 # Stored tables take 8 K bytes a connection; "auto" stores up to this much in a machine.
 STORED_BYTES = 1 << 28
 
-# Greedy selection: from so many options on, "auto" keeps those that can be selected, of the reels that
-# flipped last. Fewer options are made anew as soon as they are found again.
-KEEP_FROM = 128
+# Greedy selection: from so many options on, "auto" keeps recent ones. Fewer are made anew as soon as found.
+RECENT_FROM = 17
 
 
 class LatentForm:
@@ -42,14 +40,24 @@ class LatentForm:
         self.stored = tables == "stored" or (
             tables == "auto" and _worth_storing(reels, connections, selection)
         )
-        keep = tables == "auto" and not self.stored and selection == "greedy" and reels[0].k >= KEEP_FROM
+        keeps = tables == "auto" and not self.stored and selection == "greedy"
+        keeps_recent = keeps and reels[0].k >= RECENT_FROM
         for place, reel in zip(picked, reels, strict=True):
             find_engine(engine, place.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
         for place, reel in zip(picked, reels, strict=True):
             claim(place.parameter.requires_grad_(True), place.owners)
             follows = selection == "greedy"
-            weight = LatentWeight(reel, place.parameter, place.owners, engine, self.stored, follows, keep)
+            weight = LatentWeight(
+                reel,
+                place.parameter,
+                place.owners,
+                engine,
+                self.stored,
+                follows,
+                keeps_slack=keeps,
+                keeps_recent=keeps_recent,
+            )
             self.weights[reel.name] = weight
 
     @property
@@ -58,8 +66,8 @@ class LatentForm:
 
     def __str__(self) -> str:
         engines = sorted({weight.engine.name for weight in self.weights.values()})
-        kept = any(weight.keep_reachable and weight.engine.keeps for weight in self.weights.values())
-        tables = "stored" if self.stored else "recomputed, reachable options kept" if kept else "recomputed"
+        kept = any(weight.keeps_recent and weight.engine.keeps for weight in self.weights.values())
+        tables = "stored" if self.stored else "recomputed, recent options kept" if kept else "recomputed"
         return f"latent form, {'/'.join(engines)} engine, tables {tables}"
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -126,7 +134,7 @@ class LatentForm:
 
     def state(self) -> dict[str, Any]:
         tables = {key: {name: getattr(weight, key) for name, weight in self.weights.items()} for key in STATE}
-        lines = {name: asdict(weight.line) for name, weight in self.weights.items()}
+        lines = {name: weight.line.state() for name, weight in self.weights.items()}
         follows = {name: weight.follows for name, weight in self.weights.items()}
         return {**tables, "lines": lines, "follows": follows}
 

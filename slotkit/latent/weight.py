@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from slotkit.latent.latent import Line, fit_line, interval, line_scores
 from slotkit.reel import Reel
 from slotkit.selection import greedy
 
-T = TypeVar("T")
+Item = TypeVar("Item", bound=tuple[Any, ...])
 
 STATE = ("latent", "velocity", "lower", "upper")
 
@@ -45,7 +45,8 @@ class LatentWeight:
         parameter: the model's own parameter; it holds the options in use.
         line: c, e and the number of steps.
         tables: options and initial scores (n, K) if they are stored, else None.
-        keep_reachable: whether the engine is to keep, of some reels, the options that can be selected.
+        keeps_slack: whether the engine may keep how far groups of connections are from their next flip.
+        keeps_recent: whether the engine may keep the options that some connections had before.
         follows: whether the weight is chosen anew, greedily, after every step.
         changed: how many connections took another option in the last step (greedy) or draw (sampled).
         recorded: whether greedy steps leave their flips in `events`.
@@ -60,7 +61,8 @@ class LatentWeight:
         engine: str,
         stored: bool,
         follows: bool = True,
-        keep_reachable: bool = False,
+        keeps_slack: bool = False,
+        keeps_recent: bool = False,
     ) -> None:
         self.reel = reel
         self.parameter = parameter
@@ -71,16 +73,18 @@ class LatentWeight:
         self.seen = parameter.device, parameter.dtype
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.tables: tuple[Tensor, Tensor] | None = self._all_rows() if stored else None
-        self.keep_reachable = keep_reachable
+        self.keeps_slack, self.keeps_recent = keeps_slack, keeps_recent
         self.changed = 0
         self.recorded = False
         self.events = (torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32))
         # What the engine works out once, its own business, and how often it has become wrong.
         self.prepared: Any = None
         self.moves = 0
-        zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
-        self.latent, self.velocity = zeros, zeros.clone()
-        self.lower, self.upper = zeros.clone(), zeros.clone()
+        # Tensors made in inference mode have no version, which tells who changed them.
+        with torch.inference_mode(False):
+            zeros = torch.zeros(parameter.numel(), dtype=self.state_dtype, device=parameter.device)
+            self.latent, self.velocity = zeros, zeros.clone()
+            self.lower, self.upper = zeros.clone(), zeros.clone()
         self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,9 +117,7 @@ class LatentWeight:
 
     def state(self) -> dict[str, Any]:
         """The tensors, and c, e and what goes with them as plain numbers."""
-        line = self.line
-        plain = {"c": line.c, "e": line.e, "steps": line.steps, "moving": line.moving}
-        return {name: getattr(self, name) for name in STATE} | plain
+        return {name: getattr(self, name) for name in STATE} | self.line.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a `state`, in this weight's device and dtype. Raises SlotkitError if a size differs."""
@@ -205,8 +207,9 @@ class LatentWeight:
                 )
         if self.seen != (self.parameter.device, self.parameter.dtype):
             self.engine = find_engine(self.engine_name, self.parameter, self.reel, self.tables is not None)
-            for name in STATE:
-                setattr(self, name, getattr(self, name).to(self.parameter.device, self.state_dtype))
+            with torch.inference_mode(False):
+                for name in STATE:
+                    setattr(self, name, getattr(self, name).to(self.parameter.device, self.state_dtype))
             if self.tables is not None:
                 options, scores = self.tables
                 self.tables = options.to(self.parameter.device), scores.to(self.parameter.device)
@@ -282,12 +285,14 @@ def step(moves: Sequence[Move]) -> None:
     A gradient has the weight's shape, in any layout and dtype. Raises NotFiniteError, before anything is
     changed, if a number of one is not finite.
     """
-    calls = _calls(row_major(moves), lambda move: move[0])
+    calls = _calls(row_major(moves))
     if len(calls) > 1:
         check_finite(moves)  # an engine looks at its own gradients only
-    lines = [replace(weight.line) for weight, _, _ in moves]
+    lines = []
     for weight, _, h in moves:
-        if weight.line.advance(h):
+        lines.append(weight.line)
+        weight.line = weight.line.after(h)
+        if weight.line.sign != lines[-1].sign:
             # c changed its sign, which turns every staircase around.
             weight.empty_intervals()
     for engine, part in calls:
@@ -299,18 +304,20 @@ def step(moves: Sequence[Move]) -> None:
                     weight.refresh()
             check_finite(moves)
             raise AssertionError("the engine found a gradient that is not finite")
-        _count([weight for weight, _, _ in part], flips)
+        for (weight, _, _), number in zip(part, flips, strict=True):
+            if weight.follows:
+                weight.changed = number
+            weight.version = weight.parameter._version
 
 
 def row_major(moves: Sequence[Move]) -> list[Move]:
     """The moves with gradients as engines take them."""
-    return [(weight, _row_major(gradient, weight.latent.dtype), h) for weight, gradient, h in moves]
-
-
-def _row_major(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    return (
-        gradient if gradient.dtype == dtype and gradient.is_contiguous() else gradient.to(dtype).contiguous()
-    )
+    return [
+        (weight, gradient, h)
+        if gradient.dtype == weight.latent.dtype and gradient.is_contiguous()
+        else (weight, gradient.to(weight.latent.dtype).contiguous(), h)
+        for weight, gradient, h in moves
+    ]
 
 
 def check_finite(moves: Sequence[Move]) -> None:
@@ -327,27 +334,25 @@ def is_finite(gradient: Tensor) -> bool:
 
 def settle(weights: Sequence[LatentWeight]) -> None:
     """After the latents moved: let the weights follow."""
-    for engine, part in _calls([weight for weight in weights if weight.follows], lambda weight: weight):
-        _count(part, engine.settle(part))
+    for engine, part in _calls([(weight,) for weight in weights if weight.follows]):
+        listed = [weight for (weight,) in part]
+        for weight, number in zip(listed, engine.settle(listed), strict=True):
+            weight.changed = number
+            weight.mark()
 
 
 def draw(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
     """Sample every connection's option: draw `number` of `stream`."""
-    for engine, part in _calls(weights, lambda weight: weight):
-        _count(part, engine.draw(part, stream, number), drawn=True)
+    for engine, part in _calls([(weight,) for weight in weights]):
+        listed = [weight for (weight,) in part]
+        for weight, changed in zip(listed, engine.draw(listed, stream, number), strict=True):
+            weight.changed = changed
+            weight.mark()
 
 
-def _calls(items: Sequence[T], weight_of: Callable[[T], LatentWeight]) -> list[tuple[Engine, list[T]]]:
-    """Which of the items (weights or moves) an engine can take in one call: those of one dtype."""
-    groups: dict[tuple[str, torch.dtype], list[T]] = {}
+def _calls(items: Sequence[Item]) -> list[tuple[Engine, list[Item]]]:
+    """Which of the items, tuples of a weight and more, an engine can take in one call: those of one dtype."""
+    groups: dict[tuple[Engine, torch.dtype], list[Item]] = {}
     for item in items:
-        weight = weight_of(item)
-        groups.setdefault((weight.engine.name, weight.latent.dtype), []).append(item)
-    return [(weight_of(part[0]).engine, part) for part in groups.values()]
-
-
-def _count(weights: Sequence[LatentWeight], changed: Sequence[int], drawn: bool = False) -> None:
-    for weight, number in zip(weights, changed, strict=True):
-        if drawn or weight.follows:
-            weight.changed = number
-        weight.mark()
+        groups.setdefault((item[0].engine, item[0].latent.dtype), []).append(item)
+    return [(engine, part) for (engine, _), part in groups.items()]

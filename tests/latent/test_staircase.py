@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from latent.trajectories import Coarse, Indifferent, first_weight
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from slotkit.latent import cpu_step
+from slotkit.latent import cpu_choose
 from slotkit.latent.latent import Hyperparameters, Line, advance, interval, line_scores, reselect
 from slotkit.latent.weight import LatentWeight, settle
 from slotkit.machine import slotify
+
+Array = NDArray[Any]
 
 # Eighths: few enough for equal options and equal scores, and every product of two is exact.
 EIGHTHS = st.integers(-6, 6).map(lambda number: number / 8)
@@ -108,6 +112,10 @@ def test_far_to_the_sides_are_the_extreme_options() -> None:
     assert (float(lower), float(upper)) == (-math.inf, math.inf)
 
 
+def room_for(k: int) -> Array:
+    return np.zeros(cpu_choose.room_words(k), np.int64)
+
+
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=9), st.data(), st.floats(-8, 8), SIGNS)
 def test_the_compiled_staircase_is_the_same(
     options: list[float], data: st.DataObject, latent: float, sign: float
@@ -117,12 +125,15 @@ def test_the_compiled_staircase_is_the_same(
     initial = data.draw(scores)
     c = sign * data.draw(st.floats(0.01, 2))
     w, s = np.array(options, np.float32), np.array(initial, np.float32)
-    room = np.empty((2, len(w)))
+    room = room_for(len(w))
     selected, _, lower, upper = reselect(
         row(options), row(initial), torch.tensor([latent], dtype=torch.float64), Line(c=c)
     )
-    assert cpu_step.choose(np.float64(latent), c, w, s, len(w), room) == int(selected)
-    assert cpu_step.bounds(int(selected), sign, w, s, len(w), room) == (float(lower), float(upper))
+    assert cpu_choose.choose(np.float64(latent), c, w, s, len(w), room.ctypes.data) == int(selected)
+    assert cpu_choose.bounds(int(selected), sign, w, s, len(w), room.ctypes.data) == (
+        float(lower),
+        float(upper),
+    )
 
 
 @given(reels(), st.sampled_from([0.0, 1.0, -1.0]))
@@ -130,12 +141,59 @@ def test_the_compiled_staircase_is_the_same_with_ties(
     reel: tuple[list[float], list[float]], sign: float
 ) -> None:
     options, initial = reel
-    w, s, room = np.array(options, np.float32), np.array(initial, np.float32), np.empty((2, len(options)))
+    w, s, room = np.array(options, np.float32), np.array(initial, np.float32), room_for(len(options))
     for u in grid(options, initial):
         latent = torch.tensor([float(u)], dtype=torch.float64)
         selected, _, lower, upper = reselect(row(options), row(initial), latent, Line(c=sign))
-        assert cpu_step.choose(np.float64(float(u)), sign, w, s, len(w), room) == int(selected)
-        assert cpu_step.bounds(int(selected), sign, w, s, len(w), room) == (float(lower), float(upper))
+        assert cpu_choose.choose(np.float64(float(u)), sign, w, s, len(w), room.ctypes.data) == int(selected)
+        assert cpu_choose.bounds(int(selected), sign, w, s, len(w), room.ctypes.data) == (
+            float(lower),
+            float(upper),
+        )
+
+
+def crossings(w: Array, s: Array, c: float) -> Array:
+    """Latents at which two options have the same score, give or take rounding: where choices are narrow."""
+    with np.errstate(all="ignore"):
+        found = c * (s[:, None].astype(float) - s[None]) / (w[None].astype(float) - w[:, None])
+    found = found[np.isfinite(found)].ravel()
+    return np.concatenate([found, np.nextafter(found, np.inf), np.nextafter(found, -np.inf)])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.integers(cpu_choose.FEW - 1, 200),
+    levels=st.sampled_from([1, 2, 5, 2**6, 2**23]),
+    c=st.sampled_from([1.0, -0.37, 1e-25, 1e-44, 1e-60, 1e-200, 0.0, 1e30]),
+    size=st.sampled_from([0.07, 1e-20, 1e25, 1e38]),
+)
+def test_the_compiled_staircase_is_the_same_with_many(
+    seed: int, k: int, levels: int, c: float, size: float
+) -> None:
+    """Few levels have equal options, equal scores, and lines that cross in one point; sizes and c go where
+    float32, which looks first, has no digits left.
+    """
+    generator = np.random.default_rng(seed)
+    w = (generator.integers(-levels, levels + 1, k) / levels * size).astype(np.float32)
+    s = (generator.integers(1, levels + 1, k) / levels * 0.03).astype(np.float32)
+    room, line = room_for(k), Line(c=c)
+    narrow = generator.permutation(crossings(w, s, c))[:60]
+    for a in [0.0, 1e-300, -1e-30, 3e-7, -0.5, 1.0, 1e9, -1e38, 1e300, math.inf, *narrow.tolist()]:
+        latent = torch.tensor([a], dtype=torch.float64)
+        selected, _, lower, upper = reselect(
+            torch.from_numpy(w)[None], torch.from_numpy(s)[None], latent, line
+        )
+        if math.isfinite(a * size):
+            assert cpu_choose.choose(a, c, w, s, k, room.ctypes.data) == int(selected)
+        found = cpu_choose.bounds(int(selected), line.sign, w, s, k, room.ctypes.data)
+        assert found == (float(lower), float(upper))
+
+
+def test_no_number_is_option_0() -> None:
+    """A latent that overflowed and came back: some option, and no memory that isn't ours."""
+    for k in (8, 40):
+        w, s, room = np.ones(k, np.float32), np.ones(k, np.float32), room_for(k)
+        assert cpu_choose.choose(math.nan, 1.0, w, s, k, room.ctypes.data) == 0
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -157,24 +215,22 @@ def test_scores_stay_on_the_line() -> None:
     for gradient in torch.randn(100, 1, generator=generator).double():
         scores.grad = gradient.unsqueeze(-1) * options
         optimizer.step()
-        line.advance(h)
+        line = line.after(h)
         position, velocity = advance(position, velocity, gradient, h)
         torch.testing.assert_close(
             line_scores(options, initial, position, line.c), scores.detach(), rtol=1e-12, atol=1e-12
         )
 
 
-def test_a_line_tells_when_it_turned() -> None:
-    line = Line()
-    assert [line.advance(hyperparameters(lr=1.5, weight_decay=w)) for w in (0.5, 0.5, 1.0, 1.0)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+def test_a_line_can_turn() -> None:
+    line, signs = Line(), []
+    for weight_decay in (0.5, 0.5, 1.0, 1.0):
+        line = line.after(hyperparameters(lr=1.5, weight_decay=weight_decay))
+        signs.append(line.sign)
+    assert signs == [1.0, 1.0, -1.0, 1.0]
     assert line.c == 0.25 * 0.25 * 0.25
     assert (line.sign, line.scale, line.steps) == (1.0, 64.0, 4)
-    assert line.advance(hyperparameters(lr=1.0, weight_decay=1.0))
+    line = line.after(hyperparameters(lr=1.0, weight_decay=1.0))
     assert (line.c, line.sign, line.scale) == (0.0, 0.0, math.inf)
 
 

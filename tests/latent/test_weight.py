@@ -305,3 +305,14 @@ def test_memory_that_moved_and_came_back_is_not_mistaken_for_the_old() -> None:
     for each, optimizer in zip((machine, other), optimizers, strict=True):
         train(each, 5, optimizer)
     assert equal(weights(machine), weights(other))
+
+
+def test_a_machine_made_in_inference_mode_trains() -> None:
+    """Where nothing that PyTorch makes has a version, which tells who changed it."""
+    model = nn.Linear(4, 4)
+    with torch.inference_mode():
+        machine = slotify(model, 4)
+    optimizer = machine.optimizer(lr=1.0)
+    model(torch.ones(4)).sum().backward()
+    optimizer.step()
+    assert first_weight(machine).line.steps == 1
