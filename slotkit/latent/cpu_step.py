@@ -187,16 +187,9 @@ def settle(
     return flips
 
 
-@compiled
-def step_shard(shard: Any, call: Any, plan: Any, moves: Any, zero: Any, infinity: Any) -> None:
-    """A step of every SHARDS-th block."""
-    memory = np.empty(WAYS_WORDS + room_words(call.largest_k), np.int64)
-    step_blocks(shard, call, plan, moves, memory, zero, infinity)
-
-
 @bare
-def step_blocks(shard: Any, call: Any, plan: Any, moves: Any, memory: Any, zero: Any, infinity: Any) -> None:
-    """`step_shard` with memory to work in."""
+def step_shard(shard: Any, call: Any, plan: Any, moves: Any, memory: Any, zero: Any, infinity: Any) -> None:
+    """A step of every SHARDS-th block, in memory of `working_words`."""
     first, counts = array_at(call.first, 0, call.tensors + 1), array_at(call.counts, 0, call.blocks)
     ways = memory.ctypes.data
     room, moved = ways + 8 * WAYS_WORDS, array_at(ways + 8 * MOVED, zero, BLOCK)
@@ -209,6 +202,12 @@ def step_blocks(shard: Any, call: Any, plan: Any, moves: Any, memory: Any, zero:
         counts[block] = 0
         if move.follows:
             counts[block] = settle(block, start, length, call, row, move, zero, infinity, ways, room)
+
+
+@inlined
+def working_words(call: Any) -> Any:
+    """The memory that a thread works in, in words of 8 bytes."""
+    return WAYS_WORDS + room_words(call.largest_k)
 
 
 @bare
@@ -249,7 +248,8 @@ def step_parallel(call: Any, plan: Any, moves: Any, zero: Any, infinity: Any) ->
         bad += look_at_shard(shard, call[0], plan, moves, infinity)
     if bad == 0:
         for shard in numba.prange(SHARDS):
-            step_shard(shard, call[0], plan, moves, zero, infinity)
+            memory = np.empty(working_words(call[0]), np.int64)
+            step_shard(shard, call[0], plan, moves, memory, zero, infinity)
         add_up(call[0])
     return bad
 
@@ -261,8 +261,9 @@ def step_serial(call: Any, plan: Any, moves: Any, zero: Any, infinity: Any) -> A
     for shard in range(SHARDS):
         bad += look_at_shard(shard, call[0], plan, moves, infinity)
     if bad == 0:
+        memory = np.empty(working_words(call[0]), np.int64)
         for shard in range(SHARDS):
-            step_shard(shard, call[0], plan, moves, zero, infinity)
+            step_shard(shard, call[0], plan, moves, memory, zero, infinity)
         add_up(call[0])
     return bad
 
