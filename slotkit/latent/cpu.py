@@ -32,11 +32,14 @@ class Cpu:
         weights = [weight for weight, _, _ in moves]
         call = call_for(weights)
         scales = [_write_move(call, i, *move) for i, move in enumerate(moves)]
-        if call.versions != _versions(weights):
+        versions = _versions(weights)
+        if call.versions != versions:
             call.forget()
         flips = _step(call, weights, call.keeps_slack, call.keeps_recent)
         if flips is not None:
-            call.versions, call.scales = _versions(weights), scales
+            # The step has counted one of each three on, that of the latent.
+            versions[::3] = [version + 1 for version in versions[::3]]
+            call.versions, call.scales = versions, scales
         return flips
 
     def settle(self, weights: Sequence[LatentWeight]) -> list[int]:

@@ -20,6 +20,7 @@ from slotkit.latent.cpu_plan import (
     add_up,
     array_at,
     compiled,
+    first_block,
     inlined,
     parallel,
     place,
@@ -207,9 +208,9 @@ def put(i: Any, value: Any, plan: Any, weight: Any) -> Any:
 
 @compiled
 def draw_shard(shard: Any, call: Any, plan: Any, moves: Any, stream: Any, number: Any, zero: Any) -> None:
-    """A sample of the connections of every SHARDS-th block."""
+    """A sample of the connections of a shard's blocks."""
     first, changed = array_at(call.first, 0, call.tensors + 1), array_at(call.counts, 0, call.blocks)
-    for block in range(shard, call.blocks, SHARDS):
+    for block in range(first_block(shard, call), first_block(shard + 1, call)):
         t = tensor_of(block, first)
         row, start = plan[t], (block - first[t]) * BLOCK
         end = min(start + BLOCK, row.count)

@@ -184,6 +184,12 @@ def tensor_of(block: Any, first: Any) -> Any:
     return t
 
 
+@inlined
+def first_block(shard: Any, call: Any) -> Any:
+    """The first of the blocks of a shard: they lie side by side, which is faster to read."""
+    return shard * call.blocks // SHARDS
+
+
 @bare
 def add_up(call: Any) -> None:
     """Write what was counted by block as a sum by tensor to the totals of a CALL."""

@@ -22,6 +22,7 @@ from slotkit.latent.cpu_plan import (
     array_at,
     bare,
     compiled,
+    first_block,
     inlined,
     parallel,
     place,
@@ -138,6 +139,7 @@ def advance(start: Any, length: Any, row: Any, move: Any, zero: Any, moved: Any)
 
 @bare
 def settle(
+    shard: Any,
     block: Any,
     start: Any,
     length: Any,
@@ -169,8 +171,8 @@ def settle(
     weight = array_at(row.weight, zero, 1 << 62)
     events = array_at(call.events + block * BLOCK * EVENT, np.int32(0), 2 * BLOCK)
     pairs = call.pairs if row.keeps_recent else 0
-    recent = call.recent + block % SHARDS * call.pairs * 2 * ENTRY * size
-    number, flips = block // SHARDS * BLOCK, np.uint64(0)
+    recent = call.recent + shard * call.pairs * 2 * ENTRY * size
+    number, flips = (block - first_block(shard, call)) * BLOCK, np.uint64(0)
     for m in range(n):
         i = waiting[m]
         at = start + i if row.row_major else place(start + i, row)
@@ -189,11 +191,11 @@ def settle(
 
 @bare
 def step_shard(shard: Any, call: Any, plan: Any, moves: Any, memory: Any, zero: Any, infinity: Any) -> None:
-    """A step of every SHARDS-th block, in memory of `working_words`."""
+    """A step of the blocks of a shard, in memory of `working_words`."""
     first, counts = array_at(call.first, 0, call.tensors + 1), array_at(call.counts, 0, call.blocks)
     ways = memory.ctypes.data
     room, moved = ways + 8 * WAYS_WORDS, array_at(ways + 8 * MOVED, zero, BLOCK)
-    for block in range(shard, call.blocks, SHARDS):
+    for block in range(first_block(shard, call), first_block(shard + 1, call)):
         t = tensor_of(block, first)
         row, move, start = plan[t], moves[t], (block - first[t]) * BLOCK
         length = min(BLOCK, row.count - start)
@@ -201,7 +203,7 @@ def step_shard(shard: Any, call: Any, plan: Any, moves: Any, memory: Any, zero: 
             advance(start, length, row, move, zero, moved)
         counts[block] = 0
         if move.follows:
-            counts[block] = settle(block, start, length, call, row, move, zero, infinity, ways, room)
+            counts[block] = settle(shard, block, start, length, call, row, move, zero, infinity, ways, room)
 
 
 @inlined
@@ -222,10 +224,10 @@ def largest_exponent(bits: Any, infinity: Any) -> Any:
 
 @bare
 def look_at_shard(shard: Any, call: Any, plan: Any, moves: Any, infinity: Any) -> Any:
-    """How many of every SHARDS-th block have a gradient that is not finite."""
+    """How many blocks of a shard have a gradient that is not finite."""
     first = array_at(call.first, 0, call.tensors + 1)
     bad = 0
-    for block in range(shard, call.blocks, SHARDS):
+    for block in range(first_block(shard, call), first_block(shard + 1, call)):
         t = tensor_of(block, first)
         if moves[t].gradient:
             start = (block - first[t]) * BLOCK
@@ -242,7 +244,6 @@ def step_parallel(call: Any, plan: Any, moves: Any, zero: Any, infinity: Any) ->
     Returns how many blocks have a gradient that is not finite; if there are any, nothing is changed.
     """
     bad = 0
-    # Blocks that share a table go one after the other, and where flips are many there is one of each shard.
     # The gradients are looked at by the same threads, which have them in their caches then.
     for shard in numba.prange(SHARDS):
         bad += look_at_shard(shard, call[0], plan, moves, infinity)

@@ -189,6 +189,8 @@ def states_of(tables: str, steps: int, k: int) -> tuple[list[Any], Any]:
         optimizer.step()
         states.append([weight.parameter.detach().clone(), weight.lower.clone(), weight.upper.clone()])
         states[-1] += [events.clone() for events in weight.events if weight.recorded]
+        # Or all that is kept would be forgotten before the next step.
+        assert weight.prepared.versions == cpu._versions([weight])
     return states, weight.prepared
 
 
