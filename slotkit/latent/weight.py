@@ -305,9 +305,9 @@ def step(moves: Sequence[Move]) -> None:
             check_finite(moves)
             raise AssertionError("the engine found a gradient that is not finite")
         for (weight, _, _), number in zip(part, flips, strict=True):
-            if weight.follows:
-                weight.changed = number
-            weight.version = weight.parameter._version
+            # What was drawn is counted when it is drawn.
+            weight.changed = number if weight.follows else weight.changed
+            weight.mark()
 
 
 def row_major(moves: Sequence[Move]) -> list[Move]:
@@ -336,18 +336,21 @@ def settle(weights: Sequence[LatentWeight]) -> None:
     """After the latents moved: let the weights follow."""
     for engine, part in _calls([(weight,) for weight in weights if weight.follows]):
         listed = [weight for (weight,) in part]
-        for weight, number in zip(listed, engine.settle(listed), strict=True):
-            weight.changed = number
-            weight.mark()
+        _take_over(listed, engine.settle(listed))
 
 
 def draw(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
     """Sample every connection's option: draw `number` of `stream`."""
     for engine, part in _calls([(weight,) for weight in weights]):
         listed = [weight for (weight,) in part]
-        for weight, changed in zip(listed, engine.draw(listed, stream, number), strict=True):
-            weight.changed = changed
-            weight.mark()
+        _take_over(listed, engine.draw(listed, stream, number))
+
+
+def _take_over(weights: Sequence[LatentWeight], changed: Sequence[int]) -> None:
+    """An engine has written these weights, and so many connections of each have another option."""
+    for weight, number in zip(weights, changed, strict=True):
+        weight.changed = number
+        weight.mark()
 
 
 def _calls(items: Sequence[Item]) -> list[tuple[Engine, list[Item]]]:
