@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.weight import ROWS
-from slotkit.reel import Reel
+from slotkit.reel import ROWS, Reel
 
 # Edges of the histograms, in units of the bound of the options.
 EDGES = np.linspace(-1.0, 1.0, 41)

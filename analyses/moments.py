@@ -20,9 +20,8 @@ from torch import Tensor
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
-from slotkit.latent.latent import line_scores
-from slotkit.latent.weight import ROWS
-from slotkit.reel import Reel
+from slotkit.latent.line import line_scores
+from slotkit.reel import ROWS, Reel
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.replay import first_selection, selections_at

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from slotkit.config import Config
 from slotkit.data.images import ImageSet
-from slotkit.latent.form import LatentForm
 from slotkit.machine import SlotMachine
 from slotkit.reel import Reel
 from slotkit.training.evaluation import evaluation_mode, outputs
@@ -122,8 +121,9 @@ def read_reels(machine: SlotMachine) -> dict[str, dict[str, float]]:
             "noise share": noise / square if square > 0 else math.nan,
             "score spread": math.sqrt(spread),
         }
-        if isinstance(machine.form, LatentForm):
-            found[name]["c"] = machine.form.weights[name].line.c
+        c = machine.form.coefficient(name)
+        if c is not None:
+            found[name]["c"] = c
     return found
 
 
@@ -158,8 +158,8 @@ def _parts(machine: SlotMachine, name: str) -> Iterator[tuple[Tensor, Tensor, Te
     """Probabilities, options and scores (n, K), float64 on the CPU, of consecutive reels."""
     reel, form = machine.reels[name], machine.form
     for part in _pieces(reel):
-        if isinstance(form, LatentForm):
-            weight = form.weights[name]
+        weight = form.latents.get(name)
+        if weight is not None:
             there = part.to(weight.latent.device)
             scores, options = weight.scores_of(there), weight.rows(there)[0]
         else:

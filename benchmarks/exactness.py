@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slotkit.data.batches import batches
 from slotkit.data.images import ImageSet
 from slotkit.data.sources import load
-from slotkit.latent.engines import ENGINES
+from slotkit.latent.engines.registry import ENGINES
 from slotkit.machine import SlotMachine, slotify
 from slotkit.models import create
 

@@ -23,7 +23,6 @@ from slotkit.benchmark import Contender, Network
 from slotkit.data.batches import batches
 from slotkit.data.images import Dataset
 from slotkit.data.sources import load
-from slotkit.latent.form import LatentForm
 from slotkit.runs.trace import Trace
 from slotkit.training.recorder import Recorder
 
@@ -48,8 +47,8 @@ class Timed:
             self.recorder.record(number, 0.1)
         self.seconds.append(time.perf_counter() - started)
         machine = self.network.machine
-        if machine is not None and isinstance(machine.form, LatentForm):
-            self.flips.append(sum(weight.changed for weight in machine.form.weights.values()))
+        if machine is not None:
+            self.flips.append(sum(weight.changed for weight in machine.form.latents.values()))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ slows all of them; the figures are medians. Only peak memory needs a process of 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import statistics
@@ -19,9 +20,7 @@ import torch
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.engines import ENGINES
-from slotkit.latent.form import LatentForm
-from slotkit.latent.weight import STATE
+from slotkit.latent.engines.registry import ENGINES
 from slotkit.machine import SlotMachine, slotify
 from slotkit.models import create
 
@@ -94,26 +93,15 @@ class Network:
 
     def state_bytes(self) -> float:
         """Bytes beside weight and gradient, a connection."""
+        connections = sum(parameter.numel() for parameter in self.model.parameters())
         kept = 0
-        if self.machine is not None and isinstance(self.machine.form, LatentForm):
-            tensors = [
-                getattr(weight, name) for weight in self.machine.form.weights.values() for name in STATE
-            ]
-            tensors += [
-                table for weight in self.machine.form.weights.values() for table in weight.tables or ()
-            ]
-            prepared = [weight.prepared for weight in self.machine.form.weights.values()]
-            kept = sum(each.kept_bytes for each in prepared if each is not None)
-            connections = sum(weight.latent.numel() for weight in self.machine.form.weights.values())
-        else:
+        if self.machine is not None:
+            connections = sum(math.prod(reel.shape) for reel in self.machine.reels.values())
+            kept = self.machine.form.state_bytes()
+        if self.machine is None or not self.machine.form.latents:
             tensors = [value for state in self.optimizer.state.values() for value in state.values()]
-            tensors = [value for value in tensors if isinstance(value, torch.Tensor)]
-            connections = sum(parameter.numel() for parameter in self.model.parameters())
-            if self.machine is not None:
-                tensors += [*self.model.buffers(), *self.model.parameters()]
-                connections = sum(self.machine.selected(name).numel() for name in self.machine.reels)
-        sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
-        return float((kept + sum(sizes)) / connections)
+            kept += sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor))
+        return kept / connections
 
 
 def contenders(

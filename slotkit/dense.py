@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slotkit.errors import SlotkitError
+from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
 from slotkit.selection import find_update, greedy, sample, select
@@ -167,8 +168,16 @@ class DenseForm:
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self._scores.values()
 
-    def optimizer(self, others: list[nn.Parameter], **hyperparameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD([*self.parameters(), *others], **hyperparameters)
+    @property
+    def latents(self) -> Mapping[str, LatentWeight]:
+        return {}
+
+    def state_bytes(self) -> int:
+        kept = [*self._scores.values(), *(weight.options for weight in self._weights.values())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    def coefficient(self, name: str) -> float | None:
+        return None
 
     def options(self, name: str) -> Tensor:
         return self._weights[name].options.expand_as(self._scores[name])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from slotkit.latent.weight import LatentWeight
 from slotkit.reel import Reel
 
 
@@ -29,8 +29,15 @@ class Form(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """What an optimizer of this form trains."""
 
-    def optimizer(self, others: list[nn.Parameter], **hyperparameters: Any) -> torch.optim.Optimizer:
-        """SGD on the scores, and on `others`."""
+    @property
+    def latents(self) -> Mapping[str, LatentWeight]:
+        """Tensor name -> its latents, which slotkit's optimizers move. Empty if this form has none."""
+
+    def state_bytes(self) -> int:
+        """Memory of options, scores, latents and intervals, in bytes; without weights and gradients."""
+
+    def coefficient(self, name: str) -> float | None:
+        """c of scores c * S + A * W, None if this form doesn't keep them on a line."""
 
     def options(self, name: str) -> Tensor:
         """(*weight.shape, K)."""

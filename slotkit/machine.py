@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from slotkit.dense import DenseForm
 from slotkit.errors import SlotkitError
 from slotkit.form import Form
+from slotkit.latent.form import LatentForm
+from slotkit.optim import SlotSGD
 from slotkit.others import check_others, settle_others
 from slotkit.picking import Picked, Where, pick
 from slotkit.reel import (
@@ -72,8 +74,7 @@ def slotify(
         symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
             by a layer don't average to zero, and can leave every ReLU dead.
         tables: of the latent form: options and scores "stored" (8 K bytes a connection), "recomputed"
-            when they are needed (no memory that grows with K, the same bits), or "auto", which may also
-            keep what makes steps faster: recent options of connections that flipped (up to 4 MB), and slack.
+            when they are needed (no memory that grows with K, the same bits), or "auto".
 
     Raises:
         SlotkitError: for a value that is not accepted, or a model without such weights.
@@ -88,8 +89,6 @@ def slotify(
     if form == "dense":
         chosen: Form = DenseForm(picked, reels, selection, update)
     else:
-        from slotkit.latent.form import LatentForm
-
         chosen = LatentForm(picked, reels, selection, engine, tables)
     return SlotMachine(model, chosen, settle_others(model, picked, others), selection)
 
@@ -194,8 +193,10 @@ class SlotMachine:
 
         Weight decay (L2) acts on the scores, not on the weights. Others are trained if they should be.
         """
-        others = list(self.trained.values())
-        return self.form.optimizer(others, lr=lr, momentum=momentum, weight_decay=weight_decay, **options)
+        options |= {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        if self.form.latents:
+            return SlotSGD(self, **options)
+        return torch.optim.SGD(list(self.parameters()), **options)
 
     def options(self, name: str) -> Tensor:
         """The K options of every connection, of shape (*weight.shape, K). They never change."""

@@ -8,20 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.form import Form
-from slotkit.latent.form import LatentForm
-from slotkit.latent.latent import AT_REST, Hyperparameters
-from slotkit.latent.weight import LatentWeight, NotFiniteError, check_finite, row_major, settle, step
-from slotkit.machine import SlotMachine
+from slotkit.latent.line import AT_REST, Hyperparameters
+from slotkit.latent.weight import (
+    LatentWeight,
+    NotFiniteError,
+    Step,
+    check_finite,
+    choose,
+    relocate,
+    row_major,
+    step,
+)
 from slotkit.picking import is_claimed
 
-Machines = SlotMachine | Form | Iterable[SlotMachine]
+
+class Machine(Protocol):
+    """What an optimizer asks of a `slotkit.SlotMachine`."""
+
+    @property
+    def form(self) -> Form:
+        """Its form."""
+
+    @property
+    def trained(self) -> Mapping[str, nn.Parameter]:
+        """Name -> those of the non-slot parameters that are trained."""
+
+
+Machines = Machine | Form | Iterable[Machine]
 Groups = Iterable[Tensor | dict[str, Any]]
 
 # A machine's weight that has a gradient, that gradient, and the param group it is in.
@@ -39,20 +59,25 @@ class _SlotOptimizer(torch.optim.Optimizer):
 
     def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
         listed = _as_list(machines)
-        forms = [_latent_form(machine) for machine in listed]
+        members = [_latents(machine) for machine in listed]
         self._latents: dict[Tensor, LatentWeight] = {
-            weight.parameter: weight for form in forms for weight in form.weights.values()
+            weight.parameter: weight for weights in members for weight in weights
         }
+        self._members = members
         # Every step looks all parameters up, and hashing a tensor is slow.
         self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
         self._steps, self._has_ordinary = 0, False
-        groups: list[dict[str, Any]] = [{"params": list(form.parameters())} for form in forms]
+        groups: list[dict[str, Any]] = [
+            {"params": [weight.parameter for weight in weights]} for weights in members
+        ]
         given = list(parameters)
-        loose = [value for machine in listed for value in getattr(machine, "trained", {}).values()]
+        loose: list[Tensor] = [
+            value for machine in listed for value in getattr(machine, "trained", {}).values()
+        ]
         loose += [value for value in given if isinstance(value, Tensor)]
         groups += [{"params": loose}] if loose else []
         groups += [dict(group) for group in given if isinstance(group, dict)]
-        for group in groups[len(forms) :]:
+        for group in groups[len(members) :]:
             group["params"] = _ordinary(group["params"])
         super().__init__(groups, defaults)
         self._show_state()
@@ -67,6 +92,8 @@ class _SlotOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
+        for weights in self._members:
+            relocate(weights)
         stepping, self._has_ordinary = [], False
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -78,7 +105,6 @@ class _SlotOptimizer(torch.optim.Optimizer):
                 if gradient is None:
                     weight.rest()
                 else:
-                    weight.follow()
                     weight.check_untouched()
                     stepping.append((weight, gradient, group))
         try:
@@ -111,7 +137,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
 
     def _show_state(self) -> None:
         for parameter, weight in self._latents.items():
-            self.state[parameter].update(weight.state() | self._extra_state(weight))
+            self.state[parameter].update(weight.as_dict() | self._extra_state(weight))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
@@ -128,9 +154,9 @@ class _SlotOptimizer(torch.optim.Optimizer):
     def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
         weight.load(state)
         if weight.is_consistent():
-            weight.mark()
+            weight.guard.mark()
         else:
-            weight.refresh()
+            weight.choose_all()
 
 
 class SlotSGD(_SlotOptimizer):
@@ -165,7 +191,9 @@ class SlotSGD(_SlotOptimizer):
         super().__init__(machines, parameters, self._ordinary.defaults)
 
     def _step_everything(self, stepping: Stepping) -> None:
-        step([(weight, gradient, _hyperparameters(group, weight)) for weight, gradient, group in stepping])
+        step(
+            [Step(weight, gradient, _hyperparameters(group, weight)) for weight, gradient, group in stepping]
+        )
         if self._has_ordinary:
             with self._only_ordinary():
                 _plain_step(self._ordinary)
@@ -212,26 +240,25 @@ class SlotAdam(_SlotOptimizer):
         super().__init__(machines, parameters, self._adam.defaults)
 
     def _step_everything(self, stepping: Stepping) -> None:
-        moves = row_major([(weight, gradient, AT_REST) for weight, gradient, _ in stepping])
-        check_finite(moves)
+        check_finite([Step(weight, gradient, AT_REST) for weight, gradient, _ in stepping])
         self._adam.param_groups = [
             group | {"params": [self._trained(parameter) for parameter in group["params"]]}
             for group in self.param_groups
         ]
-        for weight, gradient, _ in moves:
-            self._follow(weight)
-            weight.latent.grad = gradient.view(-1)
+        for weight, gradient, _ in stepping:
+            self._take_along(weight)
+            weight.latent.grad = row_major(weight, gradient)
         _plain_step(self._adam)
-        for weight, _, _ in moves:
+        for weight, _, _ in stepping:
             weight.latent.grad = None
             weight.line.steps += 1
-        settle([weight for weight, _, _ in moves])
+        choose([weight for weight, _, _ in stepping])
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter not in self._latents and parameter in self._adam.state:
                     self.state[parameter] = self._adam.state[parameter]
 
-    def _follow(self, weight: LatentWeight) -> None:
+    def _take_along(self, weight: LatentWeight) -> None:
         """Take the moments along when the weight and its latents went to another device or dtype."""
         before = self._moved.get(weight)
         if before is not None and before is not weight.latent and before in self._adam.state:
@@ -270,19 +297,19 @@ def _plain_step(optimizer: torch.optim.Optimizer) -> None:
     getattr(step, "__wrapped__", step)(optimizer)
 
 
-def _as_list(machines: Machines) -> list[SlotMachine | Form]:
+def _as_list(machines: Machines) -> list[Machine | Form]:
     return list(machines) if isinstance(machines, Iterable) else [machines]
 
 
-def _latent_form(machine: SlotMachine | Form) -> LatentForm:
-    form = machine.form if isinstance(machine, SlotMachine) else machine
-    if not isinstance(form, LatentForm):
+def _latents(machine: Machine | Form) -> list[LatentWeight]:
+    form: Form = getattr(machine, "form", machine)  # type: ignore[arg-type]
+    if not form.latents:
         raise SlotkitError(
             "This optimizer trains slot machines in the latent form, and this one is in the dense "
             "form. Use any "
             "torch optimizer over machine.parameters(), or slotify with form='latent'."
         )
-    return form
+    return list(form.latents.values())
 
 
 def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:

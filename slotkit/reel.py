@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ SHARINGS = ("none", "layer", "channel")
 
 # Connections are handled in runs whose int64 words stay in a core's cache.
 CHUNK = 1 << 14
+
+# Connections whose K options are looked at together when a whole tensor is, times K: bounds the memory.
+ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,23 @@ def init_name(init: str | Init) -> str:
     return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)
 
 
+class ReelSpec(NamedTuple):
+    """A reel in numbers, for compiled engines.
+
+    Connection i has the options of owner (i // stride) % owners. Options are U(-bound, bound), initial scores
+    U(0, score_scale * bound), both multiplied in float32.
+    """
+
+    k: int
+    symmetric: bool
+    stride: int
+    owners: int
+    key_0: int
+    key_1: int
+    bound: float
+    score_scale: float
+
+
 @dataclass(frozen=True)
 class Reel:
     """K options and K initial scores for every connection of one weight tensor.
@@ -195,6 +215,14 @@ class Reel:
         if self.sharing == "channel":
             return math.prod(self.shape[self.channel_dim + 1 :]), self.shape[self.channel_dim]
         return 1, math.prod(self.shape)
+
+    def compiled_spec(self) -> ReelSpec | None:
+        """The reel in numbers, None if they don't make its options: an engine then needs them in tables."""
+        init = find_init(self.init)
+        if not isinstance(init, UniformInit):
+            return None
+        bound, scale = init.bound(self.fans), init.score_scale(self.fans)
+        return ReelSpec(self.k, self.symmetric, *self.owner_rule, *self.key, bound, scale)
 
     def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
         """Options and initial scores, float32 (n, K) each, of connections int64 (n,) in row-major order."""

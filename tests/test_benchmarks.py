@@ -38,15 +38,3 @@ def test_step_times_are_told(traces: bool, tmp_path: Path) -> None:
     names = [line[:24].strip() for line in told.splitlines()[2:]]
     extra = ["latent, trace summary", "latent, trace full"] if traces else []
     assert names == ["ordinary SGD", "latent", *extra]
-
-
-def test_how_often_flips_go_back_is_told(tmp_path: Path) -> None:
-    told = run(tmp_path, "returns.py", "--k", "2,8", "--epochs", "2")
-    rows = re.findall(r"^ +(\d) +(\d) +(\d+) +([\d.]+) % +([\d.]+) % +([\d.]+) % +([\d.]+) %$", told, re.M)
-    assert [(k, epoch) for k, epoch, *_ in rows] == [("2", "1"), ("2", "2"), ("8", "1"), ("8", "2")]
-    for k, _, flips, *shares in rows:
-        assert int(flips) > 10
-        assert [float(share) for share in shares] == sorted(float(share) for share in shares)
-        # With two options there is no other to go to; only a first flip doesn't go back.
-        assert len(set(shares)) == 1 or k != "2"
-        assert 0 < float(shares[0]) < 100

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.engines import find_engine
-from slotkit.latent.weight import STATE, LatentWeight, draw
+from slotkit.latent.engines.registry import find_engine
+from slotkit.latent.state import STATE, pack
+from slotkit.latent.weight import LatentWeight, relocate, sample
 from slotkit.picking import Picked, claim
-from slotkit.reel import Reel, UniformInit, find_init
+from slotkit.reel import Reel
 
 # Stored tables take 8 K bytes a connection; "auto" stores up to this much in a machine.
 STORED_BYTES = 1 << 28
-
-# Greedy selection: from so many options on, "auto" keeps recent ones. Fewer are made anew as soon as found.
-RECENT_FROM = 17
 
 
 class LatentForm:
@@ -40,25 +38,22 @@ class LatentForm:
         self.stored = tables == "stored" or (
             tables == "auto" and _worth_storing(reels, connections, selection)
         )
-        keeps = tables == "auto" and not self.stored and selection == "greedy"
-        keeps_recent = keeps and reels[0].k >= RECENT_FROM
         for place, reel in zip(picked, reels, strict=True):
             find_engine(engine, place.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
         for place, reel in zip(picked, reels, strict=True):
             claim(place.parameter.requires_grad_(True), place.owners)
-            follows = selection == "greedy"
-            weight = LatentWeight(
-                reel,
-                place.parameter,
-                place.owners,
-                engine,
-                self.stored,
-                follows,
-                keeps_slack=keeps,
-                keeps_recent=keeps_recent,
+            self.weights[reel.name] = LatentWeight(
+                reel, place.parameter, place.owners, engine, self.stored, selection == "greedy"
             )
-            self.weights[reel.name] = weight
+        listed = list(self.weights.values())
+        pack(listed, [(weight.parameter.device, weight.state_dtype) for weight in listed])
+        for weight in listed:
+            weight.choose_all()
+
+    @property
+    def latents(self) -> Mapping[str, LatentWeight]:
+        return self.weights
 
     @property
     def reels(self) -> Mapping[str, Reel]:
@@ -66,18 +61,16 @@ class LatentForm:
 
     def __str__(self) -> str:
         engines = sorted({weight.engine.name for weight in self.weights.values()})
-        kept = any(weight.keeps_recent and weight.engine.keeps for weight in self.weights.values())
-        tables = "stored" if self.stored else "recomputed, recent options kept" if kept else "recomputed"
-        return f"latent form, {'/'.join(engines)} engine, tables {tables}"
+        return f"latent form, {'/'.join(engines)} engine, tables {'stored' if self.stored else 'recomputed'}"
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for weight in self.weights.values():
             yield weight.parameter
 
-    def optimizer(self, others: list[nn.Parameter], **hyperparameters: Any) -> torch.optim.Optimizer:
-        from slotkit.optim import SlotSGD
-
-        return SlotSGD(self, parameters=others, **hyperparameters)
+    def state_bytes(self) -> int:
+        kept = [getattr(weight, name) for weight in self.weights.values() for name in STATE]
+        kept += [table for weight in self.weights.values() for table in weight.tables or ()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def options(self, name: str) -> Tensor:
         return self.weights[name].options()
@@ -93,22 +86,25 @@ class LatentForm:
     def selected(self, name: str) -> Tensor:
         return self.weights[name].selected()
 
+    def coefficient(self, name: str) -> float:
+        return self.weights[name].line.c
+
     def choose_greedy(self, follow: bool) -> None:
+        relocate(list(self.weights.values()))
         for weight in self.weights.values():
-            weight.follow()
-            weight.refresh()
+            weight.choose_all()
             weight.follows = follow
 
     def choose_sample(self, stream: int, number: int) -> None:
         # All are looked at before the first is drawn: a refused draw changes nothing.
+        relocate(list(self.weights.values()))
         for name, weight in self.weights.items():
-            weight.follow()
             if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
                 raise SlotkitError(
                     f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
-        draw(list(self.weights.values()), stream, number)
+        sample(list(self.weights.values()), stream, number)
         for weight in self.weights.values():
             weight.follows = False
 
@@ -123,11 +119,9 @@ class LatentForm:
             values, weight.follows, steps = snapshot[name]
             if weight.follows and weight.line.steps != steps:
                 # The optimizer stepped meanwhile: the weights of before are no longer those of the scores.
-                weight.refresh()
-                continue
-            with torch.no_grad():
-                weight.parameter.copy_(values)
-            weight.mark()
+                weight.choose_all()
+            else:
+                weight.put(values)
 
     def entries(self, model: nn.Module) -> set[str]:
         return set()
@@ -142,11 +136,11 @@ class LatentForm:
         for name, weight in self.weights.items():
             weight.load({key: state[key][name] for key in STATE} | state["lines"][name])
             weight.follows = state["follows"][name]
-            weight.mark()
+            weight.guard.mark()
 
 
 def _worth_storing(reels: list[Reel], connections: int, selection: str) -> bool:
     """Greedy selection looks at the options at flips only; sampling may look at them in every step."""
-    if not all(isinstance(find_init(reel.init), UniformInit) for reel in reels):
+    if any(reel.compiled_spec() is None for reel in reels):
         return True
     return selection == "probabilistic" and 8 * reels[0].k * connections <= STORED_BYTES

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.weight import ROWS
-from slotkit.reel import Reel
+from slotkit.reel import ROWS, Reel
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.trace import Trace, flips

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from slotkit.config import Layer, Resolved, resolve
 from slotkit.errors import DivergedError, SlotkitError
-from slotkit.latent.form import LatentForm
 from slotkit.runs import checkpoint
 from slotkit.runs.files import write_whole
 from slotkit.runs.folder import RunFolder, environment
@@ -226,7 +225,7 @@ class _Training:
 
 def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
-    if recording.trace == "off" or machine is None or not isinstance(machine.form, LatentForm):
+    if recording.trace == "off" or machine is None or not machine.form.latents:
         return None
     return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every)
 

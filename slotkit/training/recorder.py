@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slotkit.latent.form import LatentForm
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
 from slotkit.runs.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
@@ -30,9 +29,8 @@ class Recorder:
     """
 
     def __init__(self, machine: SlotMachine, trace: Trace, level: str, every: int) -> None:
-        assert isinstance(machine.form, LatentForm)
         self.machine = machine
-        self.weights = list(machine.form.weights.values())
+        self.weights = list(machine.form.latents.values())
         self.trace, self.every = trace, every
         self.greedy = machine.selection == "greedy"
         self.full = level == "full" and self.greedy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slotkit.latent.engines import ENGINES
+from slotkit.latent.engines.registry import ENGINES
 from slotkit.reel import Reel
 
 

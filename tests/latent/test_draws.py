@@ -15,11 +15,11 @@ from latent.trajectories import CPU, Centred, first_weight, latent_form, mlp, no
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.cpu_draw import exponentials
-from slotkit.latent.eager import Eager
-from slotkit.latent.engines import ENGINES, EngineEntry
-from slotkit.latent.latent import line_scores
-from slotkit.latent.weight import LatentWeight
+from slotkit.latent.engines.contract import Arrays
+from slotkit.latent.engines.cpu_sample import exponentials
+from slotkit.latent.engines.eager import Eager
+from slotkit.latent.engines.registry import ENGINES, EngineEntry
+from slotkit.latent.line import line_scores
 from slotkit.machine import SlotMachine, slotify
 from slotkit.reel import Init
 from slotkit.selection import sample, take
@@ -174,30 +174,28 @@ def test_frequencies_of_every_reel(
 # Wrong on purpose: assert_frequencies must reject each of these.
 
 
-def wrong_draws(probabilities: Callable[[Tensor, LatentWeight], Tensor]) -> Eager:
+def wrong_draws(probabilities: Callable[[Tensor, Arrays], Tensor]) -> Eager:
     class Wrong(Eager):
-        def draw_one(self, weight: LatentWeight, stream: int, number: int) -> int:
-            everything = torch.arange(len(weight.latent))
-            options, initial = weight.rows(everything)
-            scores = line_scores(options, initial, weight.latent, weight.line.c)
-            uniform = weight.reel.draw(stream, number).reshape(-1)
-            weight.write(everything, take(options, sample(probabilities(scores, weight), uniform)))
-            return 0
+        def sample_rows(self, arrays: Arrays, c: float, part: Tensor, uniform: Tensor) -> Tensor:
+            options, initial = arrays.rows(part)
+            scores = line_scores(options, initial, arrays.latent[part], c)
+            return take(options, sample(probabilities(scores, arrays), uniform))
 
     return Wrong()
 
 
-def initial_scores(scores: Tensor, weight: LatentWeight) -> Tensor:
-    return line_scores(*weight.rows(torch.arange(len(weight.latent))), torch.zeros(len(weight.latent)), 1.0)
+def initial_scores(scores: Tensor, arrays: Arrays) -> Tensor:
+    everything = torch.arange(len(arrays.latent))
+    return line_scores(*arrays.rows(everything), torch.zeros(len(everything)), 1.0)
 
 
 WRONG_DRAWS = {
-    "uniform": wrong_draws(lambda scores, weight: torch.zeros_like(scores)),
-    "greedy": wrong_draws(lambda scores, weight: scores * 1e9),
+    "uniform": wrong_draws(lambda scores, arrays: torch.zeros_like(scores)),
+    "greedy": wrong_draws(lambda scores, arrays: scores * 1e9),
     "initial-scores": wrong_draws(initial_scores),
-    "a-little-too-warm": wrong_draws(lambda scores, weight: scores / 1.1),
-    "accepts-too-often": wrong_draws(lambda scores, weight: scores.minimum(scores.amax(-1, True) - 0.5)),
-    "never-the-last": wrong_draws(lambda scores, weight: scores.index_fill(-1, torch.tensor([7]), -1e9)),
+    "a-little-too-warm": wrong_draws(lambda scores, arrays: scores / 1.1),
+    "accepts-too-often": wrong_draws(lambda scores, arrays: scores.minimum(scores.amax(-1, True) - 0.5)),
+    "never-the-last": wrong_draws(lambda scores, arrays: scores.index_fill(-1, torch.tensor([7]), -1e9)),
 }
 
 
@@ -351,9 +349,9 @@ def test_compiled_exponentials_are_exponentials() -> None:
     steps = -np.logspace(-12, np.log10(699), 4000)
     x = np.concatenate([[0.0, -0.0, -1e-300, -np.log(2), -np.log(2) / 2], steps])
     out = np.empty_like(x)
-    exponentials(x.copy(), out, out.view(np.int64), len(x))
+    exponentials(x.copy(), out)
     assert (np.abs(out / np.exp(x) - 1) < 5e-16).all()
     far = np.array([-701.0, -1e9, -np.inf])
-    exponentials(far, out, out.view(np.int64), 3)
+    exponentials(far, out[:3])
     assert (out[:3] == out[0]).all()
     assert 0 < out[0] < 1e-300

@@ -27,11 +27,11 @@ from small_networks import equal
 from torch import Tensor, nn
 
 from slotkit.errors import DivergedError, SlotkitError
-from slotkit.latent import engines
-from slotkit.latent.eager import Eager
-from slotkit.latent.engines import ENGINES, EngineEntry, find_engine
-from slotkit.latent.latent import Hyperparameters, line_scores
-from slotkit.latent.weight import STATE, LatentWeight
+from slotkit.latent.engines.contract import Arrays, Flips, Move
+from slotkit.latent.engines.eager import Eager
+from slotkit.latent.engines.registry import ENGINES, EngineEntry, find_engine
+from slotkit.latent.line import Line, line_scores
+from slotkit.latent.state import STATE
 from slotkit.machine import SlotMachine, slotify
 from slotkit.optim import SlotSGD
 from slotkit.reel import Init, Reel
@@ -152,38 +152,40 @@ def same_bits(one: SlotMachine, two: SlotMachine) -> bool:
 class IgnoresUpper(Eager):
     """Doesn't see a latent that leaves its interval upwards."""
 
-    def settle_one(self, weight: LatentWeight) -> int:
-        flips = super().settle_one(weight)
-        weight.upper.fill_(math.inf)
+    def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
+        flips = super().choose(arrays, line, recorded)
+        arrays.upper.fill_(math.inf)
         return flips
 
 
 class IgnoresLower(Eager):
     """Doesn't see a latent that leaves its interval downwards."""
 
-    def settle_one(self, weight: LatentWeight) -> int:
-        flips = super().settle_one(weight)
-        weight.lower.fill_(-math.inf)
+    def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
+        flips = super().choose(arrays, line, recorded)
+        arrays.lower.fill_(-math.inf)
         return flips
 
 
-class NoDecayOfA(Eager):
-    """Weight decay of c alone."""
+class WithOther(Eager):
+    """Takes another step than it was told to."""
 
-    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        return super().step_one(weight, gradient, h._replace(weight_decay=0.0))
+    def __init__(self, **others: float) -> None:
+        self.others = others
+
+    def step_one(self, move: Move) -> Flips | None:
+        return super().step_one(move._replace(hyperparameters=move.hyperparameters._replace(**self.others)))
 
 
 class LastOfEqual(Eager):
     """Among equal scores the highest index."""
 
-    def settle_one(self, weight: LatentWeight) -> int:
-        flips = super().settle_one(weight)
-        everything = torch.arange(len(weight.latent))
-        options, initial = weight.rows(everything)
-        scores = line_scores(options, initial, weight.latent, weight.line.c)
-        last = weight.reel.k - 1 - scores.flip(-1).argmax(dim=-1)
-        weight.write(everything, take(options, last))
+    def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
+        flips = super().choose(arrays, line, recorded)
+        options, initial = arrays.rows(torch.arange(len(arrays.latent)))
+        scores = line_scores(options, initial, arrays.latent, line.c)
+        last = arrays.spec.k - 1 - scores.flip(-1).argmax(dim=-1)
+        arrays.weight.copy_(take(options, last))
         return flips
 
 
@@ -193,62 +195,68 @@ class NeverTurns(Eager):
     def __init__(self) -> None:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def settle_one(self, weight: LatentWeight) -> int:
-        if id(weight) in self.kept and weight.lower.isposinf().all():
-            weight.lower.copy_(self.kept[id(weight)][0])
-            weight.upper.copy_(self.kept[id(weight)][1])
-        flips = super().settle_one(weight)
-        self.kept[id(weight)] = weight.lower.clone(), weight.upper.clone()
+    def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
+        place = arrays.latent.data_ptr()
+        if place in self.kept and arrays.lower.isposinf().all():
+            arrays.lower.copy_(self.kept[place][0])
+            arrays.upper.copy_(self.kept[place][1])
+        flips = super().choose(arrays, line, recorded)
+        self.kept[place] = arrays.lower.clone(), arrays.upper.clone()
         return flips
 
 
 class OneStepLate(Eager):
     """Chooses before the latents move, not after."""
 
-    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        flips = self.settle_one(weight)
-        weight.follows = False
-        super().step_one(weight, gradient, h)
-        weight.follows = True
+    def step_one(self, move: Move) -> Flips | None:
+        flips = super().step_one(move._replace(gradient=None))
+        super().step_one(move._replace(choose=False))
         return flips
 
 
-class ForgetsVelocity(Eager):
-    """No momentum."""
+class ForgetsC(Eager):
+    """Compares A, not A / |c|, with the interval."""
 
-    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        return super().step_one(weight, gradient, h._replace(momentum=0.0, nesterov=False))
+    def step_one(self, move: Move) -> Flips | None:
+        return super().step_one(move._replace(line=Line(c=math.copysign(1.0, move.line.c))))
 
 
-class AlwaysDamped(Eager):
-    """Dampening of the first step too, where torch has none."""
+class WrongPlace(Eager):
+    """Writes the options of the neighbours."""
 
-    def step_one(self, weight: LatentWeight, gradient: Tensor, h: Hyperparameters) -> int:
-        return super().step_one(weight, gradient, h._replace(intake=0.5))
+    def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
+        flips = super().choose(arrays, line, recorded)
+        if flips.number():
+            arrays.weight.copy_(arrays.weight.roll(1))
+        return flips
 
 
 SHORT = Run("mlp", 8, steps=60)
 
-WRONG: dict[str, tuple[type[Eager], Run]] = {
-    "ignores-upper": (IgnoresUpper, SHORT),
-    "ignores-lower": (IgnoresLower, SHORT),
-    "no-decay-of-a": (NoDecayOfA, replace(SHORT, weight_decay=1e-2)),
-    "last-of-equal": (LastOfEqual, replace(SHORT, init=Coarse())),
-    "never-turns": (NeverTurns, replace(SWINGING, steps=100)),
-    "one-step-late": (OneStepLate, SHORT),
-    "forgets-velocity": (ForgetsVelocity, SHORT),
-    "always-damped": (AlwaysDamped, replace(SHORT, dampening=0.5)),
+WRONG: dict[str, tuple[Eager, Run]] = {
+    "ignores-upper": (IgnoresUpper(), SHORT),
+    "ignores-lower": (IgnoresLower(), SHORT),
+    "no-decay-of-a": (WithOther(weight_decay=0.0), replace(SHORT, weight_decay=1e-2)),
+    "last-of-equal": (LastOfEqual(), replace(SHORT, init=Coarse())),
+    "never-turns": (NeverTurns(), replace(SWINGING, steps=100)),
+    "one-step-late": (OneStepLate(), SHORT),
+    "forgets-velocity": (WithOther(momentum=0.0, nesterov=False), SHORT),
+    "always-damped": (WithOther(intake=0.5), replace(SHORT, dampening=0.5)),
+    "never-nesterov": (WithOther(nesterov=False), replace(SHORT, nesterov=True)),
+    "never-maximizes": (WithOther(sign=1.0), replace(SHORT, maximize=True)),
+    "forgets-c": (ForgetsC(), replace(SHORT, weight_decay=1e-2)),
+    "wrong-place": (WrongPlace(), SHORT),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_engine_is_rejected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind, run = WRONG[name]
+    wrong, run = WRONG[name]
     module = ModuleType("wrong_engine")
-    module.ENGINE = kind()  # type: ignore[attr-defined]
+    module.ENGINE = wrong  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wrong_engine", module)
     entry = EngineEntry("wrong_engine", "wrong on purpose", ENGINES["eager"].refusal)
-    monkeypatch.setitem(engines.ENGINES, "wrong", entry)
+    monkeypatch.setitem(ENGINES, "wrong", entry)
     with pytest.raises(AssertionError, match=r"(weights|selections|scores) differ: "):
         assert_equals_the_dense_form(run, "wrong", CPU)
 

@@ -17,9 +17,9 @@ from latent.trajectories import Coarse, Indifferent, first_weight
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from slotkit.latent import cpu_choose
-from slotkit.latent.latent import Hyperparameters, Line, advance, interval, line_scores, reselect
-from slotkit.latent.weight import LatentWeight, settle
+from slotkit.latent.engines import cpu_choose
+from slotkit.latent.line import Hyperparameters, Line, advance, interval, line_scores, reselect
+from slotkit.latent.weight import LatentWeight, choose
 from slotkit.machine import slotify
 
 Array = NDArray[Any]
@@ -112,10 +112,6 @@ def test_far_to_the_sides_are_the_extreme_options() -> None:
     assert (float(lower), float(upper)) == (-math.inf, math.inf)
 
 
-def room_for(k: int) -> Array:
-    return np.zeros(cpu_choose.room_words(k), np.int64)
-
-
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=9), st.data(), st.floats(-8, 8), SIGNS)
 def test_the_compiled_staircase_is_the_same(
     options: list[float], data: st.DataObject, latent: float, sign: float
@@ -125,12 +121,11 @@ def test_the_compiled_staircase_is_the_same(
     initial = data.draw(scores)
     c = sign * data.draw(st.floats(0.01, 2))
     w, s = np.array(options, np.float32), np.array(initial, np.float32)
-    room = room_for(len(w))
     selected, _, lower, upper = reselect(
         row(options), row(initial), torch.tensor([latent], dtype=torch.float64), Line(c=c)
     )
-    assert cpu_choose.choose(np.float64(latent), c, w, s, len(w), room.ctypes.data) == int(selected)
-    assert cpu_choose.bounds(int(selected), sign, w, s, len(w), room.ctypes.data) == (
+    assert cpu_choose.choose(np.float64(latent), c, w, s, len(w)) == int(selected)
+    assert cpu_choose.bounds(int(selected), sign, w, s, len(w)) == (
         float(lower),
         float(upper),
     )
@@ -141,12 +136,12 @@ def test_the_compiled_staircase_is_the_same_with_ties(
     reel: tuple[list[float], list[float]], sign: float
 ) -> None:
     options, initial = reel
-    w, s, room = np.array(options, np.float32), np.array(initial, np.float32), room_for(len(options))
+    w, s = np.array(options, np.float32), np.array(initial, np.float32)
     for u in grid(options, initial):
         latent = torch.tensor([float(u)], dtype=torch.float64)
         selected, _, lower, upper = reselect(row(options), row(initial), latent, Line(c=sign))
-        assert cpu_choose.choose(np.float64(float(u)), sign, w, s, len(w), room.ctypes.data) == int(selected)
-        assert cpu_choose.bounds(int(selected), sign, w, s, len(w), room.ctypes.data) == (
+        assert cpu_choose.choose(np.float64(float(u)), sign, w, s, len(w)) == int(selected)
+        assert cpu_choose.bounds(int(selected), sign, w, s, len(w)) == (
             float(lower),
             float(upper),
         )
@@ -162,7 +157,7 @@ def crossings(w: Array, s: Array, c: float) -> Array:
 
 @given(
     seed=st.integers(0, 2**32 - 1),
-    k=st.integers(cpu_choose.FEW - 1, 200),
+    k=st.integers(15, 200),
     levels=st.sampled_from([1, 2, 5, 2**6, 2**23]),
     c=st.sampled_from([1.0, -0.37, 1e-25, 1e-44, 1e-60, 1e-200, 0.0, 1e30]),
     size=st.sampled_from([0.07, 1e-20, 1e25, 1e38]),
@@ -171,12 +166,12 @@ def test_the_compiled_staircase_is_the_same_with_many(
     seed: int, k: int, levels: int, c: float, size: float
 ) -> None:
     """Few levels have equal options, equal scores, and lines that cross in one point; sizes and c go where
-    float32, which looks first, has no digits left.
+    float32 has no digits left.
     """
     generator = np.random.default_rng(seed)
     w = (generator.integers(-levels, levels + 1, k) / levels * size).astype(np.float32)
     s = (generator.integers(1, levels + 1, k) / levels * 0.03).astype(np.float32)
-    room, line = room_for(k), Line(c=c)
+    line = Line(c=c)
     narrow = generator.permutation(crossings(w, s, c))[:60]
     for a in [0.0, 1e-300, -1e-30, 3e-7, -0.5, 1.0, 1e9, -1e38, 1e300, math.inf, *narrow.tolist()]:
         latent = torch.tensor([a], dtype=torch.float64)
@@ -184,16 +179,16 @@ def test_the_compiled_staircase_is_the_same_with_many(
             torch.from_numpy(w)[None], torch.from_numpy(s)[None], latent, line
         )
         if math.isfinite(a * size):
-            assert cpu_choose.choose(a, c, w, s, k, room.ctypes.data) == int(selected)
-        found = cpu_choose.bounds(int(selected), line.sign, w, s, k, room.ctypes.data)
+            assert cpu_choose.choose(a, c, w, s, k) == int(selected)
+        found = cpu_choose.bounds(int(selected), line.sign, w, s, k)
         assert found == (float(lower), float(upper))
 
 
 def test_no_number_is_option_0() -> None:
     """A latent that overflowed and came back: some option, and no memory that isn't ours."""
     for k in (8, 40):
-        w, s, room = np.ones(k, np.float32), np.ones(k, np.float32), room_for(k)
-        assert cpu_choose.choose(math.nan, 1.0, w, s, k, room.ctypes.data) == 0
+        w, s = np.ones(k, np.float32), np.ones(k, np.float32)
+        assert cpu_choose.choose(math.nan, 1.0, w, s, k) == 0
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -248,7 +243,7 @@ def weight_at(
     weight.latent.copy_(torch.linspace(-2, 2, 40).round(decimals=0))
     assert set(weight.latent.tolist()) >= {-1.0, 0.0, 1.0}
     weight.line.c = c
-    weight.refresh()
+    weight.choose_all()
     return weight
 
 
@@ -268,7 +263,7 @@ def test_c_is_zero(c: float, dtype: torch.dtype, engine: str, device: torch.devi
     weight = weight_at(engine, device, c, dtype)
     for latent in (weight.latent.clone(), -weight.latent, weight.latent.roll(1)):
         weight.latent.copy_(latent)
-        settle([weight])
+        choose([weight])
         assert torch.equal(weight.parameter, extremes(weight).to(dtype))
     zero = weight.latent.reshape(5, 8) == 0
     assert zero.any()
@@ -282,7 +277,7 @@ def test_c_has_almost_vanished(c: float, dtype: torch.dtype, engine: str, device
     weight = weight_at(engine, device, c, dtype)
     for latent in (weight.latent.clone(), -weight.latent, weight.latent.roll(1)):
         weight.latent.copy_(latent)
-        settle([weight])
+        choose([weight])
         options, initial = weight.rows(torch.arange(40, device=device))
         by_score = options.gather(-1, (c * initial.double()).argmax(dim=-1, keepdim=True))[:, 0]
         expected = torch.where(weight.latent.reshape(5, 8) == 0, by_score.reshape(5, 8), extremes(weight))

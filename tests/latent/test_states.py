@@ -13,7 +13,7 @@ from latent.trajectories import Run, bits, conv, mlp, train
 from small_networks import each_is_an_option, equal, weights
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.weight import STATE
+from slotkit.latent.state import STATE
 from slotkit.machine import slotify
 
 # ---------------------------------------------------------------------------------------------------

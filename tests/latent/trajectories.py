@@ -12,7 +12,8 @@ from small_networks import weights
 from torch import Tensor, nn
 
 from slotkit.latent.form import LatentForm
-from slotkit.latent.weight import STATE, LatentWeight
+from slotkit.latent.state import STATE
+from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine, slotify
 from slotkit.reel import Fans, Init
 from slotkit.selection import take

@@ -11,7 +11,7 @@ from small_networks import equal, weights
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.latent import fit_line
+from slotkit.latent.line import fit_line
 from slotkit.machine import SlotMachine, slotify
 from slotkit.selection import greedy
 

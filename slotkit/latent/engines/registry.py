@@ -1,50 +1,17 @@
-"""Engines of the latent form, by name. A named engine that can't run is an error; only "auto" chooses."""
+"""The engines by name. A named engine that can't run is an error; only "auto" chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import Reel, UniformInit, find_init
-
-if TYPE_CHECKING:
-    from slotkit.latent.latent import Hyperparameters
-    from slotkit.latent.weight import LatentWeight
-
-
-Move = tuple["LatentWeight", Tensor, "Hyperparameters"]
-
-
-class Engine(Protocol):
-    """What an engine does for weights; it changes their state and parameters in place.
-
-    It is given all the weights of one dtype at once, because a call can cost as much as a small step.
-    A gradient is the dense one: the weight's shape, row-major memory, the dtype of the latents.
-    """
-
-    name: str
-    keeps: bool  # what makes steps faster, where a weight allows it
-
-    def step(self, moves: Sequence[Move]) -> list[int] | None:
-        """For each weight: advance A and B of every connection by the gradient, then settle if the weight
-        follows its scores. Returns the flips of each, or None, with nothing changed, if a number of a
-        gradient is not finite.
-        """
-
-    def settle(self, weights: Sequence[LatentWeight]) -> list[int]:
-        """Where u left [lower, upper]: choose anew, write weight and interval. Returns the flips of each."""
-
-    def draw(self, weights: Sequence[LatentWeight], stream: int, number: int) -> list[int]:
-        """Write a sample of the softmax of the scores into the weights (draw `number` of `stream`).
-
-        Returns how many connections of each have another option than before.
-        """
+from slotkit.latent.engines.contract import Engine
+from slotkit.reel import Reel
 
 
 @dataclass(frozen=True)
@@ -65,19 +32,20 @@ def _numba_refusal(device: torch.device, dtype: torch.dtype, reel: Reel, stored:
         return f"it works on the CPU and the weight is on {device}"
     if dtype not in (torch.float32, torch.float64):
         return f"it works on float32 and float64 and the weight is {dtype}"
-    if not stored and not isinstance(find_init(reel.init), UniformInit):
+    if not stored and reel.compiled_spec() is None:
         return (
             "it recomputes uniform options only; store the tables (tables='stored') for an init of your own"
         )
     return None
 
 
+# In the order in which "auto" tries them.
 ENGINES: dict[str, EngineEntry] = {
     "numba": EngineEntry(
-        "slotkit.latent.cpu", "compiled for the CPU, parallel, one pass over memory", _numba_refusal
+        "slotkit.latent.engines.cpu", "compiled for the CPU, parallel, one pass over memory", _numba_refusal
     ),
     "eager": EngineEntry(
-        "slotkit.latent.eager", "plain PyTorch, every device, the readable one", _eager_refusal
+        "slotkit.latent.engines.eager", "plain PyTorch, every device, the readable one", _eager_refusal
     ),
 }
 

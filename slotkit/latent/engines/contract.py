@@ -1,0 +1,109 @@
+"""What an engine does, declared once: arrays in, flips out. An engine sees no module and no Parameter.
+
+All arrays of one connection-by-connection operation are flat, contiguous, on one device and in the row-major
+order of the weight's indices. The state of all tensors of a machine lies in one buffer a device and dtype, of
+which the arrays here are slices. No operation has to wait for the device: what it returns are tensors on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from slotkit.latent.line import Hyperparameters, Line
+from slotkit.reel import ReelSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """One weight tensor of n connections. An engine writes the first five, in place.
+
+    Attributes:
+        weight: the options in use (n,), in the weight's dtype. The owner copies it to where the weight lies
+            if that is not contiguous.
+        latent, velocity: A and B (n,), float32, or float64 beside a float64 weight.
+        lower, upper: the interval of u = A / |c| in which nothing changes (n,), of the same dtype.
+        spec: the reel in numbers. They make its options and scores, unless those are stored in `tables`.
+        tables: options (owners, K) and initial scores (n, K), float32, or None.
+        rows: connections int64 (m,) -> their options and initial scores (m, K), float32.
+        uniform: (stream, number) -> one number in (0, 1) for each connection, float32 (n,).
+        largest_option, largest_score: bounds of |option| and |initial score|.
+    """
+
+    weight: Tensor
+    latent: Tensor
+    velocity: Tensor
+    lower: Tensor
+    upper: Tensor
+    spec: ReelSpec
+    tables: tuple[Tensor, Tensor] | None
+    rows: Callable[[Tensor], tuple[Tensor, Tensor]]
+    uniform: Callable[[int, int], Tensor]
+    largest_option: float
+    largest_score: float
+
+
+class Flips(NamedTuple):
+    """The connections that took another option, in blocks of `block` connections.
+
+    counts is int64 (blocks,). If flips are recorded, connections and options are int32 (n,): block b has its
+    flips, in rising order of the connection, at b * block and the counts[b] - 1 places after it.
+    """
+
+    counts: Tensor
+    block: int
+    connections: Tensor | None = None
+    options: Tensor | None = None
+
+    def number(self) -> int:
+        """How many there are. This waits for the device."""
+        return int(self.counts.sum())
+
+    def listed(self) -> tuple[Tensor, Tensor]:
+        """Connections, rising, and their new options: int32 (number,), on the CPU. Waits for the device."""
+        if self.connections is None or self.options is None:
+            raise AssertionError("these flips were not recorded")
+        starts = torch.arange(len(self.counts), device=self.counts.device) * self.block
+        ends = self.counts.cumsum(0)
+        places = torch.arange(int(ends[-1]), device=starts.device)
+        places += (starts - ends + self.counts).repeat_interleave(self.counts)
+        return self.connections[places].cpu(), self.options[places].cpu()
+
+
+class Move(NamedTuple):
+    """A step of one tensor: its gradient (n,), finite, of the state's dtype, None where A has moved already.
+
+    `line` is that of the scores after the step. `choose`: let the weight follow its scores. `recorded`: name
+    the flips, don't only count them.
+    """
+
+    arrays: Arrays
+    gradient: Tensor | None
+    hyperparameters: Hyperparameters
+    line: Line
+    choose: bool
+    recorded: bool
+
+
+class Engine(Protocol):
+    """The operation. An engine is given all tensors of one device and dtype at once."""
+
+    name: str
+
+    def step(self, moves: Sequence[Move]) -> list[Flips | None]:
+        """Advance A and B of every connection by the gradient. Then, where the weight is chosen and u has
+        left [lower, upper] (or is not a number), choose anew and write weight, lower and upper.
+
+        Returns the flips of each tensor, None where nothing was to be chosen.
+        """
+
+    def sample(self, tensors: Sequence[tuple[Arrays, float]], stream: int, number: int) -> list[Flips]:
+        """Write a sample of the softmax of the scores (draw `number` of `stream`) into every weight.
+
+        Each tensor comes with c of its line. Returns how many connections have another option than before;
+        these flips name none.
+        """

@@ -1,0 +1,136 @@
+"""The engine for the CPU: what the compiled loops need to be called with PyTorch's tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from slotkit.latent.engines.contract import Arrays, Flips, Move
+from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, step_tensor
+from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
+from slotkit.latent.line import Hyperparameters
+from slotkit.reel import ReelSpec
+
+# Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
+_torch_threads = torch.get_num_threads()
+_numba_threads = numba.get_num_threads()
+torch.set_num_threads(_torch_threads)
+numba.set_num_threads(min(_torch_threads, _numba_threads))
+
+NOT_NAMED: Integers = np.empty(0, np.int32)
+
+
+class Views(NamedTuple):
+    """The memory of `Arrays` as numpy has it. Making it anew costs as much as a small step."""
+
+    weight: Floats
+    state: tuple[Floats, Floats, Floats, Floats]
+    nothing: Floats
+    spec: ReelSpec
+    tables: Tables
+    counts: Integers
+
+
+class Cpu:
+    """See `slotkit.latent.engines.contract.Engine`."""
+
+    name = "numba"
+
+    def __init__(self) -> None:
+        self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
+
+    def __reduce__(self) -> str:
+        """A copy of it is itself: what it holds belongs to arrays, which copies have of their own."""
+        return "ENGINE"
+
+    def step(self, moves: Sequence[Move]) -> list[Flips | None]:
+        return [self.step_one(move) for move in moves]
+
+    def sample(self, tensors: Sequence[tuple[Arrays, float]], stream: int, number: int) -> list[Flips]:
+        return [self.sample_one(arrays, c, stream, number) for arrays, c in tensors]
+
+    def step_one(self, move: Move) -> Flips | None:
+        views, line = self.views(move.arrays), move.line
+        kind: Callable[[float], float] = views.nothing.dtype.type  # type: ignore[assignment]
+        # numpy warns of a number that float32 can't hold; infinity is what it should be.
+        scale = line.scale if line.scale <= float(np.finfo(views.nothing.dtype).max) else math.inf
+        lr, momentum, intake, nesterov, weight_decay, sign = move.hyperparameters
+        h = Hyperparameters(kind(lr), kind(momentum), kind(intake), nesterov, kind(weight_decay), kind(sign))
+        gradient = views.nothing if move.gradient is None else move.gradient.numpy()
+        room = NOT_NAMED, NOT_NAMED
+        if move.recorded:
+            room = np.empty(len(views.weight), np.int32), np.empty(len(views.weight), np.int32)
+        step_tensor(
+            views.weight,
+            *views.state,
+            gradient,
+            h,
+            kind(scale),
+            line.c,
+            line.sign,
+            move.choose,
+            views.spec,
+            views.tables,
+            views.counts,
+            *room,
+        )
+        if not move.choose:
+            return None
+        counts = torch.from_numpy(views.counts.copy())
+        connections, options = (torch.from_numpy(part) for part in room)
+        return Flips(counts, BLOCK, connections, options) if move.recorded else Flips(counts, BLOCK)
+
+    def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
+        views = self.views(arrays)
+        sample_tensor(
+            views.weight,
+            views.state[0],
+            c,
+            np.uint64(stream + REJECTION),
+            np.uint64(number),
+            arrays.largest_option,
+            arrays.largest_score,
+            views.spec,
+            views.tables,
+            views.counts,
+        )
+        return Flips(torch.from_numpy(views.counts.copy()), BLOCK)
+
+    def views(self, arrays: Arrays) -> Views:
+        found = self._views.get(arrays)
+        if found is None:
+            found = self._views[arrays] = make_views(arrays)
+        return found
+
+
+def make_views(arrays: Arrays) -> Views:
+    latent, velocity, lower, upper = (
+        part.numpy() for part in (arrays.latent, arrays.velocity, arrays.lower, arrays.upper)
+    )
+    none = np.empty((0, arrays.spec.k), np.float32)
+    tables = (none, none) if arrays.tables is None else tuple(table.numpy() for table in arrays.tables)
+    counts = np.zeros((len(latent) + BLOCK - 1) // BLOCK, np.int64)
+    state = latent, velocity, lower, upper
+    return Views(_plain(arrays.weight), state, latent[:0], _typed(arrays.spec), tables, counts)  # type: ignore[arg-type]
+
+
+def _plain(weight: Tensor) -> Floats:
+    values: Floats = weight.detach().numpy()
+    return values
+
+
+def _typed(spec: ReelSpec) -> ReelSpec:
+    """The spec in the types that the loops were compiled for."""
+    keys: dict[str, Any] = {"key_0": np.uint64(spec.key_0), "key_1": np.uint64(spec.key_1)}
+    sizes: dict[str, Any] = {"bound": np.float32(spec.bound), "score_scale": np.float32(spec.score_scale)}
+    return spec._replace(**keys, **sizes)
+
+
+ENGINE = Cpu()

@@ -1,0 +1,204 @@
+"""The step on the CPU: one plain loop over a tensor, compiled and run by several threads.
+
+`slotkit.reel` and `slotkit.latent.line` once more, for loops that can't call PyTorch: the bits are the same,
+and the engine suite holds them to it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from slotkit.latent import line
+from slotkit.latent.line import Hyperparameters
+from slotkit.philox_cpu import HALF, WORD, philox_one
+from slotkit.reel import OPTIONS, SCORES, ReelSpec
+
+Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Singles: TypeAlias = npt.NDArray[np.float32]
+Integers: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Words: TypeAlias = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+# Options (owners, K) and initial scores (n, K); of no rows where they are recomputed.
+Tables: TypeAlias = tuple[Singles, Singles]
+
+# Connections that a thread takes at once, and those whose intervals are looked at before one is told apart.
+BLOCK, GROUP = 4096, 64
+
+# The smallest normal float32 and float64.
+SMALLEST_SINGLE, SMALLEST_DOUBLE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
+
+compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+
+advance_one = inlined(line.advance)
+
+
+@inlined
+def symmetric_uniform(word: np.uint64) -> np.float32:
+    """`slotkit.philox.symmetric_uniform` of one word."""
+    odd = np.int32(word >> np.uint64(8)) * np.int32(2) + np.int32(1 - 2**24)
+    return np.float32(odd) * np.float32(2.0**-24)
+
+
+@inlined
+def unit_uniform(word: np.uint64) -> np.float32:
+    """`slotkit.philox.unit_uniform` of one word."""
+    return np.float32(np.int32(word >> np.uint64(9)) * np.int32(2) + np.int32(1)) * np.float32(2.0**-24)
+
+
+@inlined
+def words_of(i: int, block: int, stream: int, spec: ReelSpec) -> Words:
+    """The four words of a block of an owner or a connection."""
+    low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
+    return philox_one(low, high, np.uint64(block), np.uint64(stream), spec.key_0, spec.key_1)  # type: ignore[no-any-return]
+
+
+@compiled
+def fill_options(owner: int, spec: ReelSpec, w: Singles) -> None:
+    """The K options of an owner; w is (K + 7,), because blocks are written whole."""
+    bound = spec.bound
+    if spec.symmetric:
+        for b in range((spec.k // 2 + 3) // 4):
+            x = words_of(owner, b, OPTIONS, spec)
+            w[8 * b], w[8 * b + 2] = symmetric_uniform(x[0]) * bound, symmetric_uniform(x[1]) * bound
+            w[8 * b + 4], w[8 * b + 6] = symmetric_uniform(x[2]) * bound, symmetric_uniform(x[3]) * bound
+            for j in range(0, 8, 2):
+                w[8 * b + j + 1] = -w[8 * b + j]
+    else:
+        for b in range((spec.k + 3) // 4):
+            x = words_of(owner, b, OPTIONS, spec)
+            w[4 * b], w[4 * b + 1] = symmetric_uniform(x[0]) * bound, symmetric_uniform(x[1]) * bound
+            w[4 * b + 2], w[4 * b + 3] = symmetric_uniform(x[2]) * bound, symmetric_uniform(x[3]) * bound
+
+
+@compiled
+def fill_scores(i: int, spec: ReelSpec, s: Singles) -> None:
+    """The K initial scores of connection i; s is (K + 7,)."""
+    bound, scale = spec.bound, spec.score_scale
+    for b in range((spec.k + 3) // 4):
+        x = words_of(i, b, SCORES, spec)
+        s[4 * b], s[4 * b + 1] = unit_uniform(x[0]) * bound * scale, unit_uniform(x[1]) * bound * scale
+        s[4 * b + 2], s[4 * b + 3] = unit_uniform(x[2]) * bound * scale, unit_uniform(x[3]) * bound * scale
+
+
+@compiled
+def fill(i: int, spec: ReelSpec, tables: Tables, w: Singles, s: Singles) -> None:
+    """The K options and initial scores of connection i, stored or recomputed."""
+    owner = (i // spec.stride) % spec.owners
+    if len(tables[1]):
+        w[: spec.k], s[: spec.k] = tables[0][owner], tables[1][i]
+    else:
+        fill_options(owner, spec, w)
+        fill_scores(i, spec, s)
+
+
+@compiled
+def choose(a: float, c: float, w: Singles, s: Singles, k: int) -> int:
+    """Greedy selection: the lowest index of the highest score; 0 if no score is a number."""
+    best, highest = 0, -math.inf
+    for j in range(k):
+        score = c * np.float64(s[j]) + a * np.float64(w[j])
+        if score > highest:
+            best, highest = j, score
+    return best
+
+
+@compiled
+def bounds(selected: int, sign: float, w: Singles, s: Singles, k: int) -> tuple[float, float]:
+    """`slotkit.latent.line.interval` for one connection."""
+    value, score = np.float64(w[selected]), sign * np.float64(s[selected])
+    lower, upper = -math.inf, math.inf
+    for j in range(k):
+        gap = np.float64(w[j]) - value
+        crossing = (score - sign * np.float64(s[j])) / gap + 0.0
+        if gap < 0 and crossing > lower:
+            lower = crossing
+        if gap > 0 and crossing < upper:
+            upper = crossing
+    return lower, upper
+
+
+@compiled
+def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperparameters) -> None:
+    """One step of A and B (m,)."""
+    # The velocity of a dead unit shrinks until it is denormal, where processors take a hundred cycles for a
+    # multiplication. It is nothing by then, in every sum that it is part of.
+    kind = position.dtype.type
+    least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
+    for i in range(len(position)):
+        position[i], pace = advance_one(position[i], velocity[i], gradient[i], h)
+        velocity[i] = pace if abs(pace) >= least else nothing
+
+
+@compiled
+def any_outside(position: Floats, lower: Floats, upper: Floats, scale: float) -> bool:
+    """Whether any u has left its interval. Without a branch, so that it runs on vectors."""
+    found = np.int32(0)
+    for i in range(len(position)):
+        u = position[i] * scale
+        found |= np.int32(not ((u >= lower[i]) & (u <= upper[i])))
+    return bool(found)
+
+
+@compiled
+def find_outside(position: Floats, lower: Floats, upper: Floats, scale: float, waiting: Integers) -> int:
+    """Write the connections whose u has left its interval to `waiting`. Returns how many."""
+    n = 0
+    for start in range(0, len(position), GROUP):
+        end = min(start + GROUP, len(position))
+        if any_outside(position[start:end], lower[start:end], upper[start:end], scale):
+            for i in range(start, end):
+                u = position[i] * scale
+                if not (u >= lower[i] and u <= upper[i]):
+                    waiting[n] = i
+                    n += 1
+    return n
+
+
+@parallel
+def step_tensor(
+    weight: Floats,
+    position: Floats,
+    velocity: Floats,
+    lower: Floats,
+    upper: Floats,
+    gradient: Floats,
+    h: Hyperparameters,
+    scale: float,
+    c: float,
+    sign: float,
+    chooses: bool,
+    spec: ReelSpec,
+    tables: Tables,
+    counts: Integers,
+    connections: Integers,
+    options: Integers,
+) -> None:
+    """`Engine.step` for one tensor of n connections; no gradient: (0,). Flips go to `counts` (blocks,) and,
+    if those are (n,) and not (0,), to `connections` and `options`.
+    """
+    for b in numba.prange(len(counts)):
+        start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
+        if len(gradient):
+            advance_all(position[start:end], velocity[start:end], gradient[start:end], h)
+        if chooses:
+            waiting = np.empty(BLOCK, np.int32)
+            w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)
+            flips = 0
+            n = find_outside(position[start:end], lower[start:end], upper[start:end], scale, waiting)
+            for m in range(n):
+                i = start + waiting[m]
+                fill(i, spec, tables, w, s)
+                j = choose(np.float64(position[i]), c, w, s, spec.k)
+                lower[i], upper[i] = bounds(j, sign, w, s, spec.k)
+                if weight[i] != w[j]:
+                    weight[i] = w[j]
+                    if len(connections):
+                        connections[start + flips], options[start + flips] = i, j
+                    flips += 1
+            counts[b] = flips

@@ -1,0 +1,71 @@
+"""The latent form in plain PyTorch, on every device: the engine to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from slotkit.latent.engines.contract import Arrays, Flips, Move
+from slotkit.latent.line import Line, advance, line_scores, reselect
+from slotkit.reel import ROWS
+from slotkit.selection import sample, take
+
+
+class Eager:
+    """See `slotkit.latent.engines.contract.Engine`."""
+
+    name = "eager"
+
+    def step(self, moves: Sequence[Move]) -> list[Flips | None]:
+        return [self.step_one(move) for move in moves]
+
+    def sample(self, tensors: Sequence[tuple[Arrays, float]], stream: int, number: int) -> list[Flips]:
+        return [self.sample_one(arrays, c, stream, number) for arrays, c in tensors]
+
+    def step_one(self, move: Move) -> Flips | None:
+        arrays = move.arrays
+        if move.gradient is not None:
+            latent, velocity = advance(arrays.latent, arrays.velocity, move.gradient, move.hyperparameters)
+            arrays.latent.copy_(latent)
+            arrays.velocity.copy_(velocity)
+        return self.choose(arrays, move.line, move.recorded) if move.choose else None
+
+    def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
+        u = arrays.latent * line.scale
+        # Written so that a u that is not a number (0 * inf: no score left at all) counts as outside.
+        outside = ~((u >= arrays.lower) & (u <= arrays.upper))
+        # Not yet flips: where c changed its sign every connection is looked at.
+        looked_at = outside.nonzero().squeeze(-1)
+        connections, options = [looked_at[:0].int()], [looked_at[:0].int()]
+        for part in torch.split(looked_at, max(1, ROWS // arrays.spec.k)):
+            selected, values, lower, upper = reselect(*arrays.rows(part), arrays.latent[part], line)
+            arrays.lower[part] = lower.to(arrays.lower.dtype)
+            arrays.upper[part] = upper.to(arrays.upper.dtype)
+            values = values.to(arrays.weight.dtype)
+            flipped = arrays.weight[part] != values
+            arrays.weight[part] = values
+            connections.append(part[flipped].int())
+            options.append(selected[flipped].int())
+        found = torch.cat(connections)
+        counts = torch.tensor([len(found)], device=found.device)
+        block = len(arrays.weight)
+        return Flips(counts, block, found, torch.cat(options)) if recorded else Flips(counts, block)
+
+    def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
+        before = arrays.weight.clone()
+        uniform = arrays.uniform(stream, number)
+        everything = torch.arange(len(uniform), device=uniform.device)
+        for part in torch.split(everything, max(1, ROWS // arrays.spec.k)):
+            arrays.weight[part] = self.sample_rows(arrays, c, part, uniform[part]).to(arrays.weight.dtype)
+        return Flips((arrays.weight != before).sum().view(1), len(before))
+
+    def sample_rows(self, arrays: Arrays, c: float, part: Tensor, uniform: Tensor) -> Tensor:
+        """The values of a sample of some connections (m,)."""
+        options, initial = arrays.rows(part)
+        scores = line_scores(options, initial, arrays.latent[part], c)
+        return take(options, sample(scores, uniform))
+
+
+ENGINE = Eager()

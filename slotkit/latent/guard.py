@@ -1,0 +1,50 @@
+"""Who changed a weight: its values are options, and an ordinary optimizer makes them something else."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from slotkit.errors import SlotkitError
+
+
+class Guard:
+    """Watches one parameter.
+
+    Attributes:
+        owners: every (module, parameter name) that holds the parameter.
+        place: device and dtype that it had when it was last looked at.
+    """
+
+    def __init__(self, name: str, parameter: nn.Parameter, owners: list[tuple[nn.Module, str]]) -> None:
+        self.name, self.parameter, self.owners = name, parameter, owners
+        self.place = parameter.device, parameter.dtype
+        self.mark()
+
+    def mark(self) -> None:
+        """The weight is as slotkit left it. PyTorch counts the changes of a tensor in its version."""
+        self._version = self.parameter._version
+
+    def is_touched(self) -> bool:
+        """Whether anybody has written to the weight since it was marked."""
+        return self.parameter._version != self._version
+
+    def has_moved(self) -> bool:
+        """Whether the weight has gone to another device or dtype."""
+        return self.place != (self.parameter.device, self.parameter.dtype)
+
+    def check_in_place(self) -> None:
+        """Raise SlotkitError if a module holds another parameter by now."""
+        for module, name in self.owners:
+            if module._parameters.get(name) is not self.parameter:
+                raise SlotkitError(
+                    f"{self.name} has been replaced by another parameter since slotify (load_state_dict "
+                    f"with assign=True does that). Load with assign=False, or slotify again."
+                )
+
+    def changed(self) -> SlotkitError:
+        """The error for a weight that is not what slotkit left."""
+        return SlotkitError(
+            f"{self.name} was changed by something else than slotkit: an ordinary optimizer stepping on "
+            f"it, or load_state_dict on the model. Train it with machine.optimizer() alone; to bring a "
+            f"trained machine back use machine.load_state_dict(); machine.spin() restores its weights."
+        )

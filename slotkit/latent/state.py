@@ -1,0 +1,173 @@
+"""What training keeps beside one weight tensor: A, B, the intervals, and the line of its scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.latent.line import Line, fit_line, interval, line_scores
+from slotkit.reel import ROWS, Reel
+from slotkit.selection import greedy, take
+
+STATE = ("latent", "velocity", "lower", "upper")
+
+# How far from the line rounding takes scores in training, as a share of the largest.
+ON_THE_LINE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
+
+
+class LatentState:
+    """16 bytes a connection in float32: latent A, velocity B, lower and upper.
+
+    All four are flat tensors in the row-major order of the weight's indices, whatever the memory layout of
+    the weight: a reel belongs to a connection by its index. They are slices of a buffer that the tensors of
+    a machine share (`pack`).
+
+    Attributes:
+        line: c, e and the number of steps.
+        tables: options (owners, K) and initial scores (n, K) if they are stored, else None.
+    """
+
+    latent: Tensor
+    velocity: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, reel: Reel, device: torch.device, dtype: torch.dtype, stored: bool) -> None:
+        self.reel = reel
+        self.line = Line()
+        self.tables = _all_rows(reel, device) if stored else None
+        self.place(_zeros(math.prod(reel.shape), device, dtype))
+
+    def place(self, buffer: Tensor) -> None:
+        """Live in the rows of a buffer (4, n), whose values are not looked at."""
+        # What is made in inference mode can't be changed outside of it.
+        with torch.inference_mode(False):
+            self.latent, self.velocity, self.lower, self.upper = buffer.unbind()
+
+    def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
+        """Options and initial scores (m, K), float32, of connections (m,), stored or recomputed: the same
+        bits.
+        """
+        if self.tables is None:
+            return self.reel.rows(connections)
+        options, scores = self.tables
+        stride, count = self.reel.owner_rule
+        return options[connections // stride % count], scores[connections]
+
+    def parts(self) -> Iterator[Tensor]:
+        """All connections, so many at a time that their options can be looked at together."""
+        everything = torch.arange(len(self.latent), device=self.latent.device)
+        yield from torch.split(everything, max(1, ROWS // self.reel.k))
+
+    def scores_of(self, connections: Tensor) -> Tensor:
+        """The scores (m, K), float64, of some connections (m,)."""
+        return line_scores(*self.rows(connections), self.latent[connections], self.line.c)
+
+    def scores(self) -> Tensor:
+        """c * S_k + A * W_k, in the state's dtype, of shape (*shape, K)."""
+        found = torch.cat([self.scores_of(part) for part in self.parts()])
+        return found.to(self.latent.dtype).reshape(*self.reel.shape, self.reel.k)
+
+    def selected_in(self, weight: Tensor) -> Tensor:
+        """Which options a weight (n,) holds: int64 (n,); among options of its value the best score."""
+        found = []
+        for part in self.parts():
+            options, initial = self.rows(part)
+            scores = line_scores(options, initial, self.latent[part], self.line.c)
+            inside = options.to(weight.dtype) == weight[part].unsqueeze(-1)
+            found.append(greedy(torch.where(inside, scores, -math.inf)))
+        return torch.cat(found)
+
+    def is_of(self, weight: Tensor, greedily: bool) -> bool:
+        """Whether every number of a weight (n,) is one of its options, and, if it was chosen `greedily`, the
+        one whose interval is kept. Sampled weights have no interval.
+        """
+        selected = self.selected_in(weight)
+        for part in self.parts():
+            options, initial = self.rows(part)
+            if not torch.equal(take(options, selected[part]).to(weight.dtype), weight[part]):
+                return False
+            if greedily:
+                lower, upper = interval(options, initial, selected[part], self.line.sign)
+                same_lower = torch.equal(lower.to(self.lower.dtype), self.lower[part])
+                if not (same_lower and torch.equal(upper.to(self.upper.dtype), self.upper[part])):
+                    return False
+        return True
+
+    def empty_intervals(self) -> None:
+        """An empty interval has every connection's options looked at in the next choice."""
+        self.lower.fill_(math.inf)
+        self.upper.fill_(-math.inf)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tensors, and c, e and what goes with them as plain numbers."""
+        return {name: getattr(self, name) for name in STATE} | self.line.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over an `as_dict`, in this device and dtype. Raises SlotkitError if a size differs."""
+        for name in STATE:
+            if state[name].shape != self.latent.shape:
+                raise SlotkitError(
+                    f"The state of {self.reel.name} has {state[name].numel()} connections, and the "
+                    "weight has "
+                    f"{self.latent.numel()}. Build the network that the state was saved with."
+                )
+        for name in STATE:
+            getattr(self, name).copy_(state[name])
+        self.line = Line(**{field.name: state[field.name] for field in fields(Line)})
+
+    def line_of(self, scores: Tensor) -> tuple[float, Tensor]:
+        """The c and A (n,) of scores (*shape, K). Raises SlotkitError if they are not on a line."""
+        everything = torch.arange(len(self.latent), device=self.latent.device)
+        rows = scores.to(self.latent.device).reshape(-1, self.reel.k)
+        c, latent, error = fit_line(*self.rows(everything), rows)
+        allowed = ON_THE_LINE[scores.dtype]
+        if not error <= allowed:
+            raise SlotkitError(
+                f"The scores of {self.reel.name} are not c * S + A * W of initial scores S and options W: "
+                f"they are up to {error:.1g} of the largest score away, and rounding explains "
+                f"{allowed:.0e}. SGD on all K scores keeps them there; Adam, update='selected' and scores "
+                "set by hand do not. Keep the dense form for them."
+            )
+        return c, latent
+
+    def restart(self, c: float, latent: Tensor) -> None:
+        """Go on from c and A (n,), without velocity."""
+        self.line = Line(c=c)
+        self.latent.copy_(latent)
+        self.velocity.zero_()
+
+
+def pack(states: Sequence[LatentState], places: Sequence[tuple[torch.device, torch.dtype]]) -> None:
+    """Put states into one buffer a device and dtype, with the values that they have; tables follow to the
+    device. `places` says where each belongs.
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[LatentState]] = {}
+    for state, place in zip(states, places, strict=True):
+        groups.setdefault(place, []).append(state)
+    for (device, dtype), members in groups.items():
+        sizes = [len(state.latent) for state in members]
+        buffer = _zeros(sum(sizes), device, dtype)
+        with torch.inference_mode(False):
+            parts = torch.split(buffer, sizes, dim=1)
+        for state, part in zip(members, parts, strict=True):
+            part.copy_(torch.stack([getattr(state, name) for name in STATE]))
+            state.place(part)
+            if state.tables is not None:
+                state.tables = state.tables[0].to(device), state.tables[1].to(device)
+
+
+def _zeros(connections: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros(len(STATE), connections, dtype=dtype, device=device)
+
+
+def _all_rows(reel: Reel, device: torch.device) -> tuple[Tensor, Tensor]:
+    options = reel.distinct_options(device).reshape(-1, reel.k)
+    return options, reel.scores(device).reshape(-1, reel.k)
