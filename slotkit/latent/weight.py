@@ -63,7 +63,7 @@ class LatentWeight(LatentState):
         self.follows = follows
         self.recorded = False
         self.flips: Flips | None = None
-        self._arrays_of: tuple[int, int] = (0, 0)
+        self._arrays_of = 0
         self._spec: tuple[ReelSpec, tuple[float, float]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,9 +93,9 @@ class LatentWeight(LatentState):
 
     def arrays(self) -> Arrays:
         """What engines see; made once for as long as the memory is the same."""
-        flat = self.parameter.detach().reshape(-1)
-        memory = flat.data_ptr(), self.latent.data_ptr()
-        if self._arrays is None or self._arrays_of != memory or not self.parameter.is_contiguous():
+        memory, in_place = self.parameter.data_ptr(), self.parameter.is_contiguous()
+        if self._arrays is None or self._arrays_of != memory or not in_place:
+            flat = self.parameter.detach().reshape(-1)
             state = self.latent, self.velocity, self.lower, self.upper
             if self._spec is None:
                 self._spec = self._spec_and_bounds()
@@ -238,7 +238,8 @@ def sample(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
 
 def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
     """A gradient as engines take it: (n,), in the state's dtype."""
-    return gradient.to(weight.latent.dtype).reshape(-1)
+    same = gradient.dtype == weight.latent.dtype
+    return (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
 
 
 def check_finite(steps: Sequence[Step]) -> None:
@@ -257,7 +258,8 @@ def _call(weights: Sequence[LatentWeight], moves: Sequence[Move]) -> None:
 
 def _calls(weights: Sequence[LatentWeight]) -> list[tuple[Engine, list[int]]]:
     """Which of the weights an engine can take in one call: those of one device and dtype."""
-    groups: dict[tuple[Engine, torch.device, torch.dtype], list[int]] = {}
+    groups: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
     for i, weight in enumerate(weights):
-        groups.setdefault((weight.engine, weight.latent.device, weight.latent.dtype), []).append(i)
-    return [(engine, places) for (engine, _, _), places in groups.items()]
+        place = id(weight.engine), weight.latent.device, weight.latent.dtype
+        groups.setdefault(place, []).append(i)
+    return [(weights[places[0]].engine, places) for places in groups.values()]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from slotkit.latent.engines.contract import Arrays, Flips, Move
 from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, step_tensor
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
-from slotkit.latent.line import Hyperparameters
 from slotkit.reel import ReelSpec
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
@@ -35,7 +33,7 @@ class Views(NamedTuple):
     nothing: Floats
     spec: ReelSpec
     tables: Tables
-    counts: Integers
+    blocks: int
 
 
 class Cpu:
@@ -58,37 +56,35 @@ class Cpu:
 
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
-        kind: Callable[[float], float] = views.nothing.dtype.type  # type: ignore[assignment]
-        # numpy warns of a number that float32 can't hold; infinity is what it should be.
-        scale = line.scale if line.scale <= float(np.finfo(views.nothing.dtype).max) else math.inf
-        lr, momentum, intake, nesterov, weight_decay, sign = move.hyperparameters
-        h = Hyperparameters(kind(lr), kind(momentum), kind(intake), nesterov, kind(weight_decay), kind(sign))
-        gradient = views.nothing if move.gradient is None else move.gradient.numpy()
-        room = NOT_NAMED, NOT_NAMED
+        counts = np.empty(views.blocks, np.int64)
+        connections = options = NOT_NAMED
         if move.recorded:
-            room = np.empty(len(views.weight), np.int32), np.empty(len(views.weight), np.int32)
+            connections, options = (np.empty(len(views.weight), np.int32) for _ in range(2))
         step_tensor(
             views.weight,
             *views.state,
-            gradient,
-            h,
-            kind(scale),
+            views.nothing if move.gradient is None else move.gradient.numpy(),
+            move.hyperparameters,
+            line.scale,
             line.c,
             line.sign,
             move.choose,
             views.spec,
             views.tables,
-            views.counts,
-            *room,
+            counts,
+            connections,
+            options,
         )
         if not move.choose:
             return None
-        counts = torch.from_numpy(views.counts.copy())
-        connections, options = (torch.from_numpy(part) for part in room)
-        return Flips(counts, BLOCK, connections, options) if move.recorded else Flips(counts, BLOCK)
+        if not move.recorded:
+            return Flips(torch.from_numpy(counts), BLOCK)
+        named = torch.from_numpy(connections), torch.from_numpy(options)
+        return Flips(torch.from_numpy(counts), BLOCK, *named)
 
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
+        counts = np.empty(views.blocks, np.int64)
         sample_tensor(
             views.weight,
             views.state[0],
@@ -99,9 +95,9 @@ class Cpu:
             arrays.largest_score,
             views.spec,
             views.tables,
-            views.counts,
+            counts,
         )
-        return Flips(torch.from_numpy(views.counts.copy()), BLOCK)
+        return Flips(torch.from_numpy(counts), BLOCK)
 
     def views(self, arrays: Arrays) -> Views:
         found = self._views.get(arrays)
@@ -116,9 +112,9 @@ def make_views(arrays: Arrays) -> Views:
     )
     none = np.empty((0, arrays.spec.k), np.float32)
     tables = (none, none) if arrays.tables is None else tuple(table.numpy() for table in arrays.tables)
-    counts = np.zeros((len(latent) + BLOCK - 1) // BLOCK, np.int64)
+    blocks = (len(latent) + BLOCK - 1) // BLOCK
     state = latent, velocity, lower, upper
-    return Views(_plain(arrays.weight), state, latent[:0], _typed(arrays.spec), tables, counts)  # type: ignore[arg-type]
+    return Views(_plain(arrays.weight), state, latent[:0], _typed(arrays.spec), tables, blocks)  # type: ignore[arg-type]
 
 
 def _plain(weight: Tensor) -> Floats:

@@ -182,15 +182,20 @@ def step_tensor(
     """`Engine.step` for one tensor of n connections; no gradient: (0,). Flips go to `counts` (blocks,) and,
     if those are (n,) and not (0,), to `connections` and `options`.
     """
+    kind = position.dtype.type
+    u_scale = kind(scale)
+    typed = Hyperparameters(
+        kind(h.lr), kind(h.momentum), kind(h.intake), h.nesterov, kind(h.weight_decay), kind(h.sign)
+    )
     for b in numba.prange(len(counts)):
         start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
         if len(gradient):
-            advance_all(position[start:end], velocity[start:end], gradient[start:end], h)
+            advance_all(position[start:end], velocity[start:end], gradient[start:end], typed)
         if chooses:
             waiting = np.empty(BLOCK, np.int32)
             w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)
             flips = 0
-            n = find_outside(position[start:end], lower[start:end], upper[start:end], scale, waiting)
+            n = find_outside(position[start:end], lower[start:end], upper[start:end], u_scale, waiting)
             for m in range(n):
                 i = start + waiting[m]
                 fill(i, spec, tables, w, s)
