@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from slotkit.analyses.comparison import group_labels, run_names
 from slotkit.analyses.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.result import Result
@@ -181,12 +180,3 @@ def _reachable(recorded: Recorded) -> Iterator[Row]:
     reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]
     for count, value in expected_reachable(reel, sorted({*KS, reel.k})).items():
         yield ANY, "reachable options", np.nan, float(count), value
-
-
-def quantile_at(levels: Any, values: NDArray[np.float64], wanted: float) -> float:
-    """The share of reels whose value is at most `wanted`, interpolated on the logarithm of the value."""
-    finite = np.isfinite(values) & (values > 0)
-    if not finite.any():
-        return 0.0
-    at, share = np.log(values[finite]), np.asarray(levels, np.float64)[finite]
-    return float(np.interp(np.log(wanted), at, share, left=0.0))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from slotkit.analyses.comparison import at_its_own, differ_by_k, mean_and_interval
 from slotkit.analyses.envelope import reachable_law
 
@@ -63,8 +64,6 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
 
 def _verdict(mine: pd.DataFrame, first: float, margin: float, speed: float) -> str:
     """Slow where most reels can't reach a threshold in as many steps as were trained; and why."""
-    from slotkit.analyses.thresholds import quantile_at
-
     waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
     by_level = waits.groupby("level")["value"].mean()
     late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
@@ -148,3 +147,12 @@ def _mean(rows: pd.DataFrame) -> float:
 
 def _steps(value: float) -> str:
     return "infinitely many" if np.isinf(value) else f"{value:,.0f}"
+
+
+def quantile_at(levels: Any, values: NDArray[np.float64], wanted: float) -> float:
+    """The share of reels whose value is at most `wanted`, interpolated on the logarithm of the value."""
+    finite = np.isfinite(values) & (values > 0)
+    if not finite.any():
+        return 0.0
+    at, share = np.log(values[finite]), np.asarray(levels, np.float64)[finite]
+    return float(np.interp(np.log(wanted), at, share, left=0.0))

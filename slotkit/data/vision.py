@@ -15,7 +15,7 @@ from slotkit.data import idx
 from slotkit.data.files import damaged, fetch_command, naming
 from slotkit.data.images import Dataset, ImageSet
 from slotkit.data.pictures import resize
-from slotkit.data.sources import Source, require
+from slotkit.data.source import Source, require
 from slotkit.errors import SlotkitError
 
 

@@ -139,12 +139,12 @@ def test_sampled_runs_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("wanted", "share"), [(1.0, 0.0), (10.0, 0.5), (np.sqrt(1000), 0.75), (200.0, 1.0)])
 def test_shares_between_levels(wanted: float, share: float) -> None:
-    assert thresholds.quantile_at([0, 0.5, 1], np.array([1.0, 10, 100]), wanted) == pytest.approx(share)
+    assert thresholds_words.quantile_at([0, 0.5, 1], np.array([1.0, 10, 100]), wanted) == pytest.approx(share)
 
 
 def test_infinite_waits_are_never_over() -> None:
-    assert thresholds.quantile_at([0, 0.5, 1], np.array([1.0, 10, np.inf]), 1e9) == 0.5
-    assert thresholds.quantile_at([0, 0.5, 1], np.full(3, np.inf), 1e9) == 0
+    assert thresholds_words.quantile_at([0, 0.5, 1], np.array([1.0, 10, np.inf]), 1e9) == 0.5
+    assert thresholds_words.quantile_at([0, 0.5, 1], np.full(3, np.inf), 1e9) == 0
 
 
 def test_reachable_options_are_those_that_win_somewhere() -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import slotkit
 from slotkit import slotfile
 from slotkit.models import create
-from slotkit.runs import export as exports
 from slotkit.runs.folder import RunFolder
+from slotkit.training import export as exports
 from slotkit.training.experiment import evaluate
 
 SLOTS = {

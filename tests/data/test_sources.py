@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from slotkit.data.sources import SOURCES, Source, fetch, find, is_present, load, resolve_data_dir
+from slotkit.data.source import Source
+from slotkit.data.sources import SOURCES, fetch, find, is_present, load, resolve_data_dir
 from slotkit.errors import SlotkitError
 
 

@@ -7,6 +7,7 @@ and the engine suite holds them to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numba
@@ -182,7 +183,7 @@ def step_tensor(
     """`Engine.step` for one tensor of n connections; no gradient: (0,). Flips go to `counts` (blocks,) and,
     if those are (n,) and not (0,), to `connections` and `options`.
     """
-    kind = position.dtype.type
+    kind: Callable[[float], float] = position.dtype.type  # type: ignore[assignment]
     u_scale = kind(scale)
     typed = Hyperparameters(
         kind(h.lr), kind(h.momentum), kind(h.intake), h.nesterov, kind(h.weight_decay), kind(h.sign)
