@@ -9,7 +9,7 @@ score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
 from slotkit.latent.line import line_scores
-from slotkit.reel import ROWS, Reel
+from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.replay import first_selection, selections_at
@@ -125,17 +125,9 @@ def _between(
 
 
 def _reels(folder: RunFolder, config: Config, settings: Mapping[str, Any]) -> dict[str, Reel]:
+    common = ReelSettings.from_dict({field.name: settings[field.name] for field in fields(ReelSettings)})
     return {
-        name: Reel(
-            name,
-            tuple(shape),
-            settings["k"],
-            settings["seed"],
-            settings["init"],
-            settings["sharing"],
-            settings["symmetric"],
-            _channel_dim(folder, config, name),
-        )
+        name: common.reel(name, shape, _channel_dim(folder, config, name))
         for name, shape in settings["reels"].items()
     }
 

@@ -24,8 +24,7 @@ from slotkit.reel import (
     TRAINING_DRAWS,
     Init,
     Reel,
-    check_reel_settings,
-    init_name,
+    ReelSettings,
 )
 from slotkit.selection import find_selection, find_update, pick_uniformly, take
 
@@ -79,13 +78,13 @@ def slotify(
     Raises:
         SlotkitError: for a value that is not accepted, or a model without such weights.
     """
-    check_reel_settings(k, seed, init, sharing, symmetric)
+    settings = ReelSettings(k, seed, init, sharing, symmetric)
     selection, update = find_selection(selection), find_update(update)
     _check_form(form, engine, update, tables)
     check_others(others)
     picked = pick(model, where)
     # All reels before the first change, so that a refused tensor leaves the model as it was.
-    reels = [_reel(place, k, seed, init, sharing, symmetric) for place in picked]
+    reels = [_reel(place, settings) for place in picked]
     if form == "dense":
         chosen: Form = DenseForm(picked, reels, selection, update)
     else:
@@ -101,18 +100,17 @@ def randomize(
     Each weight becomes one of the K options that the slot machine of the same seed would have,
     picked uniformly: the start of the authors' learned-weight baselines (their `subnet_K_0`).
     """
-    check_reel_settings(k, seed, init, "none", False)
+    settings = ReelSettings(k, seed, init)
     for place in pick(model, where):
-        reel = _reel(place, k, seed, init, "none", False)
+        reel = _reel(place, settings)
         device = place.parameter.device
         index = pick_uniformly(k, reel.draw(INITIAL_PICK, 0, device))
         with torch.no_grad():
             place.parameter.copy_(take(reel.options(device), index))
 
 
-def _reel(place: Picked, k: int, seed: int, init: str | Init, sharing: str, symmetric: bool) -> Reel:
-    shape = tuple(place.parameter.shape)
-    return Reel(place.name, shape, k, seed, init, sharing, symmetric, place.channel_dim)
+def _reel(place: Picked, settings: ReelSettings) -> Reel:
+    return settings.reel(place.name, place.parameter.shape, place.channel_dim)
 
 
 def _check_form(form: str, engine: str, update: str, tables: str) -> None:
@@ -331,11 +329,7 @@ class SlotMachine:
         return {
             "reel_spec": REEL_SPEC,
             "form": self.form.name,
-            "k": reel.k,
-            "seed": reel.seed,
-            "init": init_name(reel.init),
-            "sharing": reel.sharing,
-            "symmetric": reel.symmetric,
+            **reel.settings.to_dict(),
             "selection": self.selection,
             "update": self.form.update,
             "reels": {name: list(reel.shape) for name, reel in self.reels.items()},

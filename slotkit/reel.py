@@ -9,9 +9,9 @@ and pinned by golden vectors in the tests: it may never change, only be followed
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -131,6 +131,62 @@ def init_name(init: str | Init) -> str:
     return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)
 
 
+@dataclass(frozen=True)
+class ReelSettings:
+    """What the reels of a machine have in common; with a tensor's name and shape it makes its reel.
+
+    Args: see `Reel`.
+
+    Raises SlotkitError for settings that no reel can have.
+    """
+
+    k: int
+    seed: int = 0
+    init: str | Init = "authors"
+    sharing: str = "none"
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+
+    def reel(self, name: str, shape: Iterable[int], channel_dim: int = 0) -> Reel:
+        """The reel of one tensor."""
+        return Reel(
+            name,
+            tuple(shape),
+            self.k,
+            self.seed,
+            self.init,
+            self.sharing,
+            self.symmetric,
+            channel_dim,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name. An init object is told by `init_name`, and can't be read back."""
+        return {
+            "k": self.k,
+            "seed": self.seed,
+            "init": init_name(self.init),
+            "sharing": self.sharing,
+            "symmetric": self.symmetric,
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> ReelSettings:
+        """The settings that `to_dict` told.
+
+        Raises SlotkitError if a name is missing or unknown, or a value is not accepted.
+        """
+        names = [field.name for field in fields(cls)]
+        if sorted(settings) != sorted(names):
+            raise SlotkitError(
+                f"These are settings of reels with {', '.join(sorted(settings)) or 'nothing'}. Give "
+                f"{', '.join(names)}, all of them and nothing else."
+            )
+        return cls(**settings)
+
+
 class ReelSpec(NamedTuple):
     """A reel in numbers, for compiled engines.
 
@@ -189,6 +245,11 @@ class Reel:
                 f"because its bound comes from fan_in and fan_out; leave this tensor out of `where`."
             )
         object.__setattr__(self, "key", key_of("slotkit reel spec", REEL_SPEC, self.seed, self.name))
+
+    @property
+    def settings(self) -> ReelSettings:
+        """What it has in common with the other reels of its machine."""
+        return ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric)
 
     @property
     def fans(self) -> Fans:

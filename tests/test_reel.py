@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from oracle import SpecReel, distinct_sets, float32, float32_hex, key_words, same_bits
 from torch import nn
 
+from slotkit.errors import SlotkitError
 from slotkit.reel import (
     CHUNK,
     EVALUATION_DRAWS,
@@ -26,6 +27,7 @@ from slotkit.reel import (
     TRAINING_DRAWS,
     Fans,
     Reel,
+    ReelSettings,
     UniformInit,
 )
 
@@ -389,3 +391,22 @@ def test_uniform_within_the_dkw_band(what: str) -> None:
     n = len(ordered)
     distance = (ordered - torch.arange(1, n + 1) / n).abs().max().item() + 1 / n
     assert distance < math.sqrt(math.log(2 / FALSE_ALARM) / (2 * n)) + 2**-20
+
+
+def test_settings_are_told_and_read_back() -> None:
+    settings = ReelSettings(6, 3, "paper", "layer", True)
+    assert ReelSettings.from_dict(settings.to_dict()) == settings
+    reel = settings.reel("fc.weight", (4, 2))
+    assert reel == Reel("fc.weight", (4, 2), 6, 3, "paper", "layer", True)
+    assert reel.settings == settings
+
+
+def test_settings_that_are_not_all_there_are_refused() -> None:
+    with pytest.raises(SlotkitError) as caught:
+        ReelSettings.from_dict({"k": 2, "colour": "red"})
+    assert str(caught.value) == (
+        "These are settings of reels with colour, k. Give k, seed, init, sharing, symmetric, all of them and "
+        "nothing else."
+    )
+    with pytest.raises(SlotkitError, match="symmetric options come in pairs"):
+        ReelSettings(3, symmetric=True)

@@ -132,9 +132,11 @@ class LatentWeight(LatentState):
         self.flips = None
 
     def choose_all(self) -> None:
-        """Choose every connection's option anew, greedily."""
+        """Choose every connection's option anew, greedily. The flips stay those of the last step."""
+        before = self.flips
         self.empty_intervals()
         choose([self], anyway=True)
+        self.flips = before
 
     def options(self) -> Tensor:
         """The K options of every connection, in the weight's dtype, of shape (*shape, K)."""

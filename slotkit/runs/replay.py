@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import ROWS, Reel
+from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.trace import Trace, flips
@@ -18,20 +18,16 @@ from slotkit.selection import greedy
 
 
 def reels_of(folder: RunFolder) -> dict[str, Reel]:
-    """The reels of a run that was traced, by tensor name."""
-    slots, seed = folder.config().slots, folder.config().seeds.reels
+    """The reels of a run that was traced, by tensor name. A trace describes itself: no config is needed."""
+    about = Trace(folder.path / "trace").about()
+    if "reels" in about:
+        settings = ReelSettings.from_dict(about["reels"])
+    else:  # a trace of before it described itself
+        slots, seed = folder.config().slots, folder.config().seeds.reels
+        settings = ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric)
     return {
-        name: Reel(
-            name,
-            tuple(tensor["shape"]),
-            slots.k,
-            seed,
-            slots.init,
-            slots.sharing,
-            slots.symmetric,
-            tensor["channel_dim"],
-        )
-        for name, tensor in Trace(folder.path / "trace").about()["tensors"].items()
+        name: settings.reel(name, tensor["shape"], tensor["channel_dim"])
+        for name, tensor in about["tensors"].items()
     }
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, uint8
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import REEL_SPEC, Reel
+from slotkit.reel import REEL_SPEC, Reel, ReelSettings
 from slotkit.slotfile.architecture import Architecture, first_reason
 from slotkit.slotfile.coding import LARGEST_ALPHABET
 
@@ -100,16 +100,8 @@ class Metadata(Strict):
 
     def reel(self, record: ReelRecord) -> Reel:
         """The options of one tensor."""
-        return Reel(
-            record.name,
-            record.shape,
-            self.k,
-            self.seed,
-            self.init,
-            self.sharing,
-            self.symmetric,
-            record.channel_dim,
-        )
+        settings = ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        return settings.reel(record.name, record.shape, record.channel_dim)
 
 
 class _Versions(BaseModel):

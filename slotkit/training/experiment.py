@@ -168,6 +168,8 @@ class _Training:
         if not path.exists():
             if "checkpoint" in self.folder.tables().get("parent", {}):
                 self.prepared.trainee.load(checkpoint.load(self.folder.checkpoint("start"))[0])
+            if self.recorder:
+                self.recorder.begin_anew()
             self.journal.go_on(0)
             return [Note("Resumed before the first checkpoint: from the start.")]
         state, about = checkpoint.load(path)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from slotkit.errors import SlotkitError
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
 from slotkit.runs.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
@@ -40,21 +42,37 @@ class Recorder:
         self._before: list[Tensor] = []
         self._rows: dict[str, list[Any]] = {}
         self._first = 1
-        trace.write_about(
-            {
-                "level": level,
-                "selection": machine.selection,
-                "every": every,
-                "k": self.weights[0].reel.k,
-                "tensors": {
-                    weight.reel.name: {"shape": weight.reel.shape, "channel_dim": weight.reel.channel_dim}
-                    for weight in self.weights
-                },
-            }
-        )
+        reel = self.weights[0].reel
+        self._about = {
+            "run": uuid4().hex,
+            "level": level,
+            "selection": machine.selection,
+            "every": every,
+            "k": reel.k,
+            "reels": reel.settings.to_dict(),
+            "tensors": {
+                weight.reel.name: {"shape": weight.reel.shape, "channel_dim": weight.reel.channel_dim}
+                for weight in self.weights
+            },
+        }
+        # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
+        self._others = trace.about().get("run", "") if trace.last_step() else None
+        if self._others is None:
+            trace.write_about(self._about)
+
+    def begin_anew(self) -> None:
+        """Delete what the folder holds: the same run starts again from its first step."""
+        self.trace.forget_after(0)
+        self._others = None
+        self.trace.write_about(self._about)
 
     def record(self, step: int, lr: float) -> None:
-        """After step number `step`, counted from 1."""
+        """After step number `step`, counted from 1.
+
+        Raises SlotkitError if the folder holds the trace of another run.
+        """
+        if self._others is not None:
+            raise self._another_run()
         rows = self._rows
         rows.setdefault("lr", []).append(lr)
         rows.setdefault("changed", []).append([weight.changed for weight in self.weights])
@@ -79,13 +97,34 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         """What is not in the trace yet, as tensors."""
         columns = {name: _as_tensor(column) for name, column in self._columns().items()} if self._rows else {}
-        return {"first": self._first, "columns": columns, "before": self._before}
+        return {
+            "run": self._about["run"],
+            "first": self._first,
+            "columns": columns,
+            "before": self._before,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`: what the trace has of later steps is forgotten."""
+        """Go on from a `state`: what the trace has of later steps is forgotten.
+
+        Raises SlotkitError, before anything is changed, if the folder holds the trace of another run.
+        """
+        # States and traces of before they named their run are taken for those of one.
+        run = state.get("run", "")
+        if self._others not in (None, run):
+            raise self._another_run()
+        self._others = None
+        self._about["run"] = run or self._about["run"]
+        self.trace.write_about(self._about)
         self._first, self._before = state["first"], list(state["before"])
         self._rows = {name: _as_rows(name, column.numpy()) for name, column in state["columns"].items()}
         self.trace.forget_after(self._first)
+
+    def _another_run(self) -> SlotkitError:
+        return SlotkitError(
+            f"{self.trace.folder} holds the trace of another run, of {self.trace.last_step()} steps. Record "
+            "into another folder, resume that run, or delete its trace."
+        )
 
     def _columns(self) -> Columns:
         kinds: dict[str, Any] = {

@@ -14,7 +14,7 @@ from analyses.made import (  # type: ignore[import-not-found]
     write_flips,
     write_measurements,
 )
-from slotkit.analyses import envelope, thresholds
+from slotkit.analyses import envelope, thresholds, thresholds_words
 
 from slotkit.errors import SlotkitError
 from slotkit.reel import Reel

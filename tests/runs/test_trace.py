@@ -230,3 +230,64 @@ def test_flips_of_a_chunk() -> None:
     }
     found = [(s, t, c.tolist(), o.tolist()) for s, t, c, o in flips(columns)]
     assert found == [(0, 0, [3, 7], [1, 2]), (2, 0, [9], [3]), (2, 1, [0, 2], [4, 5])]
+
+
+# ---------------------------------------------------------------------------------------------------
+# A trace describes itself, and belongs to one run.
+
+
+def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: None) -> None:
+    folder = run(settings(slots__sharing="channel", slots__init="paper"), tmp_path, "run")
+    whole = replay.replay(folder, 45)
+    alone = tmp_path / "elsewhere" / "trace"
+    shutil.copytree(folder.path / "trace", alone)
+    found = replay.replay(RunFolder(alone.parent), 45)
+    assert all(torch.equal(weight, found[name]) for name, weight in whole.items())
+    assert Trace(alone).about()["reels"] == {
+        "k": folder.config().slots.k,
+        "seed": 0,
+        "init": "paper",
+        "sharing": "channel",
+        "symmetric": False,
+    }
+
+
+def test_a_trace_of_before_is_replayed_with_its_config(tmp_path: Path) -> None:
+    folder = run(settings(), tmp_path, "run")
+    whole, path = replay.replay(folder, 5), folder.path / "trace" / "about.json"
+    about = json.loads(path.read_text())
+    del about["reels"], about["run"]
+    path.write_text(json.dumps(about))
+    assert all(torch.equal(weight, whole[name]) for name, weight in replay.replay(folder, 5).items())
+
+
+def steps_of(folder: Path, steps: range) -> recorder.Recorder:
+    machine = slotify(nn.Linear(2, 2, bias=False), 3)
+    flight = recorder.Recorder(machine, Trace(folder), "full", 10)
+    for step in steps:
+        flight.record(step, 0.1)
+    return flight
+
+
+def test_another_runs_trace_is_not_written_to(tmp_path: Path, short_chunks: None) -> None:
+    first = steps_of(tmp_path, range(1, 46))
+    first.flush()
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    text = (
+        f"{tmp_path} holds the trace of another run, of 45 steps. Record into another folder, resume that "
+        "run, or delete its trace."
+    )
+    with pytest.raises(SlotkitError) as caught:
+        steps_of(tmp_path, range(1, 2))
+    assert str(caught.value) == text
+    elsewhere = steps_of(tmp_path / "elsewhere", range(1, 31))
+    with pytest.raises(SlotkitError) as caught:
+        steps_of(tmp_path, range(0)).load(elsewhere.state())
+    assert str(caught.value) == text
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
+    resumed = steps_of(tmp_path, range(0))
+    resumed.load(first.state())
+    for step in range(46, 51):
+        resumed.record(step, 0.1)
+    resumed.flush()
+    assert Trace(tmp_path).last_step() == 50
