@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import statistics
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from slotkit.config import Layer, Resolved, resolve
+from slotkit.config import Config, Layer, Resolved, flatten, resolve
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.files import write_whole
 from slotkit.runs import checkpoint
@@ -27,7 +29,7 @@ from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
 from slotkit.training.prepare import Prepared, own_settings, prepare
 from slotkit.training.recorder import Recorder, estimated_bytes
-from slotkit.training.resume import continued, write_continued
+from slotkit.training.resume import FREE, continued, write_continued
 from slotkit.training.state import TrainingState
 
 Report = Callable[[Event], None]
@@ -229,7 +231,16 @@ def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
     if recording.trace == "off" or machine is None or not machine.form.latents:
         return None
-    return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every)
+    run = _trace_owner(prepared.config)
+    return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every, run)
+
+
+def _trace_owner(config: Config) -> str:
+    """A digest of the settings that decide a trace: without those that may change when a run is resumed."""
+    told = {path: str(value) for path, value in flatten(config.model_dump(mode="json"))}
+    deciding = {path: value for path, value in told.items() if path not in (*FREE, "training.epochs")}
+    text = json.dumps(deciding, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _check_trace(prepared: Prepared) -> None:

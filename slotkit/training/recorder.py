@@ -28,9 +28,13 @@ class Recorder:
         trace: where to.
         level: "summary" or "full" (every flip too, under GS).
         every: steps between two measurements of the latents.
+        run: whose trace it is, so that no two are mixed; None for a run that there is only one of. Runs that
+            write the same trace may have the same.
     """
 
-    def __init__(self, machine: SlotMachine, trace: Trace, level: str, every: int) -> None:
+    def __init__(
+        self, machine: SlotMachine, trace: Trace, level: str, every: int, run: str | None = None
+    ) -> None:
         self.machine = machine
         self.weights = list(machine.form.latents.values())
         self.trace, self.every = trace, every
@@ -44,7 +48,7 @@ class Recorder:
         self._first = 1
         reel = self.weights[0].reel
         self._about = {
-            "run": uuid4().hex,
+            "run": uuid4().hex if run is None else run,
             "level": level,
             "selection": machine.selection,
             "every": every,
