@@ -14,7 +14,7 @@ from slotkit.analyses.gap_sources import DROPOUT
 
 from slotkit.config import Layer, resolve
 from slotkit.errors import DivergedError, SlotkitError
-from slotkit.runs.files import unwritable, write_whole
+from slotkit.files import unwritable, write_whole
 from slotkit.runs.folder import RunFolder, default_runs_dir
 from slotkit.training.experiment import Report, evaluate, resume, run
 from slotkit.training.loop import Note, Step

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from slotkit.errors import SlotkitError
-from slotkit.runs.files import write_whole
+from slotkit.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np

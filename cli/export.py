@@ -29,8 +29,8 @@ def export(
     if checkpoint not in ("best", "last"):
         raise SlotkitError(f"--checkpoint is {checkpoint!r}. Choose best or last.")
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
-    from slotkit.runs.export import SLOT_FILE
-    from slotkit.runs.export import export as export_run
+    from slotkit.export import SLOT_FILE
+    from slotkit.export import export as export_run
 
     changes = [] if data_dir is None else [Layer("--data-dir", {"data.dir": data_dir})]
     done = export_run(folder, checkpoint, out, onnx, changes)

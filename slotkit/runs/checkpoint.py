@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.runs.files import write_whole
+from slotkit.files import write_whole
 
 HEADER = "slotkit"
 FORMAT = 1

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from slotkit.config import Config, Resolved
 from slotkit.errors import SlotkitError
-from slotkit.runs.files import unwritable, write_whole
+from slotkit.files import unwritable, write_whole
 
 # Tables of config.toml beside the settings.
 NOT_SETTINGS = ("origins", "environment", "parent")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from slotkit.errors import SlotkitError
-from slotkit.runs.files import write_whole
+from slotkit.files import write_whole
 
 CHUNK = 1000
 SAMPLE = 4096

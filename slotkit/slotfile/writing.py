@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.files import write_whole
 from slotkit.machine import SlotMachine
 from slotkit.reel import INITS, REEL_SPEC, Reel
-from slotkit.runs.files import write_whole
 from slotkit.slotfile.architecture import Architecture, Outline, ordinary_state
 from slotkit.slotfile.coding import LARGEST_ALPHABET, encode, pack
 from slotkit.slotfile.metadata import (

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from slotkit.config import Layer, Resolved, resolve
 from slotkit.errors import DivergedError, SlotkitError
+from slotkit.files import write_whole
 from slotkit.runs import checkpoint
-from slotkit.runs.files import write_whole
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.runs.trace import Trace
 from slotkit.training.evaluation import Reading, read, reading_kinds

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from slotkit import slotfile
 from slotkit.config import Layer, resolve
 from slotkit.errors import SlotkitError
+from slotkit.files import unwritable, write_whole
 from slotkit.models import create
 from slotkit.runs import checkpoint
-from slotkit.runs.files import unwritable, write_whole
 from slotkit.runs.folder import RunFolder
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.prepare import Prepared, own_settings, prepare
