@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from slotkit.config import Layer, Resolved, resolve
+from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.training.prepare import own_settings
@@ -26,7 +26,7 @@ FREE = (
 SAME = ("device", "threads", "torch", "slotkit", "numpy")
 
 
-def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
+def continued(folder: RunFolder, changes: Sequence[Overrides]) -> Resolved:
     """The run's settings with `changes`, and where each comes from. Nothing is written yet.
 
     Raises SlotkitError if it is finished, or with the differences if a setting changed that may not.
@@ -72,8 +72,8 @@ def check_changes(before: Resolved, after: Resolved) -> None:
         )
 
 
-def _paths(changes: Sequence[Layer]) -> list[str]:
-    return [path for layer in changes for path in layer.values]
+def _paths(changes: Sequence[Overrides]) -> list[str]:
+    return [path for given in changes for path in given.values]
 
 
 def _show(value: Any) -> str:
