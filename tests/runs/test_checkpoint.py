@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from torch import nn
 
-from slotkit import slotify
+from slotkit import files, slotify
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
-from slotkit.runs import checkpoint, files
+from slotkit.runs import checkpoint
 
 
 def machine(selection: str = "greedy") -> SlotMachine:
