@@ -1,4 +1,4 @@
-"""Recipes: every experiment of the sources as a TOML file, one a row.
+"""Recipes: every experiment of the sources, each a TOML file.
 
 A recipe has a table `about` (source, differences, expected), settings in the tables of
 `slotkit.config.Config`, and any number of `[[for_k]]` entries whose settings hold where K is above
