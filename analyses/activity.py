@@ -10,7 +10,7 @@ import torch
 from slotkit.analyses.moments import Course, Weights
 from torch import Tensor, nn
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.data.batches import ordered_batches
 from slotkit.data.sources import is_present
 from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
@@ -40,7 +40,7 @@ def dead_units(
     # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
     changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
     changes |= {"data.dir": str(place)} if place else {}
-    prepared = prepare(resolve([own_settings(course.folder), Layer("slotkit analyze", changes)]))
+    prepared = prepare(resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)]))
     trainee, images = prepared.trainee, prepared.images("train")
     some = images.subset(torch.arange(min(IMAGES, len(images))))
     found = []

@@ -25,7 +25,7 @@ from slotkit.analyses.gap_sources import (
 )
 
 from slotkit import recipes
-from slotkit.config import Layer
+from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
 
 # How the best checkpoint is chosen is no factor: by validation, read this way, in every cell.
@@ -97,13 +97,13 @@ class Plan:
         near = [cell for end in self.ends for cell in self.neighbours(end).values()]
         return list(dict.fromkeys([*cells, *self.ends, *near]))
 
-    def layers(self, cell: Cell, seed: int) -> list[Layer]:
+    def layers(self, cell: Cell, seed: int) -> list[Overrides]:
         """The settings of one run."""
         levels: Settings = {}
         for factor, level in zip(self.factors, cell, strict=True):
             levels |= factor.high if level > 0 else factor.low
         settings = join_init(self.base | levels) | dict.fromkeys(SEEDS, seed)
-        return [Layer("slotkit analyze gap", settings)]
+        return [Overrides("slotkit analyze gap", settings)]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,7 +124,7 @@ def plan(
     reference: str | None = None,
     reproduction: str | None = None,
     factors: Sequence[str] | None = None,
-    layers: Sequence[Layer] = (),
+    layers: Sequence[Overrides] = (),
 ) -> Plan:
     """The sweep between two sources.
 
@@ -141,7 +141,7 @@ def plan(
     selection = {"gs": "greedy", "ps": "probabilistic"}.get(selection.lower(), selection)
     reference = reference or f"authors-{model}-{selection}"
     flags = {"model.name": model, "slots.k": k, "data.dataset": dataset, "training.epochs": epochs}
-    top = [Layer("slotkit analyze gap", {p: v for p, v in flags.items() if v is not None}), *layers]
+    top = [Overrides("slotkit analyze gap", {p: v for p, v in flags.items() if v is not None}), *layers]
     near = source_settings(reference, k, top)
     wanted = reproduction or f"ceng501-{model}-{selection}"
     if reproduction or wanted in recipes.names():

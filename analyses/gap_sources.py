@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotkit import recipes
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.models import NETWORKS
 
 Settings = dict[str, Any]
@@ -79,16 +79,16 @@ class Factor:
     between: bool
 
 
-def source_settings(name: str, k: int, top: Sequence[Layer]) -> Settings:
+def source_settings(name: str, k: int, top: Sequence[Overrides]) -> Settings:
     """Every setting of a recipe under `top`, by dotted path; slots.init as its two halves."""
-    return _settings([*recipes.load(name, "train").layers(k), *top])
+    return _settings([*recipes.load(name, "train").overrides(k), *top])
 
 
-def lent_settings(name: str, k: int, top: Sequence[Layer], model: str, channels: int) -> Settings:
+def lent_settings(name: str, k: int, top: Sequence[Overrides], model: str, channels: int) -> Settings:
     """The settings of a recipe for another network, as far as `model` has them, for images of `channels`."""
     known = _network_options(model)
     layers = [
-        Layer(
+        Overrides(
             layer.origin,
             {
                 path: value
@@ -96,7 +96,7 @@ def lent_settings(name: str, k: int, top: Sequence[Layer], model: str, channels:
                 if not path.startswith("model.options.") or path.rpartition(".")[2] in known
             },
         )
-        for layer in recipes.load(name, "train").layers(k)
+        for layer in recipes.load(name, "train").overrides(k)
     ]
     settings = _settings([*layers, *top])
     for path in ("data.mean", "data.std"):
@@ -154,7 +154,7 @@ def _word(path: str, level: Settings) -> str:
     return WORDS.get((path, value), f"{value:g}" if isinstance(value, float) else str(value))
 
 
-def _settings(layers: Sequence[Layer]) -> Settings:
+def _settings(layers: Sequence[Overrides]) -> Settings:
     resolved = resolve(layers)
     settings = {path: value for path, value, _ in resolved.explain() if value not in (None, {})}
     options = _network_options(resolved.config.model.name) | resolved.config.model.options

@@ -12,7 +12,7 @@ from typing import Any
 from slotkit.analyses.gap_plan import Cell, Plan
 from slotkit.analyses.gap_sources import DROPOUT
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -72,7 +72,7 @@ class Sweep:
         best = folder.summary()["test"]["best"]
         readings = {"off": {kind: reading["accuracy"] for kind, reading in best.items()}}
         if any(DROPOUT in factor.low for factor in self.plan.readings):
-            noisy = evaluate(folder, "best", "test", [Layer("slotkit analyze gap", {DROPOUT: True})])
+            noisy = evaluate(folder, "best", "test", [Overrides("slotkit analyze gap", {DROPOUT: True})])
             readings["on"] = {kind: reading.accuracy for kind, reading in noisy.items()}
         _write(path, readings)
         return readings
@@ -137,7 +137,7 @@ def train(sweep: Sweep, report: Report = lambda event: None) -> None:
 def _train(sweep: Sweep, cell: Cell, seed: int, folder: RunFolder, report: Report) -> None:
     if (folder.path / "checkpoints" / "last.safetensors").is_file() and sweep.status(folder) != "missing":
         moved = {path: sweep.plan.base[path] for path in FREE if path in sweep.plan.base}
-        resume(folder, [Layer("slotkit analyze gap", moved)], report)
+        resume(folder, [Overrides("slotkit analyze gap", moved)], report)
         return
     if folder.path.exists():  # killed before its first checkpoint
         shutil.rmtree(folder.path)

@@ -21,11 +21,11 @@ from torch import Tensor
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
 from slotkit.latent.line import line_scores
+from slotkit.recording.replay import first_selection, selections_at
+from slotkit.recording.trace import Trace
 from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.replay import first_selection, selections_at
-from slotkit.runs.trace import Trace
 from slotkit.selection import greedy, take
 
 Weights = dict[str, Tensor]

@@ -46,7 +46,7 @@ from slotkit.analyses.recorded import Run, check_slot_machine, open_runs, read_a
 from slotkit.analyses.result import Result
 from slotkit.analyses.sampled_networks import initial_spreads, read_networks, read_reels
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
@@ -98,7 +98,7 @@ def analyze(
     for folder in folders:
         check_slot_machine(folder, folder.config())
     given = {"data.dir": str(data_dir) if data_dir else None, "training.device": device}
-    changes = Layer("analyze", {path: value for path, value in given.items() if value is not None})
+    changes = Overrides("analyze", {path: value for path, value in given.items() if value is not None})
     frames, reservations = [], []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         names, missing = _checkpoints(folder, checkpoints)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import Columns, Trace
 from slotkit.runs.folder import RunFolder, default_runs_dir
-from slotkit.runs.trace import Columns, Trace
 
 Run = RunFolder | Path | str
 
@@ -42,7 +42,7 @@ class Recorded:
     Attributes:
         layers: the tensors' names.
         sizes: int64 (t,), connections of each.
-        lr, changed: (n,) and (n, t), see slotkit.runs.trace.
+        lr, changed: (n,) and (n, t), see slotkit.recording.trace.
         measured: int64 (m,), steps of the measurements; empty if there are none.
         c: float64 (m, t).
         quantiles: measurement name -> float64 (m, t, q).
@@ -169,7 +169,7 @@ def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) 
 
 
 def _events(folder: RunFolder, first: int, columns: Columns, sizes: NDArray[np.int64]) -> tuple[Any, ...]:
-    """Step, connection and option of the flips of a chunk; like slotkit.runs.trace.flips, at one stroke."""
+    """Step, connection and option of the flips of a chunk: slotkit.recording.trace.flips at one stroke."""
     steps, tensors = np.nonzero(columns["changed"])
     counts = columns["changed"][steps, tensors].astype(np.int64)
     rises = columns.get("connection", np.zeros(0, np.uint32))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.recorded import Events, Recorded
 
-from slotkit.runs.replay import first_selection, reels_of
+from slotkit.recording.replay import first_selection, reels_of
 
 Counts = NDArray[np.int64]
 

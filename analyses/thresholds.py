@@ -34,7 +34,7 @@ from slotkit.analyses.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.result import Result
 
 from slotkit.errors import SlotkitError
-from slotkit.runs.replay import reels_of
+from slotkit.recording.replay import reels_of
 
 ALL, ANY = "all", "any"
 

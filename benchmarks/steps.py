@@ -23,8 +23,8 @@ from slotkit.benchmark import Contender, Network
 from slotkit.data.batches import batches
 from slotkit.data.images import Dataset
 from slotkit.data.sources import load
-from slotkit.runs.trace import Trace
-from slotkit.training.recorder import Recorder
+from slotkit.recording.recorder import Recorder
+from slotkit.recording.trace import Trace
 
 
 class Timed:

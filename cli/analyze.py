@@ -187,11 +187,11 @@ def _train_gap(
     from slotkit.analyses.gap_plan import plan
     from slotkit.analyses.gap_sweep import start, train
 
-    from slotkit.config import Layer, parse_assignment
+    from slotkit.config import Overrides, parse_assignment
     from slotkit.runs.folder import default_runs_dir
     from slotkit.training.experiment import StoppedError
 
-    layers = [*([Layer("flags", settings)] if settings else []), *map(parse_assignment, assignments)]
+    layers = [*([Overrides("flags", settings)] if settings else []), *map(parse_assignment, assignments)]
     planned = plan(**({"seeds": (0, 1)} | options), layers=layers)
     sweep = start(planned, (runs_dir or default_runs_dir()) / (name or planned.name))
     try:

@@ -23,7 +23,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Evaluate a checkpoint of a run; under PS in every reading."""
-    from slotkit.config import Layer
+    from slotkit.config import Overrides
     from slotkit.errors import SlotkitError
     from slotkit.runs.folder import RunFolder, default_runs_dir
     from slotkit.training.experiment import evaluate as evaluate_run
@@ -40,7 +40,7 @@ def evaluate(
         "--data-dir": ("data.dir", data_dir),
         "--device": ("training.device", device),
     }
-    layers = [Layer(flag, {path: value}) for flag, (path, value) in changes.items() if value is not None]
+    layers = [Overrides(flag, {path: value}) for flag, (path, value) in changes.items() if value is not None]
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
     readings = {
         kind: reading.as_dict() for kind, reading in evaluate_run(folder, checkpoint, split, layers).items()

@@ -22,17 +22,17 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Write a run's network for others: ordinary weights, and the seed with the selected indices."""
-    from slotkit.config import Layer
+    from slotkit.config import Overrides
     from slotkit.errors import SlotkitError
     from slotkit.runs.folder import RunFolder, default_runs_dir
 
     if checkpoint not in ("best", "last"):
         raise SlotkitError(f"--checkpoint is {checkpoint!r}. Choose best or last.")
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
-    from slotkit.training.export import SLOT_FILE
-    from slotkit.training.export import export as export_run
+    from slotkit.export import SLOT_FILE
+    from slotkit.export import export as export_run
 
-    changes = [] if data_dir is None else [Layer("--data-dir", {"data.dir": data_dir})]
+    changes = [] if data_dir is None else [Overrides("--data-dir", {"data.dir": data_dir})]
     done = export_run(folder, checkpoint, out, onnx, changes)
     if as_json:
         print_json(done.as_dict())

@@ -12,7 +12,7 @@ from slotkit.cli.output import percent, print_json, progress, table
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from slotkit.config import Layer
+    from slotkit.config import Overrides
     from slotkit.runs.folder import RunFolder
 
 
@@ -81,19 +81,26 @@ def finetune(
 
 def _layers(
     parent: RunFolder, recipe: str | None, flags: dict[str, dict[str, Any]], assignments: list[str]
-) -> list[Layer]:
+) -> list[Overrides]:
     from slotkit import recipes
-    from slotkit.config import Layer, parse_assignment
+    from slotkit.config import Overrides, parse_assignment
 
-    lower = [] if recipe is None else recipes.load(recipe, "finetune").layers(parent.config().slots.k)
+    lower = [] if recipe is None else recipes.load(recipe, "finetune").overrides(parent.config().slots.k)
     given = [
-        Layer(flag, values) for flag, values in flags.items() if all(v is not None for v in values.values())
+        Overrides(flag, values)
+        for flag, values in flags.items()
+        if all(v is not None for v in values.values())
     ]
     return [*lower, *given, *(parse_assignment(text) for text in assignments)]
 
 
 def _run(
-    parent: RunFolder, which: list[str], layers: list[Layer], scratch: bool, runs_dir: Path, name: str | None
+    parent: RunFolder,
+    which: list[str],
+    layers: list[Overrides],
+    scratch: bool,
+    runs_dir: Path,
+    name: str | None,
 ) -> RunFolder:
     from slotkit.training.experiment import StoppedError
     from slotkit.training.finetune import finetune as finetune_run

@@ -70,8 +70,8 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Rebuild the exact weights of any step from seed and flips, as a checkpoint."""
+    from slotkit.recording.replay import selections, write_checkpoint
     from slotkit.runs.folder import RunFolder, default_runs_dir
-    from slotkit.runs.replay import selections, write_checkpoint
 
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
     start, then = selections(folder, 0), selections(folder, step)

@@ -14,7 +14,7 @@ from slotkit.errors import SlotkitError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from slotkit.config import Layer, Resolved
+    from slotkit.config import Overrides, Resolved
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import Report
 
@@ -119,22 +119,22 @@ def _resolve(
     recipe: str | None, flags: dict[str, tuple[str, Any]], assignments: list[str], seed: int | None
 ) -> Resolved:
     from slotkit import recipes
-    from slotkit.config import Layer, resolve
+    from slotkit.config import Overrides, resolve
 
     upper = _layers(flags, assignments)
     if seed is not None:
-        upper.append(Layer("--seed", dict.fromkeys(SEED_PATHS, seed)))
+        upper.append(Overrides("--seed", dict.fromkeys(SEED_PATHS, seed)))
     lower = []
     if recipe is not None:
         own_k = resolve(upper).config.slots.k if any("slots.k" in layer.values for layer in upper) else None
-        lower = recipes.load(recipe, "train").layers(own_k)
+        lower = recipes.load(recipe, "train").overrides(own_k)
     return resolve([*lower, *upper])
 
 
-def _layers(flags: dict[str, tuple[str, Any]], assignments: list[str]) -> list[Layer]:
-    from slotkit.config import Layer, parse_assignment
+def _layers(flags: dict[str, tuple[str, Any]], assignments: list[str]) -> list[Overrides]:
+    from slotkit.config import Overrides, parse_assignment
 
-    given = [Layer(flag, {path: value}) for flag, (path, value) in flags.items() if value is not None]
+    given = [Overrides(flag, {path: value}) for flag, (path, value) in flags.items() if value is not None]
     return [*given, *(parse_assignment(text) for text in assignments)]
 
 
@@ -171,7 +171,7 @@ def _start(resolved: Resolved, runs_dir: Path, name: str | None, report: Report)
     return run(resolved, runs_dir, name, report)
 
 
-def _resume(wanted: str, runs_dir: Path, changes: list[Layer], report: Report) -> RunFolder:
+def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import resume
 

@@ -1,7 +1,8 @@
 """Every setting of a run: its type, its default, what it means and, once resolved, where it came from.
 
-Settings are layered: default < recipe < --set and flags. A layer is a flat mapping from dotted
-paths ("training.lr") to values; `resolve` merges layers, checks them and keeps each value's origin.
+Every setting has a default. A recipe overrides defaults; `--set` and flags override the recipe. Overrides
+are a flat mapping from dotted paths ("training.lr") to values. `resolve` lays them over the defaults in
+order, checks the result and keeps where each value came from.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class SlotSettings(Section):
         "auto", description="latent form: keep options and scores, or recompute them when needed"
     )
     others: Literal["frozen", "trained", "kept"] = Field(
-        "frozen", description="what becomes of biases and norms"
+        "frozen", description="what becomes of the non-slot parameters (biases, norms)"
     )
     where: tuple[str, ...] | None = Field(
         None, description="names or patterns of the weights that become reels"
@@ -178,7 +179,7 @@ class Config(Section):
 
 
 @dataclass(frozen=True)
-class Layer:
+class Overrides:
     """Some settings and where they come from ("recipe paper-lenet-greedy", "--lr")."""
 
     origin: str
@@ -210,25 +211,25 @@ def flatten(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path, value
 
 
-def resolve(layers: Sequence[Layer]) -> Resolved:
-    """Merge layers, later ones over earlier ones, and check the result.
+def resolve(overrides: Sequence[Overrides]) -> Resolved:
+    """Lay `overrides` over the defaults, later ones over earlier ones, and check the result.
 
     Raises SlotkitError with one sentence for the first setting that is wrong, naming its origin.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer in layers:
-        for path, value in layer.values.items():
-            _check_path(path, layer.origin)
-            values[path], origins[path] = value, layer.origin
+    for given in overrides:
+        for path, value in given.values.items():
+            _check_path(path, given.origin)
+            values[path], origins[path] = value, given.origin
     try:
         return Resolved(Config.model_validate(_nest(values)), origins)
     except ValidationError as fault:
         raise SlotkitError(_sentence(fault, origins)) from None
 
 
-def parse_assignment(text: str) -> Layer:
-    """ "training.lr=0.2" -> a layer; the value is read as TOML, and as plain text where it is none."""
+def parse_assignment(text: str) -> Overrides:
+    """ "training.lr=0.2" -> overrides; the value is read as TOML, and as plain text where it is none."""
     import tomllib
 
     path, equals, value = text.partition("=")
@@ -238,7 +239,7 @@ def parse_assignment(text: str) -> Layer:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    return Layer(f"--set {path.strip()}", {path.strip(): parsed})
+    return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:

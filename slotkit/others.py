@@ -1,4 +1,4 @@
-"""What becomes of the parameters that are not reels: biases, norms, embeddings."""
+"""What becomes of the non-slot parameters, those that are not reels: biases, norms, embeddings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ OTHERS = ("frozen", "trained", "kept")
 
 
 def check_others(others: str) -> None:
-    """Raise SlotkitError unless it is one of OTHERS."""
+    """Raise SlotkitError unless `others` is one of OTHERS."""
     if others not in OTHERS:
         raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
 
 
 def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[str, nn.Parameter]:
-    """Freeze or keep every parameter that is not picked; return those that are to be trained.
+    """Treat the non-slot parameters of `model` as `others` says; return those to train, by full name.
 
-    "frozen": biases become 0 and norms the identity, anything else keeps its value, nothing is
-    trained (the paper's networks). "kept": all keep their values, nothing is trained (the CENG501
-    code, whose biases stay where torch put them). "trained": all are trained.
+    "frozen": biases become 0 and norms the identity; any other parameter keeps its value. None is
+        trained. The paper's networks are like this.
+    "kept": all keep their values, and none is trained. The CENG501 code does this: its biases stay as
+        PyTorch initialised them.
+    "trained": all keep their values for now and are trained, but for those that do not require a gradient.
+
+    The parameters of another slot machine in the same model are left alone.
     """
     reels = {id(place.parameter) for place in picked}
     reels |= {
@@ -31,10 +35,10 @@ def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[s
         for name, value in module.named_parameters(recurse=False)
         if is_claimed(value, [(module, name)])
     }
-    rest = {name: value for name, value in model.named_parameters() if id(value) not in reels}
+    non_slot = {name: value for name, value in model.named_parameters() if id(value) not in reels}
     if others == "trained":
-        return {name: value for name, value in rest.items() if value.requires_grad}
-    for value in rest.values():
+        return {name: value for name, value in non_slot.items() if value.requires_grad}
+    for value in non_slot.values():
         value.requires_grad_(False)
     if others == "frozen":
         for module in model.modules():

@@ -1,18 +1,18 @@
-"""Settings: layers, origins, and the sentences for what is refused."""
+"""Settings: overrides, origins, and the sentences for what is refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from slotkit.config import Config, Layer, flatten, parse_assignment, resolve, setting_paths
+from slotkit.config import Config, Overrides, flatten, parse_assignment, resolve, setting_paths
 from slotkit.errors import SlotkitError
 
 
-def test_later_layers_win_and_every_value_knows_its_origin() -> None:
+def test_later_overrides_win_and_every_value_knows_its_origin() -> None:
     resolved = resolve(
         [
-            Layer("recipe r", {"training.lr": 0.2, "slots.k": 4}),
-            Layer("--lr", {"training.lr": 0.5}),
+            Overrides("recipe r", {"training.lr": 0.2, "slots.k": 4}),
+            Overrides("--lr", {"training.lr": 0.5}),
         ]
     )
     told = {path: (value, origin) for path, value, origin in resolved.explain()}
@@ -24,15 +24,15 @@ def test_later_layers_win_and_every_value_knows_its_origin() -> None:
 
 def test_explained_settings_resolve_to_the_same_configuration() -> None:
     resolved = resolve(
-        [Layer("test", {"model.options.padding": "same", "data.mean": [0.5], "data.std": [1.0]})]
+        [Overrides("test", {"model.options.padding": "same", "data.mean": [0.5], "data.std": [1.0]})]
     )
     given = {path: value for path, value, _ in resolved.explain() if value is not None}
-    assert resolve([Layer("again", given)]).config == resolved.config
+    assert resolve([Overrides("again", given)]).config == resolved.config
 
 
 def test_network_options_pass_through_one_by_one() -> None:
     resolved = resolve(
-        [Layer("a", {"model.options.bias": True}), Layer("b", {"model.options.padding": "same"})]
+        [Overrides("a", {"model.options.bias": True}), Overrides("b", {"model.options.padding": "same"})]
     )
     assert resolved.config.model.options == {"bias": True, "padding": "same"}
 
@@ -48,9 +48,9 @@ def test_network_options_pass_through_one_by_one() -> None:
     ],
 )
 def test_an_assignment_is_read_as_toml_or_as_text(text: str, path: str, value: object) -> None:
-    layer = parse_assignment(text)
-    assert layer.values == {path: value}
-    assert layer.origin == f"--set {path}"
+    given = parse_assignment(text)
+    assert given.values == {path: value}
+    assert given.origin == f"--set {path}"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_an_assignment_is_read_as_toml_or_as_text(text: str, path: str, value: o
 )
 def test_a_bad_setting_is_one_sentence_with_its_origin(path: str, value: object, sentence: str) -> None:
     with pytest.raises(SlotkitError) as fault:
-        resolve([Layer("here", {path: value})])
+        resolve([Overrides("here", {path: value})])
     assert sentence in str(fault.value)
 
 
@@ -83,7 +83,7 @@ def test_an_assignment_without_a_name_or_value_is_refused(text: str) -> None:
     ("short", "plain"), [("GS", "greedy"), ("ps", "probabilistic"), ("greedy", "greedy")]
 )
 def test_the_papers_short_names_of_selections_are_known(short: str, plain: str) -> None:
-    assert resolve([Layer("here", {"slots.selection": short})]).config.slots.selection == plain
+    assert resolve([Overrides("here", {"slots.selection": short})]).config.slots.selection == plain
 
 
 def test_a_configuration_can_not_be_changed() -> None:

@@ -37,8 +37,8 @@ def _unchanged(images: Tensor, draws: torch.Generator) -> Tensor:
     return images
 
 
-# torchvision.transforms.v2 draws once a batch: all of its images would be flipped, or none, and cropped at
-# one place. Hence the next two functions, which draw once an image.
+# torchvision.transforms.v2 draws once for a whole batch: it would flip all images or none, and crop all at
+# the same place. The next two functions draw once for each image instead.
 def _flip(images: Tensor, draws: torch.Generator) -> Tensor:
     mirrored = (torch.rand(len(images), generator=draws) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

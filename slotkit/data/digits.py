@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -9,10 +11,11 @@ from sklearn.model_selection import train_test_split
 
 from slotkit.data.images import Dataset, ImageSet
 from slotkit.data.pictures import resize
+from slotkit.data.source import Source
 
 
-def load(size: int | None) -> Dataset:
-    """1,437 training and 360 test images of shape (1, 8, 8), or (1, size, size).
+def load(source: Source, place: Path, size: int | None) -> Dataset:
+    """1,437 training and 360 test images of shape (1, 8, 8), or (1, size, size); `place` is not read.
 
     scikit-learn's values 0 to 16 become round(v * 255 / 16). The set has no official test half: a fifth of
     it, stratified by class, is drawn with a fixed state, so every run and every seed has the same test set.
@@ -25,4 +28,4 @@ def load(size: int | None) -> Dataset:
     train, test = train_test_split(
         torch.arange(len(everything)), test_size=0.2, random_state=0, stratify=digits.target
     )
-    return Dataset("digits", everything.subset(train), everything.subset(test), tuple("0123456789"))
+    return Dataset(source.name, everything.subset(train), everything.subset(test), tuple("0123456789"))

@@ -49,3 +49,13 @@ def parquet_files(folder: Path, half: str) -> list[Path]:
             "Add the missing files or remove those of another download."
         )
     return found
+
+
+def holds_parquet_files(folder: Path) -> bool:
+    """Whether `folder` has parquet files of both halves. Raises SlotkitError as `parquet_files` does."""
+    return all(parquet_files(folder, half) for half in ("train", "test"))
+
+
+def holds_class_folders(folder: Path) -> bool:
+    """Whether `folder` has the folders `train` and `test`; their content is not looked at."""
+    return all((folder / half).is_dir() for half in ("train", "test"))

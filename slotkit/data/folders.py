@@ -12,28 +12,29 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from slotkit.data.files import naming
 from slotkit.data.images import Dataset, ImageSet
 from slotkit.data.pictures import decode_halves
+from slotkit.data.source import Source
 from slotkit.errors import SlotkitError
 
 
-def load(folder: Path, size: int | None) -> Dataset:
-    """Read every picture of `folder`; classes are the names of the folders in `train`, sorted.
+def load(source: Source, place: Path, size: int | None) -> Dataset:
+    """Read every picture of `place`; classes are the names of the folders in `train`, sorted.
 
     With a `size`, each picture is stretched to size x size pixels.
 
     Raises SlotkitError if a half or a class is missing or empty, if a picture cannot be read, or if sizes
     differ and no `size` is given.
     """
-    train, test = _listed(folder / "train"), _listed(folder / "test")
+    train, test = _listed(place / "train"), _listed(place / "test")
     strays = sorted(set(train.classes) ^ set(test.classes))
     if strays:
         half, other = ("train", "test") if strays[0] in train.classes else ("test", "train")
         raise SlotkitError(
-            f"class {strays[0]!r} is in {folder / half} but not in {folder / other}; both need the same "
+            f"class {strays[0]!r} is in {place / half} but not in {place / other}; both need the same "
             "classes. Add the folder there or remove it here."
         )
     train_images, test_images = decode_halves(_encoded(train), _encoded(test), size)
     return Dataset(
-        f"imagefolder:{folder}",
+        f"imagefolder:{place}",
         ImageSet(train_images, torch.tensor(train.targets, dtype=torch.int64)),
         ImageSet(test_images, torch.tensor(test.targets, dtype=torch.int64)),
         tuple(train.classes),

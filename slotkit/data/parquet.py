@@ -15,6 +15,7 @@ from torch import Tensor
 from slotkit.data.files import naming, parquet_files
 from slotkit.data.images import Dataset, ImageSet, first_stray_label
 from slotkit.data.pictures import decode_halves
+from slotkit.data.source import Source
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = ("label", "fine_label")
 
 
-def load(folder: Path, size: int | None) -> Dataset:
-    """Read train-*.parquet and test-*.parquet of `folder` or `folder/data`.
+def load(source: Source, place: Path, size: int | None) -> Dataset:
+    """Read train-*.parquet and test-*.parquet of `place` or `place/data`.
 
     Each row has one encoded picture, in the `bytes` field of a struct column, and an integer class, in the
     column `label` or `fine_label`. Class names come from the hub's schema metadata; without it they are
@@ -32,8 +33,8 @@ def load(folder: Path, size: int | None) -> Dataset:
 
     Raises SlotkitError if pyarrow or files are missing, and for a damaged file, row or label.
     """
-    train = [_read(path) for path in _required(folder, "train")]
-    test = [_read(path) for path in _required(folder, "test")]
+    train = [_read(path) for path in _required(place, "train")]
+    test = [_read(path) for path in _required(place, "test")]
     classes = _classes([*train, *test])
     for part in (*train, *test):
         row = first_stray_label(part.labels, len(classes))
@@ -45,7 +46,7 @@ def load(folder: Path, size: int | None) -> Dataset:
     images = decode_halves(_encoded(train), _encoded(test), size)
     labels = (torch.cat([part.labels for part in half]) for half in (train, test))
     train_set, test_set = (ImageSet(*pair) for pair in zip(images, labels, strict=True))
-    return Dataset(f"parquet:{folder}", train_set, test_set, classes)
+    return Dataset(f"parquet:{place}", train_set, test_set, classes)
 
 
 class _Part:

@@ -1,15 +1,13 @@
-"""What is known about a dataset before it is read, and whether its files are there."""
+"""What is known about a dataset before it is read. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from slotkit.data.files import fetch_command, naming
 from slotkit.errors import SlotkitError
-
-Kind = Literal["bundled", "idx", "cifar", "svhn", "imagefolder", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -17,19 +15,23 @@ class Source:
     """What is known about a dataset before it is read.
 
     name: as typed by the user; `imagefolder:DIR` and `parquet:DIR` stand for a folder of the user's.
-    kind: how it is stored, which decides who reads it.
+    reader: the module that reads it, imported when it is needed: `load(source, place, size)`, and
+        `fetch(source, place)` if there is something to download. `place` is the folder after the colon, or
+        else the data folder.
     classes: the number of classes, None where only the files know it.
     image_shape: channels x height x width, as text.
     validation_share: the default fraction of the training images that select a model.
     mean, std: one number a channel, of the training images scaled to [0, 1]; None where they are unknown.
     download_size: of all files to download, as text; None if there is nothing to download.
     torchvision_class: the class in torchvision.datasets, "" if torchvision does not know the dataset.
+    layout: how torchvision stores it (idx, cifar or svhn), "" if torchvision does not know the dataset.
     files: paths below the data folder; empty for a dataset that does not live there.
+    is_there: for a folder of the user's: whether it looks complete, from the names in it alone.
     """
 
     name: str
     description: str
-    kind: Kind
+    reader: str
     classes: int | None
     image_shape: str
     validation_share: float
@@ -37,11 +39,13 @@ class Source:
     std: tuple[float, ...] | None = None
     download_size: str | None = None
     torchvision_class: str = ""
+    layout: str = ""
     files: tuple[str, ...] = ()
+    is_there: Callable[[Path], bool] | None = None
 
-    def is_in(self, data_dir: Path) -> bool:
-        """Whether each of `files` is in `data_dir`; says nothing of their content."""
-        return self.first_missing(data_dir) is None
+    def is_in(self, place: Path) -> bool:
+        """Whether its files are in `place`; says nothing of their content."""
+        return self.is_there(place) if self.is_there else self.first_missing(place) is None
 
     def first_missing(self, data_dir: Path) -> str | None:
         """The first of `files` that is not in `data_dir`, or None."""

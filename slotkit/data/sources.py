@@ -1,13 +1,17 @@
-"""The registry of datasets: find one by name, load it, fetch it. Importing it does not import torch."""
+"""The registry of datasets: find one by name, load it, fetch it. Importing it does not import torch.
+
+A new dataset is one file that reads it (`Source.reader`) and one entry in `_ALL`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
-from slotkit.data.files import parquet_files
+from slotkit.data.files import holds_class_folders, holds_parquet_files
 from slotkit.data.source import Source
 from slotkit.errors import SlotkitError
 
@@ -27,7 +31,7 @@ _ALL = (
     Source(
         "digits",
         "1,797 handwritten digits that come with scikit-learn; needs no download",
-        "bundled",
+        "slotkit.data.digits",
         classes=10,
         image_shape="1 x 8 x 8",
         validation_share=0.15,
@@ -37,7 +41,7 @@ _ALL = (
     Source(
         "mnist",
         "60,000 + 10,000 handwritten digits",
-        "idx",
+        "slotkit.data.vision",
         classes=10,
         image_shape="1 x 28 x 28",
         validation_share=0.15,
@@ -45,12 +49,13 @@ _ALL = (
         std=(0.3081,),
         download_size="12 MB",
         torchvision_class="MNIST",
+        layout="idx",
         files=_idx_files("MNIST"),
     ),
     Source(
         "fashionmnist",
         "60,000 + 10,000 pieces of clothing",
-        "idx",
+        "slotkit.data.vision",
         classes=10,
         image_shape="1 x 28 x 28",
         validation_share=0.15,
@@ -58,12 +63,13 @@ _ALL = (
         std=(0.3530,),
         download_size="31 MB",
         torchvision_class="FashionMNIST",
+        layout="idx",
         files=_idx_files("FashionMNIST"),
     ),
     Source(
         "kmnist",
         "60,000 + 10,000 cursive Japanese characters (Kuzushiji-MNIST)",
-        "idx",
+        "slotkit.data.vision",
         classes=10,
         image_shape="1 x 28 x 28",
         validation_share=0.15,
@@ -71,12 +77,13 @@ _ALL = (
         std=(0.3483,),
         download_size="21 MB",
         torchvision_class="KMNIST",
+        layout="idx",
         files=_idx_files("KMNIST"),
     ),
     Source(
         "cifar10",
         "50,000 + 10,000 photographs of animals and vehicles",
-        "cifar",
+        "slotkit.data.vision",
         classes=10,
         image_shape="3 x 32 x 32",
         validation_share=0.10,
@@ -84,6 +91,7 @@ _ALL = (
         std=(0.247, 0.243, 0.261),
         download_size="170 MB",
         torchvision_class="CIFAR10",
+        layout="cifar",
         files=tuple(
             f"cifar-10-batches-py/{name}"
             for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
@@ -92,7 +100,7 @@ _ALL = (
     Source(
         "cifar100",
         "50,000 + 10,000 photographs in 100 fine classes",
-        "cifar",
+        "slotkit.data.vision",
         classes=100,
         image_shape="3 x 32 x 32",
         validation_share=0.10,
@@ -100,12 +108,13 @@ _ALL = (
         std=(0.2673, 0.2564, 0.2762),
         download_size="169 MB",
         torchvision_class="CIFAR100",
+        layout="cifar",
         files=tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
     ),
     Source(
         "svhn",
         "73,257 + 26,032 house numbers from street views",
-        "svhn",
+        "slotkit.data.vision",
         classes=10,
         image_shape="3 x 32 x 32",
         validation_share=0.10,
@@ -113,23 +122,26 @@ _ALL = (
         std=(0.1980, 0.2010, 0.1970),
         download_size="246 MB",
         torchvision_class="SVHN",
+        layout="svhn",
         files=("train_32x32.mat", "test_32x32.mat"),
     ),
     Source(
         "imagefolder:DIR",
         "pictures in DIR/train/CLASS/* and DIR/test/CLASS/*",
-        "imagefolder",
+        "slotkit.data.folders",
         classes=None,
         image_shape="that of the pictures",
         validation_share=0.10,
+        is_there=holds_class_folders,
     ),
     Source(
         "parquet:DIR",
         "DIR/train-*.parquet and DIR/test-*.parquet from the Hugging Face hub",
-        "parquet",
+        "slotkit.data.parquet",
         classes=None,
         image_shape="that of the pictures",
         validation_share=0.10,
+        is_there=holds_parquet_files,
     ),
 )
 
@@ -152,11 +164,7 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
 def is_present(name: str, data_dir: Path | None) -> bool:
     """Whether the files of `name` are in place. Their content is not looked at; torch is not imported."""
     source, folder = _resolve(name)
-    if source.kind == "imagefolder":
-        return all((folder / half).is_dir() for half in ("train", "test"))
-    if source.kind == "parquet":
-        return all(parquet_files(folder, half) for half in ("train", "test"))
-    return source.is_in(resolve_data_dir(data_dir))
+    return source.is_in(_place(source, folder, data_dir))
 
 
 def load(dataset: str, data_dir: Path | None, size: int | None = None, download: bool = False) -> Dataset:
@@ -174,24 +182,10 @@ def load(dataset: str, data_dir: Path | None, size: int | None = None, download:
     source, folder = _resolve(dataset)
     if size is not None and size < 1:
         raise SlotkitError(f"size came as {size}; accepted is a number of pixels from 1 up, such as 32.")
-    if source.kind == "bundled":
-        from slotkit.data import digits
-
-        return digits.load(size)
-    if source.kind == "imagefolder":
-        from slotkit.data import folders
-
-        return folders.load(folder, size)
-    if source.kind == "parquet":
-        from slotkit.data import parquet
-
-        return parquet.load(folder, size)
-    from slotkit.data import vision
-
-    root = resolve_data_dir(data_dir)
-    if download and not source.is_in(root):
-        vision.fetch(source, root)
-    return vision.load(source, root, size)
+    reader, place = _reader(source), _place(source, folder, data_dir)
+    if download and source.download_size is not None and not source.is_in(place):
+        reader.fetch(source, place)
+    return reader.load(source, place, size)
 
 
 def fetch(name: str, data_dir: Path | None) -> Path:
@@ -205,11 +199,26 @@ def fetch(name: str, data_dir: Path | None) -> Path:
         raise SlotkitError(
             f"{source.name} is not downloaded: {source.description}. Datasets to fetch are {fetchable}."
         )
-    from slotkit.data import vision
-
     root = resolve_data_dir(data_dir)
-    vision.fetch(source, root)
+    _reader(source).fetch(source, root)
     return root
+
+
+class _Reader(Protocol):
+    """A module that `Source.reader` names."""
+
+    def load(self, source: Source, place: Path, size: int | None) -> Dataset: ...
+
+    def fetch(self, source: Source, place: Path) -> None: ...
+
+
+def _reader(source: Source) -> _Reader:
+    return cast(_Reader, import_module(source.reader))
+
+
+def _place(source: Source, folder: Path, data_dir: Path | None) -> Path:
+    """Where the source lies: the user's own folder, or the data folder."""
+    return folder if source.is_there else resolve_data_dir(data_dir)
 
 
 def _resolve(name: str) -> tuple[Source, Path]:

@@ -26,7 +26,7 @@ def load(source: Source, data_dir: Path, size: int | None) -> Dataset:
     """
     require(source, data_dir)
     verify(source, data_dir)
-    train, test, classes = _READERS[source.kind](source, data_dir)
+    train, test, classes = _READERS[source.layout](source, data_dir)
     if size is not None:
         train = ImageSet(resize(train.images, size), train.labels)
         test = ImageSet(resize(test.images, size), test.labels)
@@ -43,7 +43,7 @@ def fetch(source: Source, data_dir: Path) -> None:
     if not source.is_in(data_dir):
         constructor = _torchvision_class(source)
         try:
-            if source.kind == "svhn":
+            if source.layout == "svhn":
                 for half in ("train", "test"):
                     constructor(data_dir, split=half, download=True)
             else:
@@ -58,7 +58,7 @@ def fetch(source: Source, data_dir: Path) -> None:
 def verify(source: Source, data_dir: Path) -> None:
     """Raise SlotkitError, naming the file, if one of `source` is unreadable or not what it should be."""
     remedy = _remedy(source, data_dir)
-    if source.kind == "idx":
+    if source.layout == "idx":
         for file in source.files:
             idx.check(data_dir / file, 3 if "images" in file else 1, remedy)
         return
@@ -110,7 +110,7 @@ def _torchvision_class(source: Source) -> Any:
 def _checksums(source: Source) -> dict[str, str]:
     """Path below the data folder -> md5, from torchvision's own lists."""
     known = _torchvision_class(source)
-    if source.kind == "svhn":
+    if source.layout == "svhn":
         return {name: md5 for _, name, md5 in (known.split_list["train"], known.split_list["test"])}
     listed = [*known.train_list, *known.test_list, (known.meta["filename"], known.meta["md5"])]
     return {f"{known.base_folder}/{name}": md5 for name, md5 in listed}
@@ -119,9 +119,9 @@ def _checksums(source: Source) -> dict[str, str]:
 def _downloads(source: Source, data_dir: Path) -> list[tuple[str, Path]]:
     """What torchvision downloads: (address, the path where it looks for it first)."""
     known = _torchvision_class(source)
-    if source.kind == "svhn":
+    if source.layout == "svhn":
         return [(url, data_dir / name) for url, name, _ in map(known.split_list.get, ("train", "test"))]
-    if source.kind == "cifar":
+    if source.layout == "cifar":
         return [(known.url, data_dir / known.filename)]
     folder = data_dir / source.torchvision_class / "raw"
     return [(known.mirrors[0] + name, folder / name) for name, _ in known.resources]

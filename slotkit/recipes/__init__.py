@@ -1,4 +1,4 @@
-"""Recipes: every experiment of the sources as a TOML file, one a row.
+"""Recipes: every experiment of the sources, each a TOML file.
 
 A recipe has a table `about` (source, differences, expected), settings in the tables of
 `slotkit.config.Config`, and any number of `[[for_k]]` entries whose settings hold where K is above
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from slotkit.config import Layer, flatten
+from slotkit.config import Overrides, flatten
 from slotkit.errors import SlotkitError
 
 
@@ -40,12 +40,12 @@ class Recipe:
         """The command that it is for: "train" or "finetune"."""
         return "finetune" if self.name.startswith("finetune-") else "train"
 
-    def layers(self, k: int | None = None) -> list[Layer]:
-        """Its settings as layers for `slotkit.config.resolve`; k overrides the recipe's own K."""
+    def overrides(self, k: int | None = None) -> list[Overrides]:
+        """Its settings for `slotkit.config.resolve`; `k` takes the place of the recipe's own K."""
         chosen = k if k is not None else self.settings.get("slots.k", 8)
-        base = Layer(f"recipe {self.name}", self.settings)
+        base = Overrides(f"recipe {self.name}", self.settings)
         return [base] + [
-            Layer(f"recipe {self.name} for k > {above}", settings)
+            Overrides(f"recipe {self.name} for k > {above}", settings)
             for above, settings in self.for_k
             if chosen > above
         ]

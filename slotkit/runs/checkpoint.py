@@ -22,18 +22,19 @@ from slotkit.files import write_whole
 HEADER = "slotkit"
 FORMAT = 1
 
-# In the JSON, where a tensor was: its entry in the file. And a mapping whose keys are no strings.
+# Marks in the JSON: one stands for a tensor and names its entry in the file, one for a mapping whose keys
+# are not strings.
 TENSOR, PAIRS = "$tensor", "$pairs"
 
 
 def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
     """Write a state: nested mappings and lists of tensors, numbers, texts and None.
 
-    A tensor that is in it twice is written once.
+    A tensor that occurs twice in the state is written once.
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps({"state": _plant(state, "", tensors, {}), "about": about})
-    # One entry: safetensors writes several in any order, and equal states should be equal files.
+    # One entry only: of several, safetensors chooses the order, and equal states should give equal files.
     about_file = {"format": FORMAT, "checksum": _checksum(tree, tensors), "tree": tree}
     header = {HEADER: json.dumps(about_file)}
     write_whole(path, lambda file: save_file(tensors, file, metadata=header))
@@ -103,7 +104,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         digest.update(name.encode())
         flat = tensors[name].reshape(-1)
-        # One number alone may have any stride, and then no view as bytes.
+        # A tensor of one number may have any stride, and torch then refuses a view of it as bytes.
         octets = flat.as_strided(flat.shape, (1,)).view(torch.uint8)
         digest.update(memoryview(octets.numpy()))  # type: ignore[arg-type]
     return digest.hexdigest()

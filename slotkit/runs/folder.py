@@ -46,7 +46,7 @@ class RunFolder:
         environment: Mapping[str, Any],
         parent: Mapping[str, Any] | None = None,
     ) -> RunFolder:
-        """A new folder with the resolved configuration in it, and the run that it goes back to, if any.
+        """Make a new folder and write the resolved configuration into it, and the parent run if there is one.
 
         Raises SlotkitError if a run of that name is there or the folder can't be made.
         """
@@ -81,7 +81,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training here. The system unlocks it when this process ends, however.
+        """Keep other processes from training here. The lock ends with this process, even if it is killed.
 
         Raises SlotkitError if another process has it.
         """
@@ -98,13 +98,13 @@ class RunFolder:
             lock.release()
 
     def sweep(self) -> None:
-        """Delete what a process that was killed left of files it was writing (safetensors has its own)."""
+        """Delete the temporary files, ours and those of safetensors, that a killed process has left."""
         for pattern in ("*.tmp", ".tmp*"):
             for left in self.path.rglob(pattern):
                 left.unlink()
 
     def status(self) -> str:
-        """That of the summary; "killed" if it says running and no process is."""
+        """The status in the summary, or "killed" if that is "running" and no process trains here."""
         status = str(self.summary()["status"])
         if status != "running":
             return status
@@ -186,7 +186,7 @@ class RunFolder:
         self._append(name, json.dumps(entry))
 
     def settle_metrics(self) -> int:
-        """See to it that the metrics are on the disk. Returns their size in bytes."""
+        """Flush the metrics to the disk. Returns their size in bytes."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return 0
@@ -195,7 +195,7 @@ class RunFolder:
         return path.stat().st_size
 
     def cut_metrics(self, size: int) -> None:
-        """Leave the first `size` bytes of the metrics."""
+        """Keep the first `size` bytes of the metrics and remove the rest."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             os.truncate(path, size)
@@ -221,7 +221,7 @@ class RunFolder:
 
 
 def default_runs_dir() -> Path:
-    """SLOTKIT_RUNS, else ./runs."""
+    """Where runs lie: the variable SLOTKIT_RUNS, else ./runs."""
     return Path(os.environ.get("SLOTKIT_RUNS", "runs"))
 
 
@@ -233,7 +233,7 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
 
 
 def default_name(config: Config) -> str:
-    """Date, time, and what tells runs apart, such as "20261121-204501-lenet-digits-k8-greedy-s0"."""
+    """A name from date, time and the main settings, such as "20261121-204501-lenet-digits-k8-greedy-s0"."""
     kind = f"k{config.slots.k}-{config.slots.selection}" if config.method == "slot" else "learned"
     dataset = Path(config.data.dataset.partition(":")[2] or config.data.dataset).name
     model = config.model.name.replace("/", "-")
@@ -241,7 +241,7 @@ def default_name(config: Config) -> str:
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """What a reported number has to say about where it was made."""
+    """Where a number was measured: device, threads, versions and so on, as a report has to say."""
     return {
         "command": " ".join(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

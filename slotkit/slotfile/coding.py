@@ -1,4 +1,5 @@
-"""Selected indices as bytes: so many bits each, or entropy-coded. Pure integers: the same bytes everywhere.
+"""Selected indices as bytes: a fixed number of bits each, or entropy-coded. Only integers are used, so the
+bytes are the same on every machine.
 
 The entropy coder is rANS with a 64-bit state, 32-bit words and frequencies that sum to 2**24: the
 `AnsCoder` of the library constriction. docs/export.md has a decoder of a few lines beside the format.
@@ -17,7 +18,7 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 
 PRECISION = 24
-# A histogram of more symbols than that costs more than it saves.
+# With more symbols than this, the histogram in the file costs more than the entropy coding saves.
 LARGEST_ALPHABET = 1025
 
 
@@ -82,7 +83,7 @@ def encode(symbols: Tensor, alphabet: int) -> tuple[bytes, list[int]]:
 
 def decode(data: bytes, counts: Sequence[int]) -> Tensor:
     """`encode` backwards. Raises SlotkitError if these bytes are not what `encode` made with these counts."""
-    # Most garbage has the wrong length: found here, it costs no time.
+    # Most damaged input has the wrong length, which is quick to find.
     if len(data) % 4 or abs(len(data) - _expected_bytes(counts)) > 16 + len(data) // 1000:
         raise SlotkitError(f"{len(data)} bytes can't hold symbols with these counts")
     words = np.frombuffer(data, "<u4").astype(np.uint32)

@@ -56,7 +56,7 @@ class ReelRecord(Strict):
 
 
 class Metadata(Strict):
-    """Everything about a slot file but the bytes of its tensors."""
+    """Everything in a slot file except the bytes of its tensors."""
 
     format: Literal[1]
     made_by: str = Field(max_length=64)
@@ -88,7 +88,7 @@ class Metadata(Strict):
 
     @property
     def names(self) -> list[str]:
-        """Every tensor of the network that this file tells."""
+        """Every tensor of the network that this file describes."""
         return [record.name for record in self.reels] + [*self.zeros, *self.ones, *self.stored]
 
     @property

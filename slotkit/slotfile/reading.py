@@ -115,7 +115,7 @@ def _metadata(file: Any) -> Metadata:
 
 
 def _check_entries(file: Any, about: Metadata) -> None:
-    """The file has the payloads that the metadata tells, each of the right type and length."""
+    """Check that the file has the payloads that the metadata names, each of the right type and length."""
     there, told = set(file.keys()), set(about.payloads)
     if there != told:
         odd = sorted(there ^ told)
@@ -131,7 +131,7 @@ def _check_entries(file: Any, about: Metadata) -> None:
 
 
 def _check_network(about: Metadata, outline: Outline, file: Any) -> None:
-    """The metadata tells each tensor of the network, with its shape and type."""
+    """Check that the metadata names each tensor of the network, with its shape and type."""
     own = outline.own
     if set(about.names) != set(own):
         odd = sorted(set(about.names) ^ set(own))
@@ -170,7 +170,7 @@ def _read(file: Any, about: Metadata) -> dict[str, Tensor]:
 
 def _state(about: Metadata, outline: Outline, payloads: dict[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor of the network by its first name."""
-    # All are decoded before the first option is made: garbage is found early.
+    # All indices are decoded before any option is computed, so that damaged ones are found early.
     coded = {r.name: _decode(about, r, bytes(raw(payloads[INDICES + r.name]))) for r in about.reels}
     state = {}
     for record in about.reels:

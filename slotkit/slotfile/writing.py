@@ -173,7 +173,7 @@ def _check_weights(reel: Reel, selected: Tensor, weight: Tensor) -> None:
 
 
 def _code(reel: Reel, selected: Tensor) -> tuple[bytes, list[int] | None]:
-    """The shorter of the two codings; counts, which cost their own text, for the entropy coding."""
+    """The shorter of the two codings, and the counts of the entropy coding, whose text adds to its length."""
     packed = pack(selected, reel.k)
     if reel.k == 1 or reel.k + 1 > LARGEST_ALPHABET:
         return packed, None

@@ -1,4 +1,4 @@
-"""How good a network is. Under probabilistic sampling that has three readings, and each is named.
+"""How good a network is. Under probabilistic sampling there are three ways to read it, and each has a name.
 
 greedy   the option with the highest score everywhere (what a reader of the paper reports)
 sample   n networks drawn from the scores: mean and spread (what the authors' loop does, n = 1)

@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from slotkit.config import Config, Layer, Resolved, flatten, resolve
+from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.files import write_whole
+from slotkit.recording.recorder import Recorder, estimated_bytes
+from slotkit.recording.trace import Trace
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder, environment
-from slotkit.runs.trace import Trace
 from slotkit.training.evaluation import Reading, read, reading_kinds
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
 from slotkit.training.prepare import Prepared, own_settings, prepare
-from slotkit.training.recorder import Recorder, estimated_bytes
 from slotkit.training.resume import FREE, continued, write_continued
 from slotkit.training.state import TrainingState
 
@@ -76,7 +76,7 @@ def run(
     return folder
 
 
-def resume(folder: RunFolder, changes: Sequence[Layer], report: Report = lambda event: None) -> RunFolder:
+def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lambda event: None) -> RunFolder:
     """Go on with a run that was stopped or killed, from its last checkpoint, to the same bits.
 
     `changes` are settings that may differ, such as more epochs; see `slotkit.training.resume`.
@@ -94,14 +94,16 @@ def resume(folder: RunFolder, changes: Sequence[Layer], report: Report = lambda 
     return folder
 
 
-def evaluate(folder: RunFolder, which: str, part: str, changes: Sequence[Layer] = ()) -> dict[str, Reading]:
+def evaluate(
+    folder: RunFolder, which: str, part: str, changes: Sequence[Overrides] = ()
+) -> dict[str, Reading]:
     """Every reading of a checkpoint ("best", "last", "epoch-N", "step-N") of a run on "validation" or "test".
 
     `changes` are settings laid over the run's own, such as another data folder or device.
     """
     state, _ = checkpoint.load(folder.checkpoint(which))
-    # Weights without scores, as `slotkit.runs.replay` writes them: an ordinary network.
-    ordinary = [Layer(f"checkpoint {which}", {"method": "learned"})] if "weights" in state else []
+    # Weights without scores, as `slotkit.recording.replay` writes them: an ordinary network.
+    ordinary = [Overrides(f"checkpoint {which}", {"method": "learned"})] if "weights" in state else []
     prepared = prepare(resolve([own_settings(folder), *ordinary, *changes]))
     prepared.trainee.load(state)
     return _readings(prepared, part)

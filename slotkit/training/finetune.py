@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slotkit.config import Layer, Resolved, resolve
+from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.models import create
+from slotkit.recording.replay import write_checkpoint
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder, environment
-from slotkit.runs.replay import write_checkpoint
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.evaluation import read
 from slotkit.training.experiment import Report, StoppedError, evaluate, run
@@ -48,7 +48,7 @@ OF_SCORES = (
 )
 
 # The authors' code: SGD, lr 0.01, momentum 0.9, nothing else. Ten epochs are ours.
-DEFAULTS = Layer(
+DEFAULTS = Overrides(
     "slotkit finetune",
     {"method": "learned", "training.epochs": 10, "training.lr": 0.01, "recording.trace": "off"},
 )
@@ -89,7 +89,7 @@ def finetune(
     parent: RunFolder,
     runs_dir: Path,
     which: Sequence[str] = ("best",),
-    layers: Sequence[Layer] = (),
+    overrides: Sequence[Overrides] = (),
     scratch: bool = False,
     name: str | None = None,
     report: Report = lambda event: None,
@@ -102,7 +102,7 @@ def finetune(
     Args:
         which: checkpoints to start from: "best", "last", "epoch-N" (see `parse_checkpoints`), or "step-N"
             of a run with a trace of every flip; its slot epochs are the whole ones before that step.
-        layers: settings of training the weights, over DEFAULTS and what the slot run has for
+        overrides: settings of training the weights, over DEFAULTS and what the slot run has for
             network, images and batches; `training.epochs` are those after the latest checkpoint.
         scratch: also train learned weights from `learned_init` for as many epochs in total.
 
@@ -113,10 +113,10 @@ def finetune(
         SlotkitError: not a slot run, no such checkpoint, a setting that may not differ;
             KeyboardInterrupt and StoppedError pass through, and the summary says so.
     """
-    resolved = settings(parent, layers)
+    resolved = settings(parent, overrides)
     branches, notes = plan(parent, which, resolved.config.training.epochs, scratch)
-    given = {path: value for layer in layers for path, value in layer.values.items() if path in PLACE}
-    source = prepare(resolve([own_settings(parent), Layer("slotkit finetune", given)]))
+    given = {path: value for each in overrides for path, value in each.values.items() if path in PLACE}
+    source = prepare(resolve([own_settings(parent), Overrides("slotkit finetune", given)]))
     folder = RunFolder.create(
         runs_dir,
         name or f"{time.strftime('%Y%m%d-%H%M%S')}-finetune-{parent.name}",
@@ -133,10 +133,10 @@ def finetune(
     return folder
 
 
-def settings(parent: RunFolder, layers: Sequence[Layer] = ()) -> Resolved:
-    """How the weights of a slot run are trained on: its own settings, DEFAULTS, then `layers`.
+def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved:
+    """How the weights of a slot run are trained on: its own settings, DEFAULTS, then `overrides`.
 
-    Raises SlotkitError if it is no slot run, or `layers` would change what has to stay.
+    Raises SlotkitError if it is no slot run, or `overrides` would change what has to stay.
     """
     parent.check_single()
     if parent.config().method != "slot":
@@ -144,17 +144,17 @@ def settings(parent: RunFolder, layers: Sequence[Layer] = ()) -> Resolved:
             f"{parent.name} has learned weights, so nothing is selected that could be finetuned. Give a slot "
             f"run; `slotkit train --resume {parent.path} --epochs N` trains this one on."
         )
-    for layer in layers:
-        for path in layer.values:
+    for given in overrides:
+        for path in given.values:
             if not path.startswith(FREE) and path not in FREE_SEEDS:
                 raise SlotkitError(
-                    f"{path} (from {layer.origin}) can't differ from the slot run's: its weights fit that "
+                    f"{path} (from {given.origin}) can't differ from the slot run's: its weights fit that "
                     "network and split. How they are trained may: training.*, recording.*, data.augment, "
                     "data.dir, learned_init, learned_others, seeds.training and seeds.reels."
                 )
     own = own_settings(parent)
     kept = {path: value for path, value in own.values.items() if path not in OF_SCORES}
-    return resolve([Layer(own.origin, kept), DEFAULTS, *layers])
+    return resolve([Overrides(own.origin, kept), DEFAULTS, *overrides])
 
 
 def parse_checkpoints(text: str) -> list[str]:
@@ -243,10 +243,10 @@ class _Comparison:
 
     def _train(self, branch: Branch) -> dict[str, Any]:
         self.tell(f"{branch.name}: {branch.network}, {branch.epochs} epochs")
-        budget = Layer("slotkit finetune: the same total", {"training.epochs": branch.epochs})
+        budget = Overrides("slotkit finetune: the same total", {"training.epochs": branch.epochs})
         origins = self.resolved.origins
         own = [
-            Layer(origins[path], {path: value})
+            Overrides(origins[path], {path: value})
             for path, value, origin in self.resolved.explain()
             if origin != "default" and value is not None
         ]
@@ -283,7 +283,7 @@ class _Comparison:
     def _slot_reading(self, which: str, part: str) -> dict[str, Any]:
         if which.startswith("step-"):
             data = self.source.config.data
-            place = Layer("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
+            place = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
             return evaluate(self.parent, which, part, [place])["learned"].as_dict()
         self._load(which)
         images = self.source.images(part)

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: metrics, log, times, and the summary as it grows."""
+"""What a run writes while it trains: metrics, log, times and the summary."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Journal:
         }
 
     def go_on(self, metrics_bytes: int) -> None:
-        """Cut the metrics off where a checkpoint has them, and count on from there."""
+        """Cut the metrics back to the length they had at a checkpoint, and continue from there."""
         self.seconds_before = float(self.folder.summary().get("seconds", 0.0))
         self.folder.cut_metrics(metrics_bytes)
         for entry in self.folder.metrics():

@@ -1,4 +1,4 @@
-"""The training loop: one for slot machines and learned weights. It yields what happens; it prints nothing."""
+"""The training loop, the same for slot machines and learned weights. It yields events and prints nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from slotkit.data.images import ImageSet
 from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
+from slotkit.recording.recorder import Recorder
 from slotkit.training.evaluation import Reading, read, selecting_kind
-from slotkit.training.recorder import Recorder
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import Trainee
 
@@ -99,7 +99,7 @@ def fit(
 def _steps(
     state: TrainingState, train: ImageSet, config: Config, recorder: Recorder | None
 ) -> Iterator[Event]:
-    """What is left of the epoch that is going on."""
+    """The remaining steps of the current epoch."""
     trainee, settings = state.trainee, config.training
     epoch, done = state.validated + 1, state.step - state.validated * state.steps_per_epoch
     trainee.model.train()

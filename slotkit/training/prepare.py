@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from slotkit.config import Config, Layer, Resolved, resolve
+from slotkit.config import Config, Overrides, Resolved, resolve
 from slotkit.data.images import Dataset, ImageSet, Split, split
 from slotkit.data.sources import find, load
 from slotkit.errors import SlotkitError
@@ -60,11 +60,11 @@ def fill_from_source(resolved: Resolved) -> Resolved:
         )
     open_paths = [path for path in defaults if getattr(data, path.removeprefix("data.")) is None]
     given = {path: value for path, value, _ in resolved.explain() if path in resolved.origins}
-    layers = [Layer(resolved.origins[path], {path: value}) for path, value in given.items()]
-    return resolve([Layer(f"dataset {source.name}", {path: defaults[path] for path in open_paths}), *layers])
+    own = [Overrides(resolved.origins[path], {path: value}) for path, value in given.items()]
+    return resolve([Overrides(f"dataset {source.name}", {path: defaults[path] for path in open_paths}), *own])
 
 
-def own_settings(folder: RunFolder) -> Layer:
-    """Every setting that a run was made with, as a layer for others to lie on."""
+def own_settings(folder: RunFolder) -> Overrides:
+    """Every setting that a run was made with, to be overridden by what is given now."""
     explained = Resolved(folder.config(), {}).explain()
-    return Layer(f"run {folder.name}", {path: value for path, value, _ in explained if value is not None})
+    return Overrides(f"run {folder.name}", {path: value for path, value, _ in explained if value is not None})

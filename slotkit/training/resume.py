@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from slotkit.config import Layer, Resolved, resolve
+from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.training.prepare import own_settings
 from slotkit.training.trainee import find_device
 
-# Where things lie and how often they are saved has no part in the bits.
+# Settings that do not change the bits of a run: where data lies, and how often a checkpoint is written.
 FREE = (
     "data.dir",
     "data.download",
@@ -22,11 +22,11 @@ FREE = (
     "recording.keep_epochs",
 )
 
-# What two environments have in common if they give the same bits.
+# Two environments that agree in these give the same bits.
 SAME = ("device", "threads", "torch", "slotkit", "numpy")
 
 
-def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
+def continued(folder: RunFolder, changes: Sequence[Overrides]) -> Resolved:
     """The run's settings with `changes`, and where each comes from. Nothing is written yet.
 
     Raises SlotkitError if it is finished, or with the differences if a setting changed that may not.
@@ -45,7 +45,7 @@ def continued(folder: RunFolder, changes: Sequence[Layer]) -> Resolved:
 
 
 def write_continued(folder: RunFolder, resolved: Resolved) -> None:
-    """Make these settings the run's; log what is not as it was where it started."""
+    """Make these settings the run's; log what differs from the environment in which it started."""
     told = folder.tables()
     folder.write_config(resolved, told["environment"], told.get("parent"))
     here = environment(str(find_device(resolved.config.training.device)), torch.get_num_threads())
@@ -72,8 +72,8 @@ def check_changes(before: Resolved, after: Resolved) -> None:
         )
 
 
-def _paths(changes: Sequence[Layer]) -> list[str]:
-    return [path for layer in changes for path in layer.values]
+def _paths(changes: Sequence[Overrides]) -> list[str]:
+    return [path for given in changes for path in given.values]
 
 
 def _show(value: Any) -> str:

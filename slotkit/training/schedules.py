@@ -33,7 +33,7 @@ def _restarts(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch:
         raise SlotkitError(
             "training.schedule is restarts, but training.restart_epochs is empty. Give e.g. [25, 75]."
         )
-    # Restarts beyond the end never happen; the cosine that training is in then ends with training.
+    # A restart after the end of training never happens: the last cosine then ends with training.
     inner = [epoch for epoch in settings.restart_epochs if epoch < settings.epochs]
     edges = [0, *inner, settings.epochs]
     cosines: list[LRScheduler] = [

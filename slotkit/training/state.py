@@ -1,4 +1,4 @@
-"""Everything that a training step changes, to be saved and taken up again with the same bits."""
+"""Everything that a training step changes, so that training can be saved and go on with the same bits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TrainingState:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def as_dict(self) -> dict[str, Any]:
-        """The trainee's state, and under "training" what goes on from there."""
+        """The trainee's state and, under "training", what else the next step depends on."""
         own = {
             "step": self.step,
             "validated": self.validated,
@@ -69,7 +69,7 @@ class TrainingState:
         self.loss = own["loss"].to(self.trainee.device)
         self.last_lr = own["last_lr"]
         self.best_accuracy, self.best_epoch = own["best_accuracy"], own["best_epoch"]
-        # Learning rates follow from the number of steps; the schedulers compute each from the one before.
+        # The learning rate follows from the number of steps; a scheduler computes each from the last.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             for _ in range(self.step):

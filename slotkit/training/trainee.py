@@ -45,7 +45,7 @@ class Trainee:
         return self.machine.optimizer(**sgd)
 
     def seed(self, number: int) -> None:
-        """Seed what dropout draws from. (torch.manual_seed looks for every kind of device: 0.3 ms.)"""
+        """Seed dropout's generator. (torch.manual_seed looks for every kind of device, and takes 0.3 ms.)"""
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)

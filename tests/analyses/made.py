@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
+from slotkit.recording.replay import first_selection, reels_of
+from slotkit.recording.trace import LEVELS, Trace, option_type
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.replay import first_selection, reels_of
-from slotkit.runs.trace import LEVELS, Trace, option_type
 
 Flip = tuple[int, int, int, int]  # step, tensor, connection, option
 
@@ -27,7 +27,7 @@ def make_run(
 ) -> RunFolder:
     """A run folder with an about.json; settings as slots__k=4."""
     values = {"slots.k": k, **{path.replace("__", "."): value for path, value in settings.items()}}
-    folder = RunFolder.create(runs_dir, name, resolve([Layer("test", values)]), {})
+    folder = RunFolder.create(runs_dir, name, resolve([Overrides("test", values)]), {})
     tensors = {name: {"shape": shape, "channel_dim": 0} for name, shape in shapes.items()}
     Trace(folder.path / "trace").write_about(
         {

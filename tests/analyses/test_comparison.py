@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from slotkit.analyses.comparison import group_labels, mean_and_interval, run_names
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.runs.folder import RunFolder
 
 
 def run(place: Path, name: str, origin: str = "--set", **settings: object) -> RunFolder:
     values = {path.replace("__", "."): value for path, value in settings.items()}
-    return RunFolder.create(place, name, resolve([Layer(origin, values)]), {})
+    return RunFolder.create(place, name, resolve([Overrides(origin, values)]), {})
 
 
 def test_runs_that_differ_by_seed_are_one_group(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from analyses.made import (  # type: ignore[import-not-found]
 from slotkit.analyses import flips, spells
 
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import Trace
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.trace import Trace
 
 SHAPES = {"a": (2, 3), "b": (1, 4)}
 

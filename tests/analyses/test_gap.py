@@ -15,7 +15,7 @@ from slotkit.analyses.gap_plan import Cell, Plan, plan
 from slotkit.analyses.gap_sweep import PLAN, READINGS, Sweep, start, train
 from slotkit.analyses.result import Result
 
-from slotkit.config import Layer
+from slotkit.config import Overrides
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.training import experiment
@@ -260,7 +260,7 @@ def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
 
 
 def tiny(**given: Any) -> Plan:
-    fixed = {"dataset": "digits", "k": 2, "epochs": 1, "seeds": (0,), "layers": [Layer("test", TINY)]}
+    fixed = {"dataset": "digits", "k": 2, "epochs": 1, "seeds": (0,), "layers": [Overrides("test", TINY)]}
     return plan(**(fixed | {"factors": ["update rule", "option bound"]} | given))
 
 
@@ -348,7 +348,7 @@ def test_dropout_in_evaluation_needs_no_training(
 ) -> None:
     monkeypatch.setattr(gap, "_collapsed", lambda validation: False)  # as a network of this size may
     factors = ["option bound", "dropout in evaluation"]
-    layers = [Layer("test", TINY | {"data.mean": [0.0], "data.std": [1.0]})]
+    layers = [Overrides("test", TINY | {"data.mean": [0.0], "data.std": [1.0]})]
     sweep = start(tiny(model="conv2", factors=factors, layers=layers), tmp_path / "s")
     assert "2 runs" in told(sweep)[0]
     for _, _, folder in sweep.runs():
@@ -369,7 +369,7 @@ def test_another_plan_is_not_mixed_in(tmp_path: Path) -> None:
         SlotkitError, match=r"s holds another sweep: it differs in epochs, training.epochs. Ch"
     ):
         start(tiny(epochs=2), tmp_path / "s")
-    moved = start(tiny(layers=[Layer("test", TINY | {"data.dir": "elsewhere"})]), tmp_path / "s")
+    moved = start(tiny(layers=[Overrides("test", TINY | {"data.dir": "elsewhere"})]), tmp_path / "s")
     assert moved.plan.base["data.dir"] == "elsewhere"
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "file").touch()

@@ -8,7 +8,7 @@ import pytest
 from slotkit.analyses.gap_plan import Cell, Plan, plan
 
 from slotkit import recipes
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 
 LENET = {
@@ -23,7 +23,7 @@ LENET = {
 }
 
 
-def settings(layers: list[Layer]) -> dict[str, Any]:
+def settings(layers: list[Overrides]) -> dict[str, Any]:
     """What decides a run, besides how it is read and which seed it has."""
     values = {path: value for path, value, _ in resolve(layers).explain() if value is not None}
     values.setdefault("model.options.bias", False)
@@ -35,7 +35,7 @@ def settings(layers: list[Layer]) -> dict[str, Any]:
 
 
 def of_recipe(name: str) -> dict[str, Any]:
-    return settings(recipes.load(name).layers(8))
+    return settings(recipes.load(name).overrides(8))
 
 
 def test_the_factors_of_lenet() -> None:
@@ -104,7 +104,7 @@ def test_convolutional_networks_have_more_factors_and_one_of_reading() -> None:
 
 
 def test_what_is_set_for_all_is_no_factor() -> None:
-    planned = plan(layers=[Layer("--set", {"training.lr": 0.3, "slots.update": "all"})])
+    planned = plan(layers=[Overrides("--set", {"training.lr": 0.3, "slots.update": "all"})])
     names = [f.name for f in planned.factors]
     assert "momentum" in names
     assert "update rule" not in names

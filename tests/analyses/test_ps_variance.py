@@ -15,11 +15,11 @@ from slotkit.analyses import ps_variance
 from slotkit.analyses.sampled_networks import expected_network, read_reels
 from torch import Tensor
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import LEVELS, Trace
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.trace import LEVELS, Trace
 from slotkit.training.experiment import evaluate
 from slotkit.training.prepare import Prepared, prepare
 
@@ -35,9 +35,9 @@ def made(tmp_path: Path, name: str = "made", scores: Scores | None = None, **set
     values = {path.replace("__", "."): value for path, value in settings.items()}
     own: dict[str, Any] = {"slots.selection": "probabilistic", "slots.k": 2}
     own |= {"slots.form": "dense"} if scores else {}
-    folder = RunFolder.create(tmp_path, name, resolve([Layer("test", own | values)]), {})
+    folder = RunFolder.create(tmp_path, name, resolve([Overrides("test", own | values)]), {})
     if scores:
-        prepared = prepare(resolve([Layer("test", own | values)]))
+        prepared = prepare(resolve([Overrides("test", own | values)]))
         machine = prepared.trainee.machine
         assert machine is not None
         machine.form.take_scores({name: scores(name, machine.options(name)) for name in machine.reels})
@@ -115,7 +115,7 @@ def test_a_known_mixture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["dense", "latent"])
 def test_expected_weights_are_the_mean_of_many_samples(form: str) -> None:
     settings = {"slots.selection": "probabilistic", "slots.k": 3, "slots.form": form}
-    prepared = prepare(resolve([Layer("test", settings)]))
+    prepared = prepare(resolve([Overrides("test", settings)]))
     machine = prepared.trainee.machine
     assert machine is not None
     expected = dict(expected_network(prepared).model.named_parameters())
@@ -136,7 +136,7 @@ def test_samples_are_those_of_evaluate(tmp_path: Path) -> None:
     folder = made(tmp_path, scores=three_to_one)
     table = ps_variance.analyze(folder, draws=3, split="validation").table
     end = table[(table["checkpoint"] == "last") & (table["quantity"] == "sample accuracy")]
-    readings = evaluate(folder, "last", "validation", [Layer("test", {"evaluation.draws": 3})])
+    readings = evaluate(folder, "last", "validation", [Overrides("test", {"evaluation.draws": 3})])
     assert tuple(end["value"]) == readings["sample"].accuracies
     assert at_end(table, "greedy accuracy") == readings["greedy"].accuracy
 
@@ -176,7 +176,7 @@ def test_groups_and_their_figure(tmp_path: Path) -> None:
 
 def test_a_moment_with_two_names_is_measured_once_and_has_both(tmp_path: Path) -> None:
     folder = made(tmp_path, recording__keep_epochs=(1,))
-    prepared = prepare(resolve([Layer("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
+    prepared = prepare(resolve([Overrides("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
     for which in ("epoch-1", "last", "best"):
         save(folder, prepared, which, 10)
     table = ps_variance.analyze(folder, draws=2).table
@@ -191,7 +191,7 @@ def test_a_moment_with_two_names_is_measured_once_and_has_both(tmp_path: Path) -
 
 def test_a_trace_gives_what_lies_between_checkpoints(tmp_path: Path) -> None:
     folder = made(tmp_path)
-    prepared = prepare(resolve([Layer("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
+    prepared = prepare(resolve([Overrides("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
     save(folder, prepared, "last", 20)
     trace = Trace(folder.path / "trace")
     shapes = {name: {"shape": reel.shape} for name, reel in prepared.trainee.machine.reels.items()}  # type: ignore[union-attr]
@@ -223,7 +223,7 @@ def test_a_trace_gives_what_lies_between_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("c", "steps"), [(math.exp(-5), 4), (0.0, 0)])
 def test_fading_scores_are_told(tmp_path: Path, c: float, steps: int) -> None:
     folder = made(tmp_path)
-    prepared = prepare(resolve([Layer("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
+    prepared = prepare(resolve([Overrides("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
     for weight in prepared.trainee.machine.form.weights.values():  # type: ignore[union-attr]
         weight.restart(c, torch.ones_like(weight.latent))
     save(folder, prepared, "last", 20)
@@ -244,7 +244,7 @@ def test_greedy_runs_are_sampled_after_the_fact(tmp_path: Path) -> None:
 
 def test_kept_checkpoints_that_are_missing_are_told(tmp_path: Path) -> None:
     folder = made(tmp_path, recording__keep_epochs=(1, 2))
-    prepared = prepare(resolve([Layer("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
+    prepared = prepare(resolve([Overrides("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
     save(folder, prepared, "epoch-1", 10)
     found = ps_variance.analyze(folder, draws=2)
     assert "made has no checkpoint epoch-2, which it was to keep." in found.summary

@@ -17,9 +17,9 @@ from analyses.made import (  # type: ignore[import-not-found]
 from slotkit.analyses import envelope, thresholds, thresholds_words
 
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import LEVELS
 from slotkit.reel import Reel
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.trace import LEVELS
 from slotkit.selection import greedy
 
 SHAPES = {"a": (20, 50), "b": (10, 20)}

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 from slotkit.latent.form import LatentForm
 from slotkit.machine import slotify
-from slotkit.runs import checkpoint, replay
+from slotkit.recording import replay
+from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 
 SHAPES = {"a.weight": (20, 50), "b.weight": (10, 20)}

@@ -11,9 +11,10 @@ import torch
 from analyses.made import make_run, value  # type: ignore[import-not-found]
 from slotkit.analyses import activity, moments, weights
 
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
-from slotkit.runs import checkpoint, replay
+from slotkit.recording import replay
+from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import run
 from slotkit.training.prepare import own_settings, prepare
@@ -39,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
         "data.std": (1.0,),
     }
     return {
-        name: run(resolve([Layer("test", {**common, **settings})]), place, name)
+        name: run(resolve([Overrides("test", {**common, **settings})]), place, name)
         for name, settings in kinds.items()
     }
 

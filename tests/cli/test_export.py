@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import slotkit
+from slotkit import export as exports
 from slotkit import slotfile
 from slotkit.models import create
 from slotkit.runs.folder import RunFolder
-from slotkit.training import export as exports
 from slotkit.training.experiment import evaluate
 
 SLOTS = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_every_source_is_complete(source: Source) -> None:
         assert source.mean is not None
         assert source.std is not None
         assert len(source.mean) == len(source.std) == int(channels)
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_every_reader_is_there_and_fetches_what_can_be_fetched(source: Source) -> None:
+    reader = import_module(source.reader)
+    assert callable(reader.load)
+    assert hasattr(reader, "fetch") == (source.download_size is not None)
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,9 @@ def test_a_damaged_file_of_svhn_is_named(svhn: Path) -> None:
 @pytest.mark.parametrize("source", [s for s in SOURCES.values() if s.torchvision_class], ids=lambda s: s.name)
 def test_the_registry_lists_the_files_that_torchvision_reads(source: Any) -> None:
     known = getattr(datasets, source.torchvision_class)
-    if source.kind == "svhn":
+    if source.layout == "svhn":
         expected = [known.split_list[half][1] for half in ("train", "test")]
-    elif source.kind == "cifar":
+    elif source.layout == "cifar":
         names = [name for name, _ in [*known.train_list, *known.test_list]]
         expected = [f"{known.base_folder}/{name}" for name in [*names, known.meta["filename"]]]
     else:

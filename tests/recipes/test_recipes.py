@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slotkit import recipes
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.optim import SlotAdam
 from slotkit.training.trainee import build
@@ -34,7 +34,7 @@ def test_a_recipe_for_finetuning_says_only_how_weights_are_trained(name: str) ->
     assert recipe.differences
     assert recipe.expected
     assert all(path.startswith(("training.", "learned_")) for path in recipe.settings)
-    assert resolve(recipe.layers()).config.training.lr == 0.01
+    assert resolve(recipe.overrides()).config.training.lr == 0.01
     with pytest.raises(SlotkitError, match=rf"The recipe {name} is for `slotkit finetune`, not for `slotkit"):
         recipes.load(name, "train")
 
@@ -48,7 +48,7 @@ def test_a_recipe_for_training_is_not_one_for_finetuning() -> None:
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_our_own_recipes_train_the_latents_with_adam(name: str, narrow_networks: None) -> None:
-    config = resolve([*recipes.load(name).layers(), Layer("test", {"training.device": "cpu"})]).config
+    config = resolve([*recipes.load(name).overrides(), Overrides("test", {"training.device": "cpu"})]).config
     trainee = build(config, (1, 28, 28) if "lenet" in name else (3, 32, 32), 10)
     assert isinstance(trainee.optimizer(config.training), SlotAdam)
     assert "Beyond the paper" in recipes.load(name).differences
@@ -62,7 +62,7 @@ def test_a_recipe_loads_tells_its_source_and_builds(name: str, narrow_networks: 
     assert recipe.differences
     assert recipe.expected
     assert {"paper": "paper", "authors": "authors", "ceng501": "CENG501"}[source] in recipe.source
-    config = resolve([*recipe.layers(), Layer("test", {"training.device": "cpu"})]).config
+    config = resolve([*recipe.overrides(), Overrides("test", {"training.device": "cpu"})]).config
     assert config.model.name == network
     assert config.method == ("learned" if method == "learned" else "slot")
     if method != "learned":
@@ -86,18 +86,18 @@ def test_a_recipe_loads_tells_its_source_and_builds(name: str, narrow_networks: 
     ],
 )
 def test_the_learning_rate_follows_k_as_in_the_sources(name: str, k: int, lr: float) -> None:
-    assert resolve(recipes.load(name).layers(k)).config.training.lr == lr
+    assert resolve(recipes.load(name).overrides(k)).config.training.lr == lr
 
 
 def test_a_flag_wins_over_what_a_recipe_says_for_large_k() -> None:
-    layers = [*recipes.load("paper-conv2-greedy").layers(64), Layer("--lr", {"training.lr": 3.0})]
-    resolved = resolve(layers)
+    given = [*recipes.load("paper-conv2-greedy").overrides(64), Overrides("--lr", {"training.lr": 3.0})]
+    resolved = resolve(given)
     assert resolved.config.training.lr == 3.0
     assert resolved.origins["training.momentum"] == "recipe paper-conv2-greedy"
 
 
 def test_ceng501_recipes_have_the_settings_that_set_them_apart() -> None:
-    config = resolve(recipes.load("ceng501-conv4-probabilistic").layers()).config
+    config = resolve(recipes.load("ceng501-conv4-probabilistic").overrides()).config
     assert (config.slots.update, config.slots.others, config.training.momentum) == ("selected", "kept", 0.0)
     assert config.evaluation.keep_dropout
     assert config.evaluation.ps == "sample"

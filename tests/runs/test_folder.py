@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slotkit.config import Layer, Resolved, resolve
+from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder, default_name, environment, list_runs
@@ -22,7 +22,7 @@ from slotkit.training.loop import Event
 def settings(**values: Any) -> Resolved:
     given = {"training.epochs": 2, "slots.k": 2, "training.device": "cpu"}
     return resolve(
-        [Layer("test", given | {path.replace("__", "."): value for path, value in values.items()})]
+        [Overrides("test", given | {path.replace("__", "."): value for path, value in values.items()})]
     )
 
 
@@ -60,7 +60,7 @@ def test_a_run_leaves_everything_that_is_promised(tmp_path: Path) -> None:
 def test_the_configuration_on_disk_makes_the_same_run_again(tmp_path: Path) -> None:
     first = run(settings(), tmp_path, "first")
     own = {path: value for path, value, _ in Resolved(first.config(), {}).explain() if value is not None}
-    again = run(resolve([Layer("again", own)]), tmp_path, "again")
+    again = run(resolve([Overrides("again", own)]), tmp_path, "again")
     state, _ = checkpoint.load(first.checkpoint("last"))
     other, _ = checkpoint.load(again.checkpoint("last"))
     assert len(state["latent"]) == 3

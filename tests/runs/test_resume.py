@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slotkit.config import Layer, Resolved, resolve
+from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
@@ -63,7 +63,7 @@ def settings(**values: Any) -> Resolved:
         "recording.checkpoint_minutes": 1e-9,
     }
     return resolve(
-        [Layer("test", given | {path.replace("__", "."): value for path, value in values.items()})]
+        [Overrides("test", given | {path.replace("__", "."): value for path, value in values.items()})]
     )
 
 
@@ -197,7 +197,7 @@ def test_more_epochs_extend_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(SlotkitError) as caught:
         resume(short, [])
     assert str(caught.value) == "The run short is finished. A larger --epochs than its 2 extends it."
-    resume(short, [Layer("--epochs", {"training.epochs": 4})])
+    resume(short, [Overrides("--epochs", {"training.epochs": 4})])
     assert_same_run(whole.path, short.path)
     assert short.config().training.epochs == 4
     assert short.tables()["origins"]["training.epochs"] == "--epochs"
@@ -206,7 +206,7 @@ def test_more_epochs_extend_a_finished_run(tmp_path: Path) -> None:
 def test_an_extension_says_what_becomes_of_the_schedule(tmp_path: Path) -> None:
     short = run(settings(training__epochs=2), tmp_path, "short")
     events: list[Event] = []
-    resume(short, [Layer("--epochs", {"training.epochs": 4})], events.append)
+    resume(short, [Overrides("--epochs", {"training.epochs": 4})], events.append)
     notes = [event.text for event in events if isinstance(event, Note)]
     assert notes[1] == (
         "The schedule now spans 4 epochs: the next learning rate is 0.05, and would have been 0 in the "
@@ -220,14 +220,14 @@ def test_other_settings_are_refused_with_the_differences(tmp_path: Path) -> None
     before = (folder.path / "config.toml").read_bytes()
     changes = {"slots.k": 8, "training.lr": 0.3, "training.epochs": 2, "data.augment": "flip"}
     with pytest.raises(SlotkitError) as caught:
-        resume(folder, [Layer("--set", changes)])
+        resume(folder, [Overrides("--set", changes)])
     assert str(caught.value) == (
         "A run goes on with its own settings only, and these differ: data.augment was 'none' and is 'flip'; "
         "slots.k was 4 and is 8; training.lr was 0.1 and is 0.3. Leave them out, or start a new run. More "
         "--epochs, --data-dir and the settings of checkpoints may change."
     )
     with pytest.raises(SlotkitError, match=r"training\.epochs \(from --epochs\) is 0"):
-        resume(folder, [Layer("--epochs", {"training.epochs": 0})])
+        resume(folder, [Overrides("--epochs", {"training.epochs": 0})])
     assert (folder.path / "config.toml").read_bytes() == before
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path) -> 
     path.write_bytes(damaged)
     kept = {name: (folder.path / name).read_bytes() for name in ("metrics.jsonl", "config.toml")}
     with pytest.raises(SlotkitError, match="is not a whole slotkit checkpoint: its checksum is wrong"):
-        resume(folder, [Layer("--epochs", {"training.epochs": 9})])
+        resume(folder, [Overrides("--epochs", {"training.epochs": 9})])
     assert {name: (folder.path / name).read_bytes() for name in kept} == kept
     assert path.read_bytes() == damaged
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from slotkit.config import Config, Layer, resolve
+from slotkit.config import Config, Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder, list_runs
@@ -29,7 +29,7 @@ def train(place: Path, **values: Any) -> RunFolder:
         "recording.trace": "off",
     }
     given |= {path.replace("__", "."): value for path, value in values.items()}
-    return run(resolve([Layer("test", given)]), place, "parent")
+    return run(resolve([Overrides("test", given)]), place, "parent")
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def compared(parent: RunFolder) -> RunFolder:
     return finetune(parent, parent.path.parent, ["epoch-1", "last"], [epochs(1)], scratch=True, name="c")
 
 
-def epochs(n: int) -> Layer:
-    return Layer("--epochs", {"training.epochs": n})
+def epochs(n: int) -> Overrides:
+    return Overrides("--epochs", {"training.epochs": n})
 
 
 def branch(folder: RunFolder, name: str) -> RunFolder:
@@ -112,7 +112,7 @@ def test_weights_learn_from_there(parent: RunFolder, compared: RunFolder) -> Non
 def test_scratch_is_a_learned_run_of_the_same_seed(compared: RunFolder, tmp_path: Path) -> None:
     twin = resolve(
         [
-            Layer(
+            Overrides(
                 "test",
                 {
                     "method": "learned",
@@ -236,7 +236,7 @@ def test_an_unfinished_parent_will_do_and_is_told(tmp_path: Path) -> None:
 
     given = {"training.epochs": 9, "training.device": "cpu", "recording.keep_epochs": [1]}
     with pytest.raises(KeyboardInterrupt):
-        run(resolve([Layer("test", given)]), tmp_path, "parent", stop)
+        run(resolve([Overrides("test", given)]), tmp_path, "parent", stop)
     _, notes = plan(RunFolder.open("parent", tmp_path), ["epoch-1"], 1, False)
     assert notes == [
         "The run parent is interrupted, 2 of 9 epochs done: its checkpoints are taken as they are now."
@@ -269,7 +269,7 @@ def test_sampling_parents_say_that_the_greedy_selection_is_taken(tmp_path: Path)
 @pytest.mark.parametrize("others", ["trained", "kept", "frozen"])
 def test_biases_are_trained_unless_a_setting_says_not(others: str, tmp_path: Path) -> None:
     slot = train(tmp_path, training__epochs=1, model__options__bias=True)
-    layers = [epochs(1), Layer("--set", {"learned_others": others})]
+    layers = [epochs(1), Overrides("--set", {"learned_others": others})]
     own = branch(finetune(slot, tmp_path, ["best"], layers, name="f"), "from-best")
     before, after = weights(own, "start"), weights(own, "last")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -281,7 +281,7 @@ def test_biases_are_trained_unless_a_setting_says_not(others: str, tmp_path: Pat
 def test_learned_networks_freeze_others_as_slot_machines_do() -> None:
     def biases(others: str) -> torch.Tensor:
         values = {"method": "learned", "learned_others": others, "model.options.bias": True}
-        config: Config = resolve([Layer("test", values | {"training.device": "cpu"})]).config
+        config: Config = resolve([Overrides("test", values | {"training.device": "cpu"})]).config
         bias = build(config, (1, 8, 8), 10).model.get_parameter("fc1.bias")
         assert bias.requires_grad == (others == "trained")
         return bias.detach()
@@ -298,7 +298,7 @@ def test_settings_come_from_the_run_the_defaults_and_the_layers(tmp_path: Path) 
         training__weight_decay=1e-4,
         data__augment="none",
     )
-    resolved = settings(slot, [Layer("--lr", {"training.lr": 0.5})])
+    resolved = settings(slot, [Overrides("--lr", {"training.lr": 0.5})])
     training = resolved.config.training
     assert (training.lr, training.momentum, training.weight_decay) == (0.5, 0.9, 0.0)
     assert (training.batch_size, training.epochs) == (64, 10)
@@ -312,7 +312,7 @@ def test_settings_come_from_the_run_the_defaults_and_the_layers(tmp_path: Path) 
 )
 def test_what_has_to_stay_is_refused(parent: RunFolder, path: str, value: Any) -> None:
     with pytest.raises(SlotkitError, match=rf"{path} \(from --set\) can't differ from the slot run's: its"):
-        settings(parent, [Layer("--set", {path: value})])
+        settings(parent, [Overrides("--set", {path: value})])
 
 
 def test_learned_runs_are_refused(tmp_path: Path) -> None:

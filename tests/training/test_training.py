@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from slotkit.config import Config, Layer, resolve
+from slotkit.config import Config, Overrides, resolve
 from slotkit.data.images import ImageSet
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.models import NETWORKS
@@ -35,7 +35,7 @@ def stripes(n: int, image: tuple[int, int, int] = IMAGE, classes: int = 2) -> Im
 def configure(**values: Any) -> Config:
     settings = {"training.device": "cpu", "training.batch_size": 16, "training.epochs": 2}
     settings |= {path.replace("__", "."): value for path, value in values.items()}
-    return resolve([Layer("test", settings)]).config
+    return resolve([Overrides("test", settings)]).config
 
 
 def train(config: Config, image: tuple[int, int, int] = IMAGE, n: int = 64) -> tuple[Trainee, list[Event]]:

@@ -15,10 +15,10 @@ from torch import nn
 
 from slotkit.errors import SlotkitError
 from slotkit.machine import slotify
-from slotkit.runs import checkpoint, replay, trace
+from slotkit.recording import recorder, replay, trace
+from slotkit.recording.trace import LEVELS, Trace, flips
+from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.trace import LEVELS, Trace, flips
-from slotkit.training import recorder
 from slotkit.training.experiment import evaluate, run
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
-from slotkit.runs.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
+from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
 
 # For the estimate of a trace "full". Measured on LeNet and MNIST: 2.6 bytes a flip over 2,000 steps at
 # K = 8, and 630 (K = 8) to 1,720 (K = 64) flips a step and million connections.

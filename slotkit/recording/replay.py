@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import Trace, flips
 from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.trace import Trace, flips
 from slotkit.selection import greedy
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slotkit import slotfile
-from slotkit.config import Layer, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.models import create
@@ -76,7 +76,7 @@ def export(
     which: str = "best",
     out: Path | None = None,
     onnx: bool = False,
-    changes: Sequence[Layer] = (),
+    changes: Sequence[Overrides] = (),
 ) -> Export:
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
 
@@ -126,9 +126,9 @@ def export(
     return Export(place, files, dense, connections, index_bytes, reading)
 
 
-def _rebuild(folder: RunFolder, which: str, changes: Sequence[Layer]) -> Prepared:
+def _rebuild(folder: RunFolder, which: str, changes: Sequence[Overrides]) -> Prepared:
     """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
-    here = Layer("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
+    here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
     state, _ = checkpoint.load(folder.checkpoint(which))
     prepared = prepare(resolve([own_settings(folder), here, *changes]))
     prepared.trainee.load(state)

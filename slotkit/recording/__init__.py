@@ -1,0 +1,1 @@
+"""The flight recorder: what happened at every step, and the weights of any step from it."""
