@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from dataclasses import replace
@@ -269,6 +270,57 @@ def test_auto_takes_the_first_that_can_run() -> None:
     weight, reel = torch.zeros(2, 2), Reel("weight", (2, 2), 2)
     assert find_engine("auto", weight, reel, stored=True).name == next(iter(ENGINES)) == "numba"
     assert find_engine("auto", weight.bfloat16(), reel, stored=True).name == "eager"
+
+
+def test_both_engines_of_the_cpu_run_there() -> None:
+    reel = Reel("weight", (2, 2), 2)
+    for name in ("numba", "eager"):
+        for dtype in (torch.float32, torch.float64):
+            assert ENGINES[name].refusal(CPU, dtype, reel, False) is None
+
+
+def test_an_engine_that_has_no_cpu_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line in the registry is all that a third engine needs; it is not even imported here."""
+    entry = EngineEntry("no.such.module", "for another device", lambda *about: "it needs a GPU")
+    monkeypatch.setattr("slotkit.latent.engines.registry.ENGINES", {"third": entry, **ENGINES})
+    assert first_weight(slotify(mlp())).engine.name == "numba"
+    with pytest.raises(SlotkitError) as caught:
+        slotify(mlp(), engine="third")
+    assert str(caught.value) == (
+        "The engine third can't run for 0.weight: it needs a GPU. engine='auto' chooses another."
+    )
+
+
+# The owner of a weight that is not contiguous writes what the engine emits.
+def test_a_weight_with_gaps_in_its_memory(engine: str, device: torch.device) -> None:
+    plain, strided = (NETS["conv"][0]().to(device) for _ in range(2))
+    strided.to(memory_format=torch.channels_last)
+    machines = [slotify(model, 6, engine=engine, seed=2) for model in (plain, strided)]
+    assert not all(parameter.is_contiguous() for parameter in machines[1].parameters())
+    run = Run("conv", lr=1.0, steps=20, dtype=torch.float32)
+    flips = 0
+    for _ in zip(*(run.train(machine) for machine in machines), strict=True):
+        flips += sum(weight.changed for weight in latent_form(machines[1]).weights.values())
+        for name, weight in latent_form(machines[1]).weights.items():
+            assert torch.equal(
+                weight.parameter,
+                machines[1].options(name).gather(-1, weight.selected().unsqueeze(-1)).squeeze(-1),
+            )
+            assert weight.is_consistent()
+    assert flips > 20
+
+
+def test_state_is_one_buffer_a_dtype(engine: str, device: torch.device) -> None:
+    """Slices side by side, also after a move to another dtype."""
+    machine = slotify(mlp().to(device), 4, engine="auto")
+    for dtype in (torch.float32, torch.float64):
+        machine.model.to(dtype)
+        machine.spin()
+        weights = list(latent_form(machine).weights.values())
+        assert len({weight.latent.untyped_storage().data_ptr() for weight in weights}) == 1
+        for one, two in itertools.pairwise(weights):
+            assert one.latent.data_ptr() + one.latent.nbytes == two.latent.data_ptr()
+            assert one.latent.is_contiguous()
 
 
 def test_an_unknown_engine_is_refused() -> None:
