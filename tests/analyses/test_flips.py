@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
-from analyses.made import (  # type: ignore[import-not-found]
+from made_runs import (  # type: ignore[import-not-found]
     Flip,
     make_run,
     others_than_first,

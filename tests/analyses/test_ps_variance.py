@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from analyses.made import value  # type: ignore[import-not-found]
+from made_runs import value  # type: ignore[import-not-found]
 from slotkit.analyses import ps_variance
 from slotkit.analyses.sampled_networks import expected_network, read_reels
 from torch import Tensor

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from analyses.made import (  # type: ignore[import-not-found]
+from made_runs import (  # type: ignore[import-not-found]
     make_run,
     value,
     write_flips,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from analyses.made import (  # type: ignore[import-not-found]
+from made_runs import (  # type: ignore[import-not-found]
     make_run,
     others_than_first,
     value,

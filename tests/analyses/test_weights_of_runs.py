@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from analyses.made import make_run, value  # type: ignore[import-not-found]
+from made_runs import make_run, value  # type: ignore[import-not-found]
 from slotkit.analyses import activity, moments, weights
 
 from slotkit.config import Overrides, resolve
