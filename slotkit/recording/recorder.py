@@ -13,7 +13,7 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
-from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, Columns, Trace, option_type
+from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Columns, Trace, option_type
 
 # For the estimate of a trace "full". Measured on LeNet and MNIST: 2.6 bytes a flip over 2,000 steps at
 # K = 8, and 630 (K = 8) to 1,720 (K = 64) flips a step and million connections.
@@ -60,7 +60,7 @@ class Recorder:
             },
         }
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
-        self._others = trace.about().get("run", "") if trace.last_step() else None
+        self._others = trace.owner()
         if self._others is None:
             trace.write_about(self._about)
 
@@ -115,7 +115,7 @@ class Recorder:
         """
         # States and traces of before they named their run are taken for those of one.
         run = state.get("run", "")
-        if self._others not in (None, run):
+        if self._others not in (None, UNKNOWN, run):
             raise self._another_run()
         self._others = None
         self._about["run"] = run or self._about["run"]

@@ -37,6 +37,9 @@ FORMAT = 1
 
 Columns = dict[str, Any]
 
+# The owner of a trace whose description can't be read.
+UNKNOWN = "unknown"
+
 
 def chunk_name(first_step: int) -> str:
     return f"steps-{first_step:08d}.npz"
@@ -77,6 +80,18 @@ class Trace:
                 "Update slotkit."
             )
         return about
+
+    def owner(self) -> str | None:
+        """Whose trace it is, without reading a chunk: None if nothing is recorded, "" if it doesn't say.
+
+        UNKNOWN if about.json is missing or damaged, which a resumed run writes anew.
+        """
+        if not self._chunks():
+            return None
+        try:
+            return str(json.loads((self.folder / "about.json").read_text(encoding="utf-8")).get("run", ""))
+        except (OSError, ValueError):
+            return UNKNOWN
 
     def write_chunk(self, first_step: int, columns: Columns) -> None:
         write_whole(self.folder / chunk_name(first_step), lambda path: _write_columns(path, columns))

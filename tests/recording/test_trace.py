@@ -291,3 +291,27 @@ def test_another_runs_trace_is_not_written_to(tmp_path: Path, short_chunks: None
         resumed.record(step, 0.1)
     resumed.flush()
     assert Trace(tmp_path).last_step() == 50
+
+
+@pytest.mark.parametrize("damage", ["last chunk", "no description", "broken description"])
+def test_a_run_is_resumed_over_a_damaged_trace(damage: str, tmp_path: Path, short_chunks: None) -> None:
+    """What lies after the checkpoint is written again anyway; a description too."""
+    first = steps_of(tmp_path, range(1, 31))
+    state = first.state()
+    for step in range(31, 56):
+        first.record(step, 0.1)
+    first.flush()
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    about = tmp_path / "about.json"
+    if damage == "last chunk":
+        (tmp_path / "steps-00000041.npz").write_bytes(b"half a chunk")
+    elif damage == "no description":
+        about.unlink()
+    else:
+        about.write_text("{")
+    resumed = steps_of(tmp_path, range(0))
+    resumed.load(state)
+    for step in range(31, 56):
+        resumed.record(step, 0.1)
+    resumed.flush()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
