@@ -21,6 +21,7 @@ from slotkit.reel import OPTIONS, SCORES, ReelSpec
 
 Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Singles: TypeAlias = npt.NDArray[np.float32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Words: TypeAlias = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 # Options (owners, K) and initial scores (n, K); of no rows where they are recomputed.
@@ -28,6 +29,8 @@ Tables: TypeAlias = tuple[Singles, Singles]
 
 # Connections that a thread takes at once, and those whose intervals are looked at before one is told apart.
 BLOCK, GROUP = 4096, 64
+# Scores that are looked at before one is told apart.
+FEW = 32
 
 # The smallest normal float32 and float64.
 SMALLEST_SINGLE, SMALLEST_DOUBLE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
@@ -98,30 +101,52 @@ def fill(i: int, spec: ReelSpec, tables: Tables, w: Singles, s: Singles) -> None
         fill_scores(i, spec, s)
 
 
-@compiled
-def choose(a: float, c: float, w: Singles, s: Singles, k: int) -> int:
-    """Greedy selection: the lowest index of the highest score; 0 if no score is a number."""
-    best, highest = 0, -math.inf
-    for j in range(k):
-        score = c * np.float64(s[j]) + a * np.float64(w[j])
-        if score > highest:
-            best, highest = j, score
-    return best
+@inlined
+def any_above(values: Doubles, level: float) -> bool:
+    """Whether one of the values is larger. Without a branch, so that it runs on vectors."""
+    found = False
+    for j in range(len(values)):
+        found |= values[j] > level
+    return found
 
 
 @compiled
-def bounds(selected: int, sign: float, w: Singles, s: Singles, k: int) -> tuple[float, float]:
-    """`slotkit.latent.line.interval` for one connection."""
+def highest(values: Doubles) -> tuple[int, float]:
+    """Place and value of the first of the highest; (0, -inf) if none is a number above -inf."""
+    best, top = 0, -math.inf
+    for start in range(0, len(values), FEW):
+        group = values[start : start + FEW]
+        if any_above(group, top):
+            for j in range(len(group)):
+                if group[j] > top:
+                    best, top = start + j, group[j]
+    return best, top
+
+
+@compiled
+def choose(a: float, c: float, w: Singles, s: Singles, room: Doubles) -> int:
+    """Greedy selection: the lowest index of the highest score; 0 if no score is a number.
+
+    w and s (k,) or longer. `room` (2, k) is written over.
+    """
+    scores = room[0]
+    for j in range(len(scores)):
+        scores[j] = c * np.float64(s[j]) + a * np.float64(w[j])
+    return highest(scores)[0]
+
+
+@compiled
+def bounds(selected: int, sign: float, w: Singles, s: Singles, room: Doubles) -> tuple[float, float]:
+    """`slotkit.latent.line.interval` for one connection. Arrays as for `choose`."""
     value, score = np.float64(w[selected]), sign * np.float64(s[selected])
-    lower, upper = -math.inf, math.inf
-    for j in range(k):
+    below, above = room[0], room[1]
+    for j in range(len(below)):
         gap = np.float64(w[j]) - value
-        crossing = (score - sign * np.float64(s[j])) / gap + 0.0
-        if gap < 0 and crossing > lower:
-            lower = crossing
-        if gap > 0 and crossing < upper:
-            upper = crossing
-    return lower, upper
+        crossing = (score - sign * np.float64(s[j])) / gap
+        below[j] = crossing if gap < 0 else -math.inf
+        above[j] = -crossing if gap > 0 else -math.inf
+    # Adding 0.0 makes -0.0 what it is in `interval`.
+    return highest(below)[1] + 0.0, 0.0 - highest(above)[1]
 
 
 @compiled
@@ -195,13 +220,14 @@ def step_tensor(
         if chooses:
             waiting = np.empty(BLOCK, np.int32)
             w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)
+            room = np.empty((2, spec.k), np.float64)
             flips = 0
             n = find_outside(position[start:end], lower[start:end], upper[start:end], u_scale, waiting)
             for m in range(n):
                 i = start + waiting[m]
                 fill(i, spec, tables, w, s)
-                j = choose(np.float64(position[i]), c, w, s, spec.k)
-                lower[i], upper[i] = bounds(j, sign, w, s, spec.k)
+                j = choose(np.float64(position[i]), c, w, s, room)
+                lower[i], upper[i] = bounds(j, sign, w, s, room)
                 if weight[i] != w[j]:
                     weight[i] = w[j]
                     if len(connections):
