@@ -115,7 +115,7 @@ class Recorder:
         """
         # States and traces of before they named their run are taken for those of one.
         run = state.get("run", "")
-        if self._others not in (None, UNKNOWN, run):
+        if self._others not in (None, UNKNOWN, run) or not self._continues(state):
             raise self._another_run()
         self._others = None
         self._about["run"] = run or self._about["run"]
@@ -123,6 +123,22 @@ class Recorder:
         self._first, self._before = state["first"], list(state["before"])
         self._rows = {name: _as_rows(name, column.numpy()) for name, column in state["columns"].items()}
         self.trace.forget_after(self._first)
+
+    def _continues(self, state: Mapping[str, Any]) -> bool:
+        """Whether the trace tells of the steps in `state` what the state does. Runs of equal settings may
+        differ, where a device rounds as it likes. A damaged chunk tells nothing: it is written anew.
+        """
+        try:
+            chunk = self.trace.read_chunk(state["first"])
+        except SlotkitError:
+            return True
+        for name in ("lr", "changed"):
+            if name in chunk and name in state["columns"]:
+                ours = state["columns"][name].numpy()
+                both = min(len(ours), len(chunk[name]))
+                if not np.array_equal(ours[:both], chunk[name][:both]):
+                    return False
+        return True
 
     def _another_run(self) -> SlotkitError:
         return SlotkitError(

@@ -1,7 +1,16 @@
 """The flight recorder's files: what happened at every step, in compressed columns.
 
 A trace is a folder: `about.json`, and chunks of CHUNK steps, `steps-00000001.npz` and so on, named by
-their first step. Columns of a chunk (n steps, t tensors, m measurements, q = len(LEVELS), e flips):
+their first step. about.json has
+
+    format, levels              of this file, and LEVELS as they were
+    run                         whose trace it is, a text that nobody else's trace has
+    level, every                "summary" or "full", and the steps between two measurements
+    selection, k                how options are selected, and how many there are
+    reels                       `ReelSettings.to_dict`: with a tensor's name and shape, its options and scores
+    tensors                     name -> shape and channel_dim, in the order of the columns
+
+and with the chunks it is all that a replay needs. Columns of a chunk (n steps, t tensors, m measurements, q = len(LEVELS), e flips):
 
     lr           float64 (n,)
     changed      int32 (n, t)       connections that took another option
@@ -62,7 +71,7 @@ class Trace:
         write_whole(self.folder / "about.json", lambda path: _write_text(path, text))
 
     def about(self) -> dict[str, Any]:
-        """Level, selection, k and, by tensor, connections. Raises SlotkitError if there is no trace."""
+        """What about.json has (see above). Raises SlotkitError if there is no trace."""
         path = self.folder / "about.json"
         try:
             about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -95,6 +104,11 @@ class Trace:
 
     def write_chunk(self, first_step: int, columns: Columns) -> None:
         write_whole(self.folder / chunk_name(first_step), lambda path: _write_columns(path, columns))
+
+    def read_chunk(self, first_step: int) -> Columns:
+        """The columns of one chunk, none if it isn't there. Raises SlotkitError if it is damaged."""
+        path = self.folder / chunk_name(first_step)
+        return _read_columns(path) if path.is_file() else {}
 
     def forget_after(self, step: int) -> None:
         """Delete the chunks that begin after `step`."""

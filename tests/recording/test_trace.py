@@ -261,11 +261,11 @@ def test_a_trace_of_before_is_replayed_with_its_config(tmp_path: Path) -> None:
     assert all(torch.equal(weight, whole[name]) for name, weight in replay.replay(folder, 5).items())
 
 
-def steps_of(folder: Path, steps: range) -> recorder.Recorder:
+def steps_of(folder: Path, steps: range, run: str | None = None, lr: float = 0.1) -> recorder.Recorder:
     machine = slotify(nn.Linear(2, 2, bias=False), 3)
-    flight = recorder.Recorder(machine, Trace(folder), "full", 10)
+    flight = recorder.Recorder(machine, Trace(folder), "full", 10, run)
     for step in steps:
-        flight.record(step, 0.1)
+        flight.record(step, lr)
     return flight
 
 
@@ -291,6 +291,16 @@ def test_another_runs_trace_is_not_written_to(tmp_path: Path, short_chunks: None
         resumed.record(step, 0.1)
     resumed.flush()
     assert Trace(tmp_path).last_step() == 50
+
+
+def test_a_state_that_the_trace_contradicts_is_not_continued(tmp_path: Path, short_chunks: None) -> None:
+    """Two runs of the same settings that did not do the same."""
+    steps_of(tmp_path / "one", range(1, 46), "same settings").flush()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    other = steps_of(tmp_path / "other", range(1, 46), "same settings", lr=0.2)
+    with pytest.raises(SlotkitError, match="holds the trace of another run, of 45 steps"):
+        steps_of(tmp_path / "one", range(0), "same settings").load(other.state())
+    assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == files
 
 
 @pytest.mark.parametrize("damage", ["last chunk", "no description", "broken description"])
