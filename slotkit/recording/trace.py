@@ -10,7 +10,8 @@ their first step. about.json has
     reels                       `ReelSettings.to_dict`: with a tensor's name and shape, its options and scores
     tensors                     name -> shape and channel_dim, in the order of the columns
 
-and with the chunks it is all that a replay needs. Columns of a chunk (n steps, t tensors, m measurements, q = len(LEVELS), e flips):
+and with the chunks it is all that a replay needs. Columns of a chunk (n steps, t tensors, m measurements,
+q = len(LEVELS), e flips):
 
     lr           float64 (n,)
     changed      int32 (n, t)       connections that took another option
