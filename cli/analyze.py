@@ -12,7 +12,7 @@ from slotkit.cli.output import parse_seeds, print_json, progress
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from slotkit.analyses.result import Result
+    from slotkit.analyses.common.result import Result
 
 
 app = typer.Typer(help="Learn from runs: tables, figures, verdicts.", no_args_is_help=True)
@@ -39,8 +39,8 @@ def flips(
     as_json: AsJson = False,
 ) -> None:
     """When and how often reels change their option; wants runs with --trace full."""
-    from slotkit.analyses.flips import analyze
-    from slotkit.analyses.recorded import open_runs
+    from slotkit.analyses.common.recorded import open_runs
+    from slotkit.analyses.flips.compute import analyze
 
     folders = open_runs(runs, runs_dir)
     _deliver(analyze(folders, within=within), [folder.path for folder in folders], out, as_json)
@@ -49,8 +49,8 @@ def flips(
 @app.command("thresholds")
 def thresholds(runs: Runs, out: Out = None, runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """How far reels are from their thresholds, how fast they move, what flip rate follows."""
-    from slotkit.analyses.recorded import open_runs
-    from slotkit.analyses.thresholds import analyze
+    from slotkit.analyses.common.recorded import open_runs
+    from slotkit.analyses.thresholds.compute import analyze
 
     folders = open_runs(runs, runs_dir)
     _deliver(analyze(folders), [folder.path for folder in folders], out, as_json)
@@ -72,8 +72,8 @@ def weights(
     as_json: AsJson = False,
 ) -> None:
     """Which options are selected, magnitudes, norms, dead units, singular values; any slot machine."""
-    from slotkit.analyses.recorded import open_runs
-    from slotkit.analyses.weights import analyze
+    from slotkit.analyses.common.recorded import open_runs
+    from slotkit.analyses.weights.compute import analyze
 
     folders = open_runs(runs, runs_dir)
     found = analyze(folders, checkpoint=checkpoint, moments=moments, sample=sample, data_dir=data_dir)
@@ -95,8 +95,8 @@ def ps_variance(
     as_json: AsJson = False,
 ) -> None:
     """How far networks sampled from the scores differ, and why; what greedy, mean and ensemble give."""
-    from slotkit.analyses.ps_variance import analyze
-    from slotkit.analyses.recorded import open_runs
+    from slotkit.analyses.common.recorded import open_runs
+    from slotkit.analyses.ps_variance.compute import analyze
 
     folders = open_runs(runs, runs_dir)
     names = [name.strip() for name in checkpoints.split(",")]
@@ -147,8 +147,8 @@ def gap(
 
     The same command again goes on with a sweep that was interrupted, and trains nothing if it is finished.
     """
-    from slotkit.analyses.gap import analyze
-    from slotkit.analyses.gap_sweep import find
+    from slotkit.analyses.gap.compute import analyze
+    from slotkit.analyses.gap.sweep import find
 
     options = {
         "dataset": dataset,
@@ -184,8 +184,8 @@ def _train_gap(
     runs_dir: Path | None,
 ) -> Path:
     """Plan the sweep, train what it lacks, and say where it lies."""
-    from slotkit.analyses.gap_plan import plan
-    from slotkit.analyses.gap_sweep import start, train
+    from slotkit.analyses.gap.plan import plan
+    from slotkit.analyses.gap.sweep import start, train
 
     from slotkit.config import Overrides, parse_assignment
     from slotkit.runs.folder import default_runs_dir
