@@ -1,13 +1,13 @@
-"""Which runs are repetitions of which: a group is runs that differ by their seeds only."""
+"""Which runs are repetitions of which, and what of their tables is compared.
+
+A group is runs that differ by their seeds only.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from slotkit.config import flatten
 from slotkit.runs.folder import RunFolder
@@ -68,25 +68,6 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
     return [labels[groups.index(key)] for key in keys]
 
 
-def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean of one number of several runs, and a 95 % bootstrap interval of it over the runs.
-
-    Runs without the number (no number is NaN) are left out; a single run is its own interval.
-    """
-    from scipy.stats import bootstrap
-
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    mean = float(values.mean())
-    if len(values) == 1 or values.min() == values.max() or not np.isfinite(mean):
-        return mean, mean, mean
-    # The percentile interval: the corrected one has no answer for the handful of runs that one has.
-    interval = bootstrap((values,), np.mean, n_resamples=999, method="percentile", random_state=0)
-    return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
-
-
 def at_its_own(rows: pd.DataFrame, bound: str) -> pd.DataFrame:
     """The rows at each run's own first (bound "min") or last ("max") step: runs may end at different ones."""
     return rows[rows["at"] == rows.groupby("run")["at"].transform(bound)]
@@ -101,15 +82,6 @@ def largest_layer(table: pd.DataFrame) -> str:
 def differ_by_k(table: pd.DataFrame) -> bool:
     """Whether there are several K, and one group of runs for each."""
     return bool(table["k"].nunique() > 1 and table.groupby("k")["group"].nunique().max() == 1)
-
-
-def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
-    """The mean of one number of several runs, and its interval where that is not the same word."""
-    mean, low, high = mean_and_interval(values)
-    if np.isnan(mean):
-        return "no number"
-    same = word(low) == word(mean) == word(high)
-    return word(mean) if same else f"{word(mean)} [{word(low)}, {word(high)}]"
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import at_its_own, group_labels, in_words, run_names
+from slotkit.analyses.common.comparison import at_its_own, group_labels, run_names
 from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.statistics import in_words
 from slotkit.analyses.flips.spells import LayerCounts, count_layers, half_life, kaplan_meier
 
 from slotkit.errors import SlotkitError

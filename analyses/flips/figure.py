@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slotkit.analyses.common.result import colours, curves, logarithmic, name_colours, panels
+from slotkit.analyses.common.style import colours, curves, logarithmic, name_colours, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _bars(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     import numpy as np
     import seaborn as sns
-    from slotkit.analyses.common.comparison import mean_and_interval
+    from slotkit.analyses.common.statistics import mean_and_interval
 
     # A reel of 64 options uses a few: the empty bars to the right are left out.
     rows = rows[rows["at"] <= rows.loc[rows["value"] >= 0.001, "at"].max()] if len(rows) else rows

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import mean_and_interval
 from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.gap.factorial import Pair, alias_groups, estimate
 from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT, SAMPLING, Factor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from slotkit.analyses.common.result import COLOURS, panels
+from slotkit.analyses.common.style import COLOURS, panels
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import group_labels, mean_and_interval, run_names
+from slotkit.analyses.common.comparison import group_labels, run_names
 from slotkit.analyses.common.recorded import Run, check_slot_machine, open_runs, read_any
 from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.ps_variance.random_effects import components
 from slotkit.analyses.ps_variance.sampled_networks import initial_spreads, read_networks, read_reels
 from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, sentences
@@ -73,9 +74,9 @@ def analyze(
         names, missing = _checkpoints(folder, checkpoints)
         prepared = prepare(resolve([own_settings(folder), changes]))
         layers = _initial(prepared)
-        moments = _moments(folder, prepared, layers, names, split, draws)
+        read = _at_checkpoints(folder, prepared, layers, names, split, draws)
         traced, untraced = _trace(folder, layers)
-        frame = pd.concat([moments, traced]) if len(traced) else moments
+        frame = pd.concat([read, traced]) if len(traced) else read
         about = {"run": name, "group": group, "k": prepared.config.slots.k}
         about["seed"] = prepared.config.seeds.reels
         frame[list(about)] = list(about.values())
@@ -121,7 +122,7 @@ def _checkpoints(folder: RunFolder, asked: Sequence[str]) -> tuple[list[str], li
     return list(dict.fromkeys([*every, *(name for name in asked if name != ALL)])), sentences
 
 
-def _moments(
+def _at_checkpoints(
     folder: RunFolder, prepared: Prepared, layers: Layers, names: Sequence[str], split: str, draws: int
 ) -> pd.DataFrame:
     """Rows of every checkpoint. Two of the same step are measured once."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import mean_and_interval
-from slotkit.analyses.common.result import curves, panels
+from slotkit.analyses.common.statistics import mean_and_interval
+from slotkit.analyses.common.style import curves, panels
 from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, latest, one
 
 if TYPE_CHECKING:

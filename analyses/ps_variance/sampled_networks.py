@@ -1,4 +1,4 @@
-"""What a slot machine's scores say at one moment: the networks drawn from them, and the reels one by one."""
+"""What a slot machine's scores say at one step: the networks drawn from them, and the reels one by one."""
 
 from __future__ import annotations
 

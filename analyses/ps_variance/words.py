@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from slotkit.analyses.common.comparison import mean_and_interval
+from slotkit.analyses.common.statistics import mean_and_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.common.comparison import largest_layer
-from slotkit.analyses.common.result import colours, curves, logarithmic, name_colours, panels
+from slotkit.analyses.common.style import colours, curves, logarithmic, name_colours, panels
 from slotkit.analyses.thresholds.envelope import reachable_law
 
 if TYPE_CHECKING:

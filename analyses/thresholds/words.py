@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer, mean_and_interval
+from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
+from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.thresholds.envelope import reachable_law
 
 if TYPE_CHECKING:

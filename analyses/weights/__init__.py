@@ -1,7 +1,7 @@
 """Weights: what is chosen out of what is offered, norms, dead units and singular values, over training.
 
-The weights of a checkpoint and of moments before it (`slotkit.analyses.weights.snapshots`) are compared with
-the K options of their connections. The table is tidy: one number a row, with columns run, group (runs that
+The weights of a checkpoint and of snapshots before it (`slotkit.analyses.weights.snapshots`) are compared
+with the K options of their connections. The table is tidy: one number a row, with columns run, group (runs that
 differ by seed only share one), k, seed, layer, quantity, step, at and value. By quantity:
 
     connections            of the layer

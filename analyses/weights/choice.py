@@ -22,7 +22,7 @@ RANKS = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """n connections of one tensor, which have K options each, at m moments.
+    """n connections of one tensor, which have K options each, at m snapshots.
 
     Attributes:
         values: float32 (m, n), the weights in use.
@@ -30,7 +30,7 @@ class Choice:
         largest: float64 (n,), the largest |W| of a connection.
         extreme: float64 (n,), mean of the magnitudes of its largest and its smallest W.
         offered: float64 (len(EDGES) - 1,), shares of the options between EDGES.
-        by_value, by_magnitude: int64 (r, n), ranks 1 .. K of the weights, 1 the largest, at the moments
+        by_value, by_magnitude: int64 (r, n), ranks 1 .. K of the weights, 1 the largest, in the snapshots
             `ranked` (r,). Of options that are equal in magnitude the larger value comes first.
     """
 
@@ -50,12 +50,12 @@ def sample_of(connections: int, sample: int) -> Tensor:
 
 
 def compare(reel: Reel, chosen: Tensor, values: Tensor, ranked: list[int], bound: float) -> Choice:
-    """Look at the options of connections `chosen` (n,), whose weights at m moments are `values` (m, n).
+    """Look at the options of connections `chosen` (n,), whose weights at m snapshots are `values` (m, n).
 
     Never more than some million options are held at once.
 
     Args:
-        ranked: the moments whose weights are ranked.
+        ranked: the snapshots whose weights are ranked.
         bound: the unit of EDGES.
 
     Raises SlotkitError if a weight is not among the options of its connection.
@@ -65,14 +65,14 @@ def compare(reel: Reel, chosen: Tensor, values: Tensor, ranked: list[int], bound
     for places in torch.split(torch.arange(len(chosen)), max(1, ROWS // reel.k)):
         options, _ = reel.rows(chosen[places])
         magnitudes = options.abs()
-        for moment in values[:, places]:
-            if not (options == moment[:, None]).any(dim=-1).all():
+        for snapshot in values[:, places]:
+            if not (options == snapshot[:, None]).any(dim=-1).all():
                 raise SlotkitError(
                     f"Some weights of {reel.name} are none of their options: the files of this run don't "
                     "belong together. Restore them, or train again."
                 )
         offered += np.histogram((options / bound).numpy(), EDGES)[0]
-        mine = [moment[:, None] for moment in values[ranked][:, places]]
+        mine = [snapshot[:, None] for snapshot in values[ranked][:, places]]
         by_value = [1 + (options > w).sum(dim=-1) for w in mine]
         by_magnitude = [
             1 + ((magnitudes > w.abs()) | ((magnitudes == w.abs()) & (options > w))).sum(dim=-1) for w in mine

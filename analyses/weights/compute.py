@@ -24,8 +24,8 @@ from slotkit.reel import Reel, UniformInit, find_init
 if TYPE_CHECKING:
     import pandas as pd
 
-# Moments between start and checkpoint.
-MOMENTS = 16
+# Snapshots between start and checkpoint.
+SNAPSHOTS = 16
 
 # The standard error of a preference is then 0.577 / sqrt(SAMPLE) = 0.2 %.
 SAMPLE = 1 << 16
@@ -41,7 +41,7 @@ Row = tuple[str, str, float, float, float]  # layer, quantity, step, at, value
 def analyze(
     runs: Run | Sequence[Run],
     checkpoint: str = "last",
-    moments: int = MOMENTS,
+    moments: int = SNAPSHOTS,
     sample: int = SAMPLE,
     data_dir: Path | None = None,
     runs_dir: Path | None = None,
@@ -54,7 +54,7 @@ def analyze(
     Args:
         runs: folders, paths, or names in `runs_dir`.
         checkpoint: where it ends: "last", "best" or "epoch-N".
-        moments: how many moments between are rebuilt from a full trace.
+        moments: how many snapshots between are rebuilt from a full trace.
         sample: connections of each tensor whose options are looked at.
         data_dir: where datasets lie now, for dead units; by default where the run had them.
 
@@ -98,7 +98,7 @@ def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row]
     steps: list[int] = []
     ends: list[Weights] = []
     ranks: dict[str, float] = {}  # effective ranks of the start
-    for step, weights in course.moments():
+    for step, weights in course.snapshots():
         steps.append(step)
         ends = [*ends[:1], weights]
         for name, weight in weights.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slotkit.analyses.common.comparison import largest_layer
-from slotkit.analyses.common.result import curves, panels
+from slotkit.analyses.common.style import curves, panels
 
 if TYPE_CHECKING:
     import pandas as pd

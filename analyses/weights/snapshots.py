@@ -1,4 +1,4 @@
-"""The weights in use at several moments of a run: at the start, on the way, at a checkpoint.
+"""The weights in use at several steps of a run: at the start, on the way, at a checkpoint.
 
 The start follows from the seed. On the way, the flips of a full trace give every step, and otherwise
 there are the checkpoints of the epochs that were kept. Under probabilistic selection, and in the dense
@@ -52,7 +52,7 @@ class Course:
     between: Mapping[int, Path | None]
     reservations: tuple[str, ...]
 
-    def moments(self) -> Iterator[tuple[int, Weights]]:
+    def snapshots(self) -> Iterator[tuple[int, Weights]]:
         """(step, name -> float32 weights of the tensor's shape), from step 0 to the checkpoint."""
         if self.step:
             yield 0, {name: reel.chosen(first_selection(reel)) for name, reel in self.reels.items()}
@@ -77,7 +77,7 @@ class Course:
 
 
 def follow(folder: RunFolder, which: str, count: int) -> Course:
-    """The course of a run to its checkpoint `which`, with up to `count` moments between.
+    """The course of a run to its checkpoint `which`, with up to `count` snapshots between.
 
     Raises SlotkitError for a run without slots, a missing or damaged checkpoint or a damaged trace.
     """

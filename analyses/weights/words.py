@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import differ_by_k, in_words, largest_layer, mean_and_interval
+from slotkit.analyses.common.comparison import differ_by_k, largest_layer
+from slotkit.analyses.common.statistics import in_words, mean_and_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def _layer(told: _Layer, layer: str) -> Iterator[str]:
 
 
 def _first(told: _Layer, kind: str) -> tuple[str, str, float]:
-    """The quantity, moment and `at` of the share with the highest rank of magnitude."""
+    """The quantity, end of the course and `at` of the share with the highest rank of magnitude."""
     return f"rank of magnitude{kind}", "end", float(told.rows.loc[_ranks(told, kind), "at"].min())
 
 

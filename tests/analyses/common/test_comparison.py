@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slotkit.analyses.common.comparison import group_labels, mean_and_interval, run_names
+from slotkit.analyses.common.comparison import group_labels, run_names
+from slotkit.analyses.common.statistics import mean_and_interval
 
 from slotkit.config import Overrides, resolve
 from slotkit.runs.folder import RunFolder

@@ -174,7 +174,7 @@ def test_groups_and_their_figure(tmp_path: Path) -> None:
     assert [len(axes.lines) > 0 for axes in found.figure().axes].count(True) >= 7
 
 
-def test_a_moment_with_two_names_is_measured_once_and_has_both(tmp_path: Path) -> None:
+def test_a_step_with_two_names_is_measured_once_and_has_both(tmp_path: Path) -> None:
     folder = made(tmp_path, recording__keep_epochs=(1,))
     prepared = prepare(resolve([Overrides("test", {"slots.selection": "probabilistic", "slots.k": 2})]))
     for which in ("epoch-1", "last", "best"):
