@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.output import parse_seeds, percent, print_json, progress, table
+from slotkit.cli.output import percent, print_json, progress, table
 
 from slotkit.errors import SlotkitError
 
@@ -112,6 +112,8 @@ def _several(seed: int | None, seeds: str | None, name: str | None) -> list[int 
         return [seed]
     if seed is not None or name is not None:
         raise SlotkitError("--seeds makes several runs, so --seed and --name can't go with it.")
+    from slotkit.config import parse_seeds
+
     return [*parse_seeds(seeds)]
 
 

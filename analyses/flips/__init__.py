@@ -21,6 +21,27 @@ seed, layer (a tensor's name, or "all"), quantity, at and value. By quantity, `a
 Survival is the Kaplan-Meier estimate: selections in use at the end of the trace are censored.
 """
 
-from slotkit.analyses.flips.compute import analyze
+from __future__ import annotations
 
-__all__ = ["analyze"]
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis, Setting
+
+if TYPE_CHECKING:
+    from slotkit.analyses.flips.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "flips",
+    "When and how often reels change their option; wants runs with --trace full.",
+    compute="slotkit.analyses.flips.compute",
+    settings=(
+        Setting("within", int, 50, "Flip-flop a -> b -> a: longest time between the flips, in steps."),
+    ),
+    place=1,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)

@@ -28,6 +28,47 @@ seeds. A main effect is an average over all combinations, also those that no sou
 at all; the steps are what happens at the ends. Factors are ranked by the mean of their two steps.
 """
 
-from slotkit.analyses.gap.compute import analyze
+from __future__ import annotations
 
-__all__ = ["analyze"]
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis, Setting, names
+
+if TYPE_CHECKING:
+    from slotkit.analyses.gap.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "gap",
+    "Which differing setting of two sources explains their gap: a factorial sweep, trained and ranked.\n\n"
+    "The same command again goes on with a sweep that was interrupted, and trains nothing if it is finished.",
+    compute="slotkit.analyses.gap.compute",
+    settings=(
+        Setting("dataset", str, None, "mnist, cifar10, ..., parquet:DIR. Default: the reference's."),
+        Setting("model", str, None, "lenet (default), conv2, conv4, conv6 or vgg19."),
+        Setting("selection", str, None, "greedy (default) or probabilistic."),
+        Setting("reference", str, None, "Recipe of the upper end. Default: authors-MODEL-SELECTION."),
+        Setting("reproduction", str, None, "Recipe of the lower end. Default: ceng501-MODEL-SELECTION."),
+        Setting(
+            "factors",
+            str,
+            None,
+            'Those to vary, as "update rule,option bound". Default: all.',
+            parse=names,
+        ),
+        Setting("k", int, None, "Options a connection. Default: 8."),
+        Setting("epochs", int, None, "Epochs of every run. Default: the reference's."),
+        Setting("seeds", str, None, "Repetitions of every cell. Default: 0,1."),
+        Setting("limit_batches", int, None, "End every epoch after so many batches."),
+        Setting("data_dir", str, None, "Where datasets lie. Default: SLOTKIT_DATA, else ./data."),
+        Setting("set_", list[str], None, "A setting of every run.", metavar="A.B=V"),
+        Setting("name", str, None, "Name of the sweep's folder. Default: by model, dataset, K, selection."),
+    ),
+    trains="slotkit.analyses.gap.command",
+    place=5,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)

@@ -31,6 +31,38 @@ runs and draws): sampling sd, seed sd, seed share (with level 0.025 and 0.975), 
 reels, data and training together.
 """
 
-from slotkit.analyses.ps_variance.compute import analyze
+from __future__ import annotations
 
-__all__ = ["analyze"]
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis, Setting, names
+
+if TYPE_CHECKING:
+    from slotkit.analyses.ps_variance.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "ps-variance",
+    "How far networks sampled from the scores differ, and why; what greedy, mean and ensemble give.",
+    compute="slotkit.analyses.ps_variance.compute",
+    settings=(
+        Setting("draws", int, 20, "Networks sampled at each checkpoint."),
+        Setting(
+            "checkpoints",
+            str,
+            "all",
+            "Of start, epoch-N, best, last, with commas; all: start, kept epochs, last.",
+            parse=names,
+        ),
+        Setting("split", str, "test", "test or validation."),
+        Setting("data_dir", Path, None, "Where datasets lie now."),
+        Setting("device", str, None, "auto, cpu, cuda, cuda:N or mps."),
+    ),
+    place=4,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)

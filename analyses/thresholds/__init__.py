@@ -22,6 +22,24 @@ r is the flip rate. A recorded quantile gives r = level / steps_to_flip(level). 
 their velocity for that long; the 5 % level is the lowest recorded above the minimum, and asks the least.
 """
 
-from slotkit.analyses.thresholds.compute import analyze
+from __future__ import annotations
 
-__all__ = ["analyze"]
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis
+
+if TYPE_CHECKING:
+    from slotkit.analyses.thresholds.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "thresholds",
+    "How far reels are from their thresholds, how fast they move, what flip rate follows.",
+    compute="slotkit.analyses.thresholds.compute",
+    place=2,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)

@@ -1,8 +1,8 @@
 """Weights: what is chosen out of what is offered, norms, dead units and singular values, over training.
 
 The weights of a checkpoint and of snapshots before it (`slotkit.analyses.weights.snapshots`) are compared
-with the K options of their connections. The table is tidy: one number a row, with columns run, group (runs that
-differ by seed only share one), k, seed, layer, quantity, step, at and value. By quantity:
+with the K options of their connections. The table is tidy: one number a row, with columns run, group (runs
+that differ by seed only share one), k, seed, layer, quantity, step, at and value. By quantity:
 
     connections            of the layer
     sampled                how many of them the comparisons with options look at; all else is exact
@@ -40,6 +40,31 @@ where that ends. Options and initial scores look the same from both sides, so a 
 them has the same preference mirrored; what the mirrored one lacks is what the direction of u contributes.
 """
 
-from slotkit.analyses.weights.compute import analyze
+from __future__ import annotations
 
-__all__ = ["analyze"]
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis, Setting
+
+if TYPE_CHECKING:
+    from slotkit.analyses.weights.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "weights",
+    "Which options are selected, magnitudes, norms, dead units, singular values; any slot machine.",
+    compute="slotkit.analyses.weights.compute",
+    settings=(
+        Setting("checkpoint", str, "last", "Where it ends: last, best or epoch-N."),
+        Setting("moments", int, 16, "Moments between start and end, from a full trace."),
+        Setting("sample", int, 65536, "Connections of each tensor whose options are looked at."),
+        Setting("data_dir", Path, None, "Where datasets lie now: dead units show on images only."),
+    ),
+    place=3,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)
