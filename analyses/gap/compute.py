@@ -16,6 +16,7 @@ from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT, SAMPLING, Factor
 
 from slotkit.errors import SlotkitError
+from slotkit.training.sweep import status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,11 +84,11 @@ def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
 
 def _runs(sweep: Sweep) -> Iterator[Row]:
     for cell, seed, folder in sweep.runs():
-        status = sweep.status(folder)
-        readings = sweep.readings(folder) if status == "finished" else None
+        reached = status(folder)
+        readings = sweep.readings(folder) if reached == "finished" else None
         if readings and any(map(_collapsed, folder.summary()["validation"].values())):
-            status = "collapsed"
-        yield {"run": folder.name, "cell": cell, "seed": seed, "status": status, "readings": readings}
+            reached = "collapsed"
+        yield {"run": folder.name, "cell": cell, "seed": seed, "status": reached, "readings": readings}
 
 
 def _collapsed(validation: Mapping[str, float]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +11,16 @@ from typing import Any
 from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT
 
-from slotkit.config import Overrides, resolve
-from slotkit.errors import DivergedError, SlotkitError
+from slotkit.config import Overrides
+from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.runs.folder import RunFolder, default_runs_dir
-from slotkit.training.experiment import Report, evaluate, resume, run
-from slotkit.training.loop import Note, Step
+from slotkit.training import sweep as engine
+from slotkit.training.experiment import Report, evaluate
 from slotkit.training.resume import FREE
 
 PLAN = "gap.json"
 READINGS = "readings.json"
-
-# Cells that need nothing more.
-DONE = ("finished", "diverged")
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,6 @@ class Sweep:
         for seed in self.plan.seeds:
             for index in sorted(range(len(cells)), key=lambda i: cells[i] not in near):
                 yield cells[index], seed, RunFolder(self.path / f"cell-{index + 1:02}-seed-{seed}")
-
-    def status(self, folder: RunFolder) -> str:
-        """That of the run; "missing" if it isn't there, or was killed before it said anything."""
-        if not (folder.path / "summary.json").is_file():
-            return "missing"
-        return folder.status()
 
     def readings(self, folder: RunFolder) -> dict[str, dict[str, float]]:
         """Test accuracies (fractions) of a run's best checkpoint: by dropout ("off", "on"), then kind."""
@@ -114,34 +104,18 @@ def start(plan: Plan, path: Path) -> Sweep:
 
 
 def train(sweep: Sweep, report: Report = lambda event: None) -> None:
-    """Train every run that is not finished; one that was interrupted goes on from its last checkpoint.
-
-    A run that diverges is left as it is. Other errors, KeyboardInterrupt and StoppedError pass through:
-    `train` again goes on from there.
-    """
-    with RunFolder(sweep.path).locked():
-        runs = list(sweep.runs())
-        left = [one for one in runs if sweep.status(one[2]) not in DONE]
-        report(Note(_estimate(sweep.plan, len(runs), len(left))))
-        for number, (cell, seed, folder) in enumerate(left, start=1):
-            report(Note(f"run {number} of {len(left)}, {folder.name}: {_said(sweep.plan, cell)}"))
-            try:
-                _train(sweep, cell, seed, folder, lambda e: report(e) if isinstance(e, Step) else None)
-            except DivergedError as fault:
-                report(Note(f"  {fault}"))
-                continue
-            accuracy = sweep.readings(folder)["off"]["greedy"]
-            report(Note(f"  test {100 * accuracy:.2f} %, {folder.summary()['seconds']:.0f} s"))
-
-
-def _train(sweep: Sweep, cell: Cell, seed: int, folder: RunFolder, report: Report) -> None:
-    if (folder.path / "checkpoints" / "last.safetensors").is_file() and sweep.status(folder) != "missing":
-        moved = {path: sweep.plan.base[path] for path in FREE if path in sweep.plan.base}
-        resume(folder, [Overrides("slotkit analyze gap", moved)], report)
-        return
-    if folder.path.exists():  # killed before its first checkpoint
-        shutil.rmtree(folder.path)
-    run(resolve(sweep.plan.layers(cell, seed)), sweep.path, folder.name, report)
+    """Train what is left of it and read what is finished, see `slotkit.training.sweep.train`."""
+    cells = [
+        engine.Cell(folder.name, tuple(sweep.plan.layers(cell, seed)), _said(sweep.plan, cell))
+        for cell, seed, folder in sweep.runs()
+    ]
+    engine.train(
+        sweep.path,
+        cells,
+        report,
+        begin=lambda runs, left: _estimate(sweep.plan, runs, left),
+        read=lambda folder: sweep.readings(folder)["off"]["greedy"],
+    )
 
 
 def _estimate(plan: Plan, runs: int, left: int) -> str:

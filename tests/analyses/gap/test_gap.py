@@ -21,6 +21,7 @@ from slotkit.errors import DivergedError, SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.training import experiment
 from slotkit.training.loop import Event, Note, Step
+from slotkit.training.sweep import status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -314,7 +315,7 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path, one_thread: None) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(sweep, interrupt)
     first, second = (folder for _, _, folder in sweep.runs())
-    assert (sweep.status(first), sweep.status(second)) == ("interrupted", "missing")
+    assert (status(first), status(second)) == ("interrupted", "missing")
     second.path.mkdir()  # as a process leaves it that was killed at once
     told(sweep)
     for (_, _, one), (_, _, other) in zip(whole.runs(), sweep.runs(), strict=True):
