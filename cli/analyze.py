@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.analyses import registry
+from slotkit.cli.options import AsJson, RunsDir
 from slotkit.cli.output import print_json, progress
 
 from slotkit.errors import SlotkitError
@@ -31,8 +32,6 @@ Out = Annotated[
         help="Folder for table, figures and summary. Default: RUN/analyses; for several ./analyses-out."
     ),
 ]
-RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def make_app(analyses: Iterable[Analysis]) -> typer.Typer:
