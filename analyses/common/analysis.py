@@ -41,7 +41,7 @@ class Analysis:
     """One analysis: a folder of slotkit/analyses/ has it as `ANALYSIS` in its __init__.py.
 
     Attributes:
-        name: of the command, and of the files that it writes.
+        name: of the command.
         help: a sentence for --help; more paragraphs if need be.
         compute: the module of `analyze(runs, **settings) -> Result`, imported when it is needed.
         settings: the keywords of `analyze`; or, with `trains`, of `start`.

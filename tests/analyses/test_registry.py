@@ -12,8 +12,8 @@ from slotkit.analyses.common.analysis import Analysis, Setting, names
 ANALYSES = {analysis.name: analysis for analysis in registry.find()}
 
 
-def test_they_are_listed_by_place_and_all_are_there() -> None:
-    assert list(ANALYSES) == ["flips", "thresholds", "weights", "ps-variance", "gap"]
+def test_those_with_a_place_are_listed_first() -> None:
+    assert list(ANALYSES)[:5] == ["flips", "thresholds", "weights", "ps-variance", "gap"]
 
 
 @pytest.mark.parametrize("name", ANALYSES)
