@@ -1,210 +1,132 @@
-"""slotkit analyze flips|thresholds|weights|ps-variance|gap."""
+"""slotkit analyze: a command for every analysis of the registry."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.output import parse_seeds, print_json, progress
+from slotkit.analyses import registry
+from slotkit.cli.options import AsJson, RunsDir
+from slotkit.cli.output import print_json, progress
 
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from slotkit.analyses.result import Result
+    from slotkit.analyses.common.analysis import Analysis, Setting
+    from slotkit.analyses.common.result import Result
 
-
-app = typer.Typer(help="Learn from runs: tables, figures, verdicts.", no_args_is_help=True)
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their folders or names.")]
+Sweep = Annotated[
+    str | None,
+    typer.Argument(metavar="[SWEEP]", help="A sweep that is there: analysed as it is, nothing is trained."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
         help="Folder for table, figures and summary. Default: RUN/analyses; for several ./analyses-out."
     ),
 ]
-RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-@app.command("flips")
-def flips(
-    runs: Runs,
-    within: Annotated[
-        int, typer.Option(help="Flip-flop a -> b -> a: longest time between the flips, in steps.")
-    ] = 50,
-    out: Out = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """When and how often reels change their option; wants runs with --trace full."""
-    from slotkit.analyses.flips import analyze
-    from slotkit.analyses.recorded import open_runs
-
-    folders = open_runs(runs, runs_dir)
-    _deliver(analyze(folders, within=within), [folder.path for folder in folders], out, as_json)
+def make_app(analyses: Iterable[Analysis]) -> typer.Typer:
+    """`slotkit analyze` with a command for each of them."""
+    app = typer.Typer(help="Learn from runs: tables, figures, verdicts.", no_args_is_help=True)
+    for analysis in analyses:
+        app.command(analysis.name, help=analysis.help)(_command(analysis))
+    return app
 
 
-@app.command("thresholds")
-def thresholds(runs: Runs, out: Out = None, runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """How far reels are from their thresholds, how fast they move, what flip rate follows."""
-    from slotkit.analyses.recorded import open_runs
-    from slotkit.analyses.thresholds import analyze
+def _command(analysis: Analysis) -> Callable[..., None]:
+    """A function whose signature says what typer is to parse."""
 
-    folders = open_runs(runs, runs_dir)
-    _deliver(analyze(folders), [folder.path for folder in folders], out, as_json)
+    def command(out: Path | None, runs_dir: Path | None, as_json: bool, **typed: Any) -> None:
+        work = _on_runs if analysis.trains is None else _on_sweep
+        result, places = work(analysis, runs_dir, **typed)
+        _deliver(result, places, out, as_json)
+
+    made: Any = command
+    made.__signature__ = Signature(list(_parameters(analysis)))
+    return command
 
 
-@app.command("weights")
-def weights(
-    runs: Runs,
-    checkpoint: Annotated[str, typer.Option(help="Where it ends: last, best or epoch-N.")] = "last",
-    moments: Annotated[int, typer.Option(help="Moments between start and end, from a full trace.")] = 16,
-    sample: Annotated[
-        int, typer.Option(help="Connections of each tensor whose options are looked at.")
-    ] = 65536,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where datasets lie now: dead units show on images only.")
-    ] = None,
-    out: Out = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Which options are selected, magnitudes, norms, dead units, singular values; any slot machine."""
-    from slotkit.analyses.recorded import open_runs
-    from slotkit.analyses.weights import analyze
+def _parameters(analysis: Analysis) -> Iterator[Parameter]:
+    yield _parameter("runs", Runs) if analysis.trains is None else _parameter("sweep", Sweep, None)
+    for setting in analysis.settings:
+        yield _parameter(setting.name, _annotation(setting), setting.default)
+    yield _parameter("out", Out, None)
+    yield _parameter("runs_dir", RunsDir, None)
+    yield _parameter("as_json", AsJson, False)
+
+
+def _parameter(name: str, annotation: Any, default: Any = Parameter.empty) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _annotation(setting: Setting) -> Any:
+    option = typer.Option(setting.flag, help=setting.help, metavar=setting.metavar)
+    annotated: Any = Annotated
+    return annotated[setting.type if setting.default is not None else setting.type | None, option]
+
+
+def _on_runs(
+    analysis: Analysis, runs_dir: Path | None, runs: list[str], **typed: Any
+) -> tuple[Result, list[Path]]:
+    from slotkit.analyses.common.recorded import open_runs
 
     folders = open_runs(runs, runs_dir)
-    found = analyze(folders, checkpoint=checkpoint, moments=moments, sample=sample, data_dir=data_dir)
-    _deliver(found, [folder.path for folder in folders], out, as_json)
+    values = {setting.name: setting.value(typed[setting.name]) for setting in analysis.settings}
+    return analysis.attribute("analyze")(folders, **values), [folder.path for folder in folders]
 
 
-@app.command("ps-variance")
-def ps_variance(
-    runs: Runs,
-    draws: Annotated[int, typer.Option(help="Networks sampled at each checkpoint.")] = 20,
-    checkpoints: Annotated[
-        str, typer.Option(help="Of start, epoch-N, best, last, with commas; all: start, kept epochs, last.")
-    ] = "all",
-    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    data_dir: Annotated[Path | None, typer.Option(help="Where datasets lie now.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    out: Out = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """How far networks sampled from the scores differ, and why; what greedy, mean and ensemble give."""
-    from slotkit.analyses.ps_variance import analyze
-    from slotkit.analyses.recorded import open_runs
-
-    folders = open_runs(runs, runs_dir)
-    names = [name.strip() for name in checkpoints.split(",")]
-    result = analyze(folders, draws, names, split, data_dir, device)
-    _deliver(result, [folder.path for folder in folders], out, as_json)
-
-
-@app.command("gap")
-def gap(
-    sweep: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SWEEP]", help="A sweep that is there: analysed as it is, nothing is trained."
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="mnist, cifar10, ..., parquet:DIR. Default: the reference's.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="lenet (default), conv2, conv4, conv6 or vgg19.")] = None,
-    selection: Annotated[str | None, typer.Option(help="greedy (default) or probabilistic.")] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Recipe of the upper end. Default: authors-MODEL-SELECTION.")
-    ] = None,
-    reproduction: Annotated[
-        str | None, typer.Option(help="Recipe of the lower end. Default: ceng501-MODEL-SELECTION.")
-    ] = None,
-    factors: Annotated[
-        str | None, typer.Option(help='Those to vary, as "update rule,option bound". Default: all.')
-    ] = None,
-    k: Annotated[int | None, typer.Option(help="Options a connection. Default: 8.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of every run. Default: the reference's.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Repetitions of every cell. Default: 0,1.")] = None,
-    limit_batches: Annotated[int | None, typer.Option(help="End every epoch after so many batches.")] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=V", help="A setting of every run.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the sweep's folder. Default: by model, dataset, K, selection.")
-    ] = None,
-    out: Out = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Which differing setting of two sources explains their gap: a factorial sweep, trained and ranked.
-
-    The same command again goes on with a sweep that was interrupted, and trains nothing if it is finished.
-    """
-    from slotkit.analyses.gap import analyze
-    from slotkit.analyses.gap_sweep import find
-
-    options = {
-        "dataset": dataset,
-        "model": model,
-        "selection": selection,
-        "reference": reference,
-        "reproduction": reproduction,
-        "factors": None if factors is None else [one.strip() for one in factors.split(",")],
-        "k": k,
-        "epochs": epochs,
-        "seeds": None if seeds is None else parse_seeds(seeds),
+def _on_sweep(
+    analysis: Analysis, runs_dir: Path | None, sweep: str | None, **typed: Any
+) -> tuple[Result, list[Path]]:
+    given = {
+        setting.name: setting.value(typed[setting.name])
+        for setting in analysis.settings
+        if typed[setting.name] not in (setting.default, [])
     }
-    given = {option: value for option, value in options.items() if value is not None}
-    settings = {"training.limit_batches": limit_batches, "data.dir": data_dir}
-    settings = {path: value for path, value in settings.items() if value is not None}
     if sweep is None:
-        place = _train_gap(given, settings, set_ or [], name, runs_dir)
-    elif given or settings or set_ or name:
+        place = _train(analysis, runs_dir, given)
+    elif given:
         raise SlotkitError(
             f"{sweep} is analysed as it is, so options of training can't go with it. Leave them out, or "
             "leave out the sweep to train what is missing."
         )
     else:
-        place = find(sweep, runs_dir)
-    _deliver(analyze(place), [place], out, as_json)
+        place = _engine(analysis).find(sweep, runs_dir)
+    return analysis.attribute("analyze")(place), [place]
 
 
-def _train_gap(
-    options: dict[str, Any],
-    settings: dict[str, Any],
-    assignments: list[str],
-    name: str | None,
-    runs_dir: Path | None,
-) -> Path:
-    """Plan the sweep, train what it lacks, and say where it lies."""
-    from slotkit.analyses.gap_plan import plan
-    from slotkit.analyses.gap_sweep import start, train
-
-    from slotkit.config import Overrides, parse_assignment
-    from slotkit.runs.folder import default_runs_dir
+def _train(analysis: Analysis, runs_dir: Path | None, given: dict[str, Any]) -> Path:
+    """Start the sweep, train what it lacks, and say where it lies."""
     from slotkit.training.experiment import StoppedError
 
-    layers = [*([Overrides("flags", settings)] if settings else []), *map(parse_assignment, assignments)]
-    planned = plan(**({"seeds": (0, 1)} | options), layers=layers)
-    sweep = start(planned, (runs_dir or default_runs_dir()) / (name or planned.name))
+    engine = _engine(analysis)
+    sweep = engine.start(runs_dir, **given)
+    path: Path = sweep.path
     try:
         with progress() as report:
-            train(sweep, report)
+            engine.train(sweep, report)
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
-            f"Stopped. The same command goes on from there; `slotkit analyze gap {sweep.path}` analyses "
-            "what is finished.",
+            f"Stopped. The same command goes on from there; `slotkit analyze {analysis.name} {path}` "
+            "analyses what is finished.",
             file=sys.stderr,
         )
         raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None
-    return sweep.path
+    return path
+
+
+def _engine(analysis: Analysis) -> Any:
+    assert analysis.trains is not None
+    return import_module(analysis.trains)
 
 
 def _deliver(result: Result, folders: list[Path], out: Path | None, as_json: bool) -> None:
@@ -219,3 +141,6 @@ def _deliver(result: Result, folders: list[Path], out: Path | None, as_json: boo
     print(result.summary)
     for path in paths:
         print(path)
+
+
+app = make_app(registry.find())

@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from slotkit.cli.options import AsJson
 from slotkit.cli.output import print_json, table
 
 
@@ -18,7 +19,7 @@ def bench(
     dense_up_to: Annotated[int, typer.Option(help="Largest K for which the dense form is timed.")] = 64,
     engines: Annotated[str, typer.Option(help="Engines of the latent form that are timed.")] = "numba,eager",
     memory: Annotated[bool, typer.Option("--memory", help="Also peak memory, a process each.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Step times of every form and engine over the same network with learned weights."""
     from slotkit.errors import SlotkitError

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slotkit.cli.options import DATA_DIR, AsJson
 from slotkit.cli.output import print_json, table
 
 app = typer.Typer(help="Datasets: which there are, and fetching them.", no_args_is_help=True)
 
-DataDir = Annotated[Path | None, typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")]
+DataDir = Annotated[Path | None, DATA_DIR]
 
 
 @app.command("list")
 def list_(
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Every dataset, and whether it is there."""
     from slotkit.data.sources import SOURCES, is_present, resolve_data_dir

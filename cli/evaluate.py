@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from slotkit.cli.options import AsJson, DataDirNow, Device, Run, RunsDir
 from slotkit.cli.output import percent, print_json, table
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")],
+    run: Run,
     checkpoint: Annotated[str, typer.Option(help="best, last, epoch-N or step-N.")] = "best",
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     draws: Annotated[int | None, typer.Option(help="PS: networks drawn for the sampled reading.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    data_dir: DataDirNow = None,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a checkpoint of a run; under PS in every reading."""
     from slotkit.config import Overrides

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slotkit.cli.options import AsJson, DataDirNow, Run, RunsDir
 from slotkit.cli.output import print_json, table
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")],
+    run: Run,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder to write into. Default: RUN/export.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx (needs slotkit[onnx]).")] = False,
-    data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    data_dir: DataDirNow = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's network for others: ordinary weights, and the seed with the selected indices."""
     from slotkit.config import Overrides

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.options import AsJson, DataDirNow, RunsDir, Set, ShowConfig
 from slotkit.cli.output import percent, print_json, progress, table
 
 from slotkit.errors import SlotkitError
@@ -37,18 +38,12 @@ def finetune(
     seed: Annotated[
         int | None, typer.Option(help="Seed of dropout and of the start from scratch. Default: the run's.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
-    ] = None,
+    set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder.")] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where datasets lie now.")] = None,
-    show_config: Annotated[
-        bool, typer.Option("--show-config", help="Print every setting and its origin, don't train.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    runs_dir: RunsDir = None,
+    data_dir: DataDirNow = None,
+    show_config: ShowConfig = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the selected weights of a slot run on, as an ordinary network.
 

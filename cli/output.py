@@ -1,6 +1,4 @@
-"""What the commands share: how seeds are named, how progress, tables and results are shown (results on
-stdout, all else on stderr).
-"""
+"""How progress, tables and results are shown: results on stdout, all else on stderr."""
 
 from __future__ import annotations
 
@@ -9,8 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
     from slotkit.training.experiment import Report
@@ -72,14 +68,3 @@ def percent(reading: dict[str, Any] | None) -> str:
     if reading["spread"] is None:
         return f"{100 * reading['accuracy']:.2f} %"
     return f"{100 * reading['accuracy']:.2f} ± {100 * reading['spread']:.2f} % (n = {reading['n']})"
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" -> the seeds of repetitions."""
-    try:
-        seeds = [int(one) for one in text.split(",")]
-    except ValueError:
-        raise SlotkitError(f"--seeds {text} is not a list of integers such as 0,1,2.") from None
-    if len(set(seeds)) < len(seeds):
-        raise SlotkitError(f"--seeds {text} has a seed twice: the runs would be equal.")
-    return seeds

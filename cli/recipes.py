@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from slotkit.cli.options import AsJson
 from slotkit.cli.output import print_json, table
 
 app = typer.Typer(
@@ -13,7 +14,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False) -> None:
+def list_(as_json: AsJson = False) -> None:
     """Every recipe and the result to expect."""
     from slotkit.recipes import load, names
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import percent, print_json, table
 
 if TYPE_CHECKING:
     from slotkit.runs.folder import RunFolder
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
-
-RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command("list")
@@ -34,7 +31,7 @@ def list_(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show(
-    run: Annotated[str, typer.Argument(help="A run: its folder or its name.")],
+    run: Run,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.output import parse_seeds, percent, print_json, progress, table
+from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set, ShowConfig
+from slotkit.cli.output import percent, print_json, progress, table
 
 from slotkit.errors import SlotkitError
 
@@ -29,9 +30,7 @@ def train(
     dataset: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., imagefolder:DIR or parquet:DIR.")
     ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
-    ] = None,
+    data_dir: DataDir = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the dataset if it is missing.")] = False,
     method: Annotated[str | None, typer.Option(help="slot, or learned for ordinary weights.")] = None,
     k: Annotated[int | None, typer.Option(help="Options a connection.")] = None,
@@ -42,29 +41,23 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Device = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only deterministic operations.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of reels, data and training alike.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2: mean and spread.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
-    ] = None,
+    set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")
-    ] = None,
+    runs_dir: RunsDir = None,
     trace: Annotated[
         str | None, typer.Option(help="Flight recorder: summary, full (every flip of GS) or off.")
     ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a stopped or killed run, to the same bits.")
     ] = None,
-    show_config: Annotated[
-        bool, typer.Option("--show-config", help="Print every setting and its origin, don't train.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    show_config: ShowConfig = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a slot machine, or the same network with learned weights.
 
@@ -112,6 +105,8 @@ def _several(seed: int | None, seeds: str | None, name: str | None) -> list[int 
         return [seed]
     if seed is not None or name is not None:
         raise SlotkitError("--seeds makes several runs, so --seed and --name can't go with it.")
+    from slotkit.config import parse_seeds
+
     return [*parse_seeds(seeds)]
 
 

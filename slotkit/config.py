@@ -242,6 +242,17 @@ def parse_assignment(text: str) -> Overrides:
     return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
 
 
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" -> the seeds of repetitions."""
+    try:
+        seeds = [int(one) for one in text.split(",")]
+    except ValueError:
+        raise SlotkitError(f"--seeds {text} is not a list of integers such as 0,1,2.") from None
+    if len(set(seeds)) < len(seeds):
+        raise SlotkitError(f"--seeds {text} has a seed twice: the runs would be equal.")
+    return seeds
+
+
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for path, value in values.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -86,6 +87,54 @@ def test_imports_run_one_way() -> None:
     order = order_in((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     assert len(order) == len(set(order))
     assert faults(house(), order) == []
+
+
+# What analyses/ has beside its rooms, of which each is one analysis.
+COMMON, REGISTRY = "slotkit.analyses.common", "slotkit.analyses.registry"
+
+
+def room_of(module: str) -> str | None:
+    """slotkit.analyses.flips.compute -> slotkit.analyses.flips; None for what is no part of an analysis."""
+    room = ".".join(module.split(".")[:3])
+    return room if room.startswith("slotkit.analyses.") and room not in (COMMON, REGISTRY) else None
+
+
+def strays(files: Mapping[str, str]) -> list[str]:
+    """What imports another analysis: each builds on common/ and below alone."""
+    return [
+        f"{module} imports {other}, which is another analysis: put what they share into common/"
+        for module, source in files.items()
+        for other in sorted(imports_of(source, files))
+        if module.startswith("slotkit.analyses") and room_of(other) not in (None, room_of(module))
+    ]
+
+
+def test_no_analysis_imports_another() -> None:
+    assert len({room_of(module) for module in house()} - {None}) >= 5
+    assert strays(house()) == []
+
+
+@pytest.mark.parametrize("module", ["flips.words", "common.result", "registry"])
+def test_an_import_of_another_analysis_is_found(module: str) -> None:
+    files = {
+        "slotkit.analyses.weights.choice": "",
+        "slotkit.analyses.common.result": "",
+        f"slotkit.analyses.{module}": "from slotkit.analyses.common import result\n"
+        "from slotkit.analyses.weights.choice import EDGES",
+    }
+    (found,) = strays(files)
+    assert found.startswith(f"slotkit.analyses.{module} imports slotkit.analyses.weights.choice, which is")
+
+
+def test_every_package_is_installed() -> None:
+    """setuptools can't find what lies in analyses/ and cli/: pyproject.toml lists it."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages = [
+        _module(path.relative_to(ROOT))
+        for folder in PACKAGES
+        for path in (ROOT / folder).rglob("__init__.py")
+    ]
+    assert sorted(packages) == sorted(listed["packages"])
 
 
 MAP = """

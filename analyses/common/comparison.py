@@ -1,0 +1,100 @@
+"""Which runs are repetitions of which, and what of their tables is compared.
+
+A group is runs that differ by their seeds only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from slotkit.config import flatten
+from slotkit.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# They say where and how a run was made and watched, not what it is.
+INCIDENTAL = ("seeds.", "recording.", "data.dir", "data.download", "training.device", "training.log_every")
+
+# What people call a run by, first to last; other settings come after these.
+TELLING = {
+    "slots.k": "K",
+    "slots.selection": "selection",
+    "model.name": "model",
+    "data.dataset": "dataset",
+    "recipe": "recipe",
+    "training.optimizer": "optimizer",
+    "training.lr": "lr",
+    "training.weight_decay": "L2",
+    "slots.update": "update",
+    "training.schedule": "schedule",
+}
+
+NO_RECIPE = "no recipe"
+
+
+def run_names(folders: Sequence[RunFolder]) -> list[str]:
+    """Folder names; whole paths where names would be the same."""
+    names = [folder.name for folder in folders]
+    return [str(folder.path) if names.count(folder.name) > 1 else folder.name for folder in folders]
+
+
+def group_labels(folders: Sequence[RunFolder]) -> list[str]:
+    """For each run the name of its group: the fewest settings that tell the groups apart, as "K = 8".
+
+    One group alone is called by its recipe, else by model and dataset, and by K.
+    """
+    settings = [_settings(folder) for folder in folders]
+    keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
+    groups = list(dict.fromkeys(keys))
+    ones = [settings[keys.index(group)] for group in groups]
+    if len(groups) == 1:
+        first = ones[0]
+        what = f"{first['model.name']} on {first['data.dataset']}"
+        return [f"{what if first['recipe'] == NO_RECIPE else first['recipe']}, K = {first['slots.k']}"] * len(
+            folders
+        )
+    told: list[list[str]] = [[] for _ in ones]
+    for path in [*TELLING, *sorted({path for one in ones for path in one} - TELLING.keys())]:
+        with_it = [
+            [*words, f"{TELLING.get(path, path)} = {one.get(path)}"]
+            for words, one in zip(told, ones, strict=True)
+        ]
+        if _distinct(with_it) > _distinct(told):
+            told = with_it
+    labels = [", ".join(words).replace("recipe = ", "") for words in told]
+    return [labels[groups.index(key)] for key in keys]
+
+
+def at_its_own(rows: pd.DataFrame, bound: str) -> pd.DataFrame:
+    """The rows at each run's own first (bound "min") or last ("max") step: runs may end at different ones."""
+    return rows[rows["at"] == rows.groupby("run")["at"].transform(bound)]
+
+
+def largest_layer(table: pd.DataFrame) -> str:
+    """The tensor of the most connections: it stands for a run where only one layer can be shown."""
+    sizes = table[table["quantity"] == "connections"]
+    return str(sizes["layer"].iloc[int(sizes["value"].argmax())])
+
+
+def differ_by_k(table: pd.DataFrame) -> bool:
+    """Whether there are several K, and one group of runs for each."""
+    return bool(table["k"].nunique() > 1 and table.groupby("k")["group"].nunique().max() == 1)
+
+
+def _settings(folder: RunFolder) -> dict[str, Any]:
+    origins = folder.tables().get("origins", {}).values()
+    recipe = next(
+        (origin.removeprefix("recipe ") for origin in origins if origin.startswith("recipe ")), NO_RECIPE
+    )
+    return {"recipe": recipe} | {
+        path: value
+        for path, value in flatten(folder.config().model_dump(mode="json"))
+        if not path.startswith(INCIDENTAL)
+    }
+
+
+def _distinct(words: list[list[str]]) -> int:
+    return len({tuple(word) for word in words})

@@ -1,0 +1,80 @@
+"""What an analysis gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.style import house_style
+
+from slotkit.errors import SlotkitError
+from slotkit.files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer of one analysis.
+
+    Attributes:
+        name: of the analysis, and of the files it is saved to.
+        table: tidy, one observation a row.
+        summary: the verdict in words, with its numbers.
+    """
+
+    name: str
+    table: pd.DataFrame
+    summary: str
+    draw: Callable[[pd.DataFrame], Figure]
+
+    def figure(self) -> Figure:
+        """Drawn from the table alone; no pyplot state is touched."""
+        with house_style():
+            return self.draw(self.table)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write NAME.csv, NAME.png, NAME.svg and NAME.txt there. Returns their paths."""
+        import matplotlib as mpl
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise SlotkitError(
+                f"{folder} can't be made: {fault.strerror}. Choose another folder with --out."
+            ) from fault
+        figure = self.figure()
+        # The same table gives the same file: no date, and ids from a fixed salt.
+        with mpl.rc_context({"svg.hashsalt": "slotkit"}):
+            writers: dict[str, Callable[[Path], Any]] = {
+                "csv": lambda path: self.table.to_csv(path, index=False),
+                "png": lambda path: _write_png(figure, path),
+                "svg": lambda path: _write_svg(figure, path),
+                "txt": lambda path: path.write_text(self.summary + "\n", encoding="utf-8"),
+            }
+            paths = []
+            for ending, write in writers.items():
+                paths.append(folder / f"{self.name}.{ending}")
+                write_whole(paths[-1], write)
+        return paths
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    # savefig draws twice, and lays out each time: drawing once, here, is half of what an analysis takes.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(150)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path)
+    figure.set_layout_engine("none")
+
+
+def _write_svg(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(path, metadata={"Date": None})

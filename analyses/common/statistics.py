@@ -1,0 +1,36 @@
+"""One number of several runs: its mean, an interval, and both in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of one number of several runs, and a 95 % bootstrap interval of it over the runs.
+
+    Runs without the number (no number is NaN) are left out; a single run is its own interval.
+    """
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    mean = float(values.mean())
+    if len(values) == 1 or values.min() == values.max() or not np.isfinite(mean):
+        return mean, mean, mean
+    # The percentile interval: the corrected one has no answer for the handful of runs that one has.
+    interval = bootstrap((values,), np.mean, n_resamples=999, method="percentile", random_state=0)
+    return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
+
+
+def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
+    """The mean of one number of several runs, and its interval where that is not the same word."""
+    mean, low, high = mean_and_interval(values)
+    if np.isnan(mean):
+        return "no number"
+    same = word(low) == word(mean) == word(high)
+    return word(mean) if same else f"{word(mean)} [{word(low)}, {word(high)}]"

@@ -1,0 +1,47 @@
+"""Flips: when, where and how often reels change their option, and when the final selection is decided.
+
+The table is tidy: one number a row, with columns run, group (runs that differ by seed only share one), k,
+seed, layer (a tensor's name, or "all"), quantity, at and value. By quantity, `at` and `value` are
+
+    flip rate             step            flips a step and million reels, mean since the row before
+    flips                 -               flips a reel, over the whole trace
+    reels by flips        0, 1, 2         share of reels that flipped never, once, more often
+    still flipping        -               share of reels that flipped in the last tenth of the steps
+    settled               step            share of reels whose last flip is past
+    agreement             step            share of reels that use the option they end with
+    decided               0.5, 0.9, 0.99  first step from which on so many agree
+    options visited       1 .. K          share of reels that used so many different options
+    flip-flops            step            share of the flips since the row before that are returns a -> b -> a
+    flip-flop share       -               the same, over the whole trace
+    survival, initial     age (steps)     share of initial selections still in use at that age
+    survival, taken       age (steps)     share of selections that a flip brought still in use at that age
+    half-life, initial    -               age (steps) at which survival is a half; infinite if it stays above
+    half-life, taken      -
+
+Survival is the Kaplan-Meier estimate: selections in use at the end of the trace are censored.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis, Setting
+
+if TYPE_CHECKING:
+    from slotkit.analyses.flips.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "flips",
+    "When and how often reels change their option; wants runs with --trace full.",
+    compute="slotkit.analyses.flips.compute",
+    settings=(
+        Setting("within", int, 50, "Flip-flop a -> b -> a: longest time between the flips, in steps."),
+    ),
+    place=1,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)

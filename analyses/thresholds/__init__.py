@@ -1,0 +1,45 @@
+"""Thresholds: how far reels are from their next flip, how fast they move, and what flip rate follows.
+
+Under greedy selection a reel's position is u = A / |c| (score units per option unit), and it flips when u
+passes the next threshold of its staircase. The table is tidy: one number a row, with columns run, group
+(runs that differ by seed only share one), k, seed, layer, quantity, level, at and value. By quantity:
+
+    connections       of the layer                                 -
+    margin            distance of u to its next threshold          at a step; level is the quantile's
+    speed             change of u in one step                      at a step; level
+    steps_to_flip     distance to the threshold ahead over speed   at a step; level
+    flip rate         flips a step and million reels, observed     at a step: mean of the steps around it
+    predicted rate    the same, from steps_to_flip                 at a step; level is the quantile it uses
+    predicted / observed   median of the ratio over the steps      level
+    c, lr             factor of the initial scores; learning rate  at a step (lr: layer "all")
+    c forgotten       steps in which c falls to 1/e, over the trace until it underflows; infinite if c stays 1
+    reachable options mean number that can ever win                at K (layer "any")
+    rate before restart, rate after restart, speed before restart, speed after restart   at the restart's step
+
+The prediction: a reel whose threshold lies tau steps ahead flips in the next step if tau <= 1. Positions are
+spread smoothly between thresholds, so the share of reels with tau below t grows as r * t for small t, and
+r is the flip rate. A recorded quantile gives r = level / steps_to_flip(level). It supposes that reels keep
+their velocity for that long; the 5 % level is the lowest recorded above the minimum, and asks the least.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slotkit.analyses.common.analysis import Analysis
+
+if TYPE_CHECKING:
+    from slotkit.analyses.thresholds.compute import analyze
+
+__all__ = ["ANALYSIS", "analyze"]
+
+ANALYSIS = Analysis(
+    "thresholds",
+    "How far reels are from their thresholds, how fast they move, what flip rate follows.",
+    compute="slotkit.analyses.thresholds.compute",
+    place=2,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return ANALYSIS.attribute(name)

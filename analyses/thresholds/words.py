@@ -1,0 +1,153 @@
+"""The verdict of `thresholds`: are the thresholds too far apart for the gradients that reels get?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
+from slotkit.analyses.common.statistics import mean_and_interval
+from slotkit.analyses.thresholds.envelope import reachable_law
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """A paragraph for each group, about its largest layer; means over runs."""
+    for group, rows in table.groupby("group", sort=False):
+        yield from _group(str(group), rows)
+    if differ_by_k(table):
+        yield from _across_k(table)
+
+
+def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
+    layers = list(rows.loc[rows["quantity"] == "margin", "layer"].unique())
+    runs = rows["run"].nunique()
+    margins = rows[rows["quantity"] == "margin"]
+    first, last = margins["at"].min(), margins["at"].max()
+    yield f"{group} ({runs} run{'s' if runs > 1 else ''}, {last:,.0f} steps):"
+    for layer in layers:
+        mine = rows[rows["layer"] == layer]
+        margin, speed, wait = (
+            [_median(mine, name, bound) for bound in ("min", "max")]
+            for name in ("margin", "speed", "steps_to_flip")
+        )
+        if not np.isfinite(margin[1]):
+            yield f"  {layer}: no thresholds (a reel with one reachable option never flips)."
+            continue
+        yield (
+            f"  {layer}: the median reel is {margin[1]:.2g} from its next threshold at the end "
+            f"({margin[0]:.2g} at step {first:,.0f}), moves {speed[1]:.2g} a step ({speed[0]:.2g}), and has "
+            f"the threshold ahead of it {_steps(wait[1])} steps away ({_steps(wait[0])})."
+        )
+        yield f"    {_verdict(mine, first, margin[1] / margin[0], speed[1] / speed[0])}"
+        yield f"    {_prediction(mine)}"
+    largest = largest_layer(rows)
+    yield from _line(rows, largest)
+    yield from _rate_at_the_end(rows)
+    yield from _restarts(rows, largest)
+    k = int(rows["k"].iloc[0])
+    reachable = _mean(rows[(rows["quantity"] == "reachable options") & (rows["at"] == k)])
+    yield (
+        f"  Of K = {k} options {reachable:.2f} are reachable on average; the law of large K, "
+        f"(4/3) ln K + 0.845, has {reachable_law(k):.2f}."
+    )
+
+
+def _verdict(mine: pd.DataFrame, first: float, margin: float, speed: float) -> str:
+    """Slow where most reels can't reach a threshold in as many steps as were trained; and why."""
+    waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
+    by_level = waits.groupby("level")["value"].mean()
+    late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
+    return (
+        f"{'Slow' if late > 0.5 else 'Not slow'}: {100 * late:.0f} % of the reels would need longer than the "
+        f"whole training to get there. Margins are {margin:.2g} times, speeds {speed:.2g} times those of "
+        f"step {first:,.0f}."
+    )
+
+
+def _prediction(mine: pd.DataFrame) -> str:
+    rows = mine[mine["quantity"] == "predicted / observed"]
+    words = [
+        f"{_mean(rows[rows['level'] == level]):.2g} (from the {100 * level:.0f} % level)"
+        for level in sorted(rows["level"].unique())
+    ]
+    return f"Flip rate predicted from steps_to_flip over the observed one, median: {', '.join(words)}."
+
+
+def _line(rows: pd.DataFrame, layer: str) -> Iterator[str]:
+    c = rows[(rows["quantity"] == "c") & (rows["layer"] == layer)]
+    end = _mean(at_its_own(c, "max"))
+    if end == 1:
+        yield "  c stays 1: without an L2 penalty the initial scores, and so the thresholds, never fade."
+        return
+    if end == 0:
+        yield "  c has underflowed to 0: the initial scores are gone, and any A is beyond all thresholds."
+        return
+    forgotten = _mean(rows[(rows["quantity"] == "c forgotten") & (rows["layer"] == layer)])
+    further = 1 / max(abs(end), 1e-300)
+    yield (
+        f"  c falls to {end:.3g}: the initial scores fade by 1/e in {_steps(forgotten)} steps. Thresholds in "
+        f"A shrink with c, so that the same step in A moves u {further:.3g} times as far as "
+        "at the start."
+    )
+
+
+def _rate_at_the_end(rows: pd.DataFrame) -> Iterator[str]:
+    lr = rows[rows["quantity"] == "lr"]
+    share = _mean(at_its_own(lr, "max")) / lr["value"].max()
+    if share < 0.5:
+        yield (
+            f"  The learning rate ends at {100 * share:.2g} % of the highest measured: the speeds of the "
+            "end say as much about the schedule as about the gradients."
+        )
+
+
+def _restarts(rows: pd.DataFrame, layer: str) -> Iterator[str]:
+    mine = rows[rows["layer"] == layer]
+    for step in sorted(mine.loc[mine["quantity"] == "rate after restart", "at"].unique()):
+        at = mine[mine["at"] == step]
+        before, after, slow, fast = (
+            _mean(at[at["quantity"] == f"{name} restart"])
+            for name in ("rate before", "rate after", "speed before", "speed after")
+        )
+        yield (
+            f"  Restart of the learning rate at step {step:,.0f}, {layer}: {before:,.0f} flips a step and "
+            f"million reels before, {after:,.0f} after; median speed {slow:.2g} before, {fast:.2g} after."
+        )
+
+
+def _across_k(table: pd.DataFrame) -> Iterator[str]:
+    layer = largest_layer(table)
+    found = []
+    for k, rows in table[table["layer"] == layer].groupby("k"):
+        found.append(
+            f"{k}: margin {_median(rows, 'margin', 'max'):.2g}, speed {_median(rows, 'speed', 'max'):.2g}, "
+            f"{_steps(_median(rows, 'steps_to_flip', 'max'))} steps"
+        )
+    yield f"By K, median reel of {layer} at the end: " + "; ".join(found) + "."
+
+
+def _median(rows: pd.DataFrame, quantity: str, bound: str) -> float:
+    """Of a quantity's median at each run's own first ("min") or last ("max") step."""
+    return _mean(at_its_own(rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5)], bound))
+
+
+def _mean(rows: pd.DataFrame) -> float:
+    return mean_and_interval(rows["value"].to_numpy())[0]
+
+
+def _steps(value: float) -> str:
+    return "infinitely many" if np.isinf(value) else f"{value:,.0f}"
+
+
+def quantile_at(levels: Any, values: NDArray[np.float64], wanted: float) -> float:
+    """The share of reels whose value is at most `wanted`, interpolated on the logarithm of the value."""
+    finite = np.isfinite(values) & (values > 0)
+    if not finite.any():
+        return 0.0
+    at, share = np.log(values[finite]), np.asarray(levels, np.float64)[finite]
+    return float(np.interp(np.log(wanted), at, share, left=0.0))

@@ -1,0 +1,106 @@
+"""Dead units: ReLUs that no image ever switches on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from slotkit.analyses.weights.snapshots import Course, Weights
+from torch import Tensor, nn
+
+from slotkit.config import Overrides, resolve
+from slotkit.data.batches import ordered_batches
+from slotkit.data.sources import is_present
+from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
+from slotkit.training.prepare import own_settings, prepare
+
+# Images that a unit has to be silent for: the first of the training images, whose order is random.
+IMAGES = 10_000
+
+
+def dead_units(
+    course: Course, networks: Sequence[Weights], data_dir: Path | None
+) -> list[dict[str, Tensor]] | str:
+    """For each of the networks and each layer with a ReLU behind it, which units are dead: bool (units,).
+
+    A weight is never zero here, so no unit is cut off by its weights. A unit is dead if its ReLU puts
+    out 0 for every one of IMAGES training images; a channel of a convolution if it does so everywhere.
+
+    Returns a sentence instead if there are no images or no ReLU to look at.
+    """
+    data, name = course.config.data, course.folder.name
+    place = data_dir or (Path(data.dir) if data.dir else None)
+    if not is_present(data.dataset, place):
+        return (
+            f"Nothing on dead units of {name}: they show on images only, and the dataset {data.dataset} is "
+            "not there. Say where with --data-dir (a folder in a dataset's name counts from the current one)."
+        )
+    # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
+    changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
+    changes |= {"data.dir": str(place)} if place else {}
+    prepared = prepare(resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)]))
+    trainee, images = prepared.trainee, prepared.images("train")
+    some = images.subset(torch.arange(min(IMAGES, len(images))))
+    found = []
+    for weights in networks:
+        _put(trainee.model, course.others, weights)
+        watch = _Watch(trainee.model, {name: reel.channel_dim for name, reel in course.reels.items()})
+        mean, std = prepared.config.data.mean, prepared.config.data.std
+        batches = ordered_batches(some, EVALUATION_BATCH, mean=mean, std=std, channels_last=trainee.bf16)
+        with watch, evaluation_mode(trainee.model), torch.no_grad():
+            for pixels, _ in batches:
+                trainee.forward(pixels)
+        found.append({name: ~active for name, active in watch.active.items()})
+    return found if any(found) else f"Nothing on dead units of {name}: no ReLU follows a layer of slots."
+
+
+@torch.no_grad()
+def _put(model: nn.Module, others: Mapping[str, Tensor], weights: Weights) -> None:
+    model.load_state_dict(dict(others), strict=False)
+    for name, weight in weights.items():
+        model.get_parameter(name).copy_(weight)
+
+
+class _Watch:
+    """While it is entered: which units of the first ReLU behind each layer are ever above 0.
+
+    Attributes:
+        active: tensor name -> bool (units,).
+    """
+
+    def __init__(self, model: nn.Module, channel_dims: Mapping[str, int]) -> None:
+        self.active: dict[str, Tensor] = {}
+        self._model, self._channel_dims = model, channel_dims
+        self._behind: tuple[str, int, int] | None = None  # layer, its units, their dimension
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> None:
+        for name, channel_dim in self._channel_dims.items():
+            owner = self._model.get_submodule(name.rpartition(".")[0])
+            units = self._model.get_parameter(name).shape[channel_dim]
+            dimension = -1 if isinstance(owner, nn.Linear) else 1
+            self._hooks.append(owner.register_forward_hook(self._layer((name, units, dimension))))
+        for module in self._model.modules():
+            if isinstance(module, nn.ReLU):
+                self._hooks.append(module.register_forward_hook(self._relu))
+
+    def __exit__(self, *fault: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _layer(self, behind: tuple[str, int, int]) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._behind = behind
+
+        return look
+
+    def _relu(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self._behind is None:
+            return
+        (name, units, dimension), self._behind = self._behind, None
+        rows = output.movedim(dimension, 0).flatten(1)
+        if len(rows) == units:
+            before = self.active.get(name, torch.zeros(units, dtype=torch.bool))
+            self.active[name] = before | (rows > 0).any(dim=-1)

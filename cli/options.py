@@ -1,0 +1,26 @@
+"""The arguments and options that several commands have, with their words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")]
+RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+# As text it goes into the settings of a run as it was typed.
+DATA_DIR = typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
+DataDir = Annotated[str | None, DATA_DIR]
+# For a run that is there, which knows where its data lay.
+DataDirNow = Annotated[str | None, typer.Option(help="Where datasets lie now.")]
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
+]
+ShowConfig = Annotated[
+    bool, typer.Option("--show-config", help="Print every setting and its origin, don't train.")
+]

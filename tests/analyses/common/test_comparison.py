@@ -1,0 +1,65 @@
+"""Groups of runs and what they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slotkit.analyses.common.comparison import group_labels, run_names
+from slotkit.analyses.common.statistics import mean_and_interval
+
+from slotkit.config import Overrides, resolve
+from slotkit.runs.folder import RunFolder
+
+
+def run(place: Path, name: str, origin: str = "--set", **settings: object) -> RunFolder:
+    values = {path.replace("__", "."): value for path, value in settings.items()}
+    return RunFolder.create(place, name, resolve([Overrides(origin, values)]), {})
+
+
+def test_runs_that_differ_by_seed_are_one_group(tmp_path: Path) -> None:
+    folders = [run(tmp_path, f"r{seed}", seeds__reels=seed, recording__trace="full") for seed in range(3)]
+    assert group_labels(folders) == ["lenet on digits, K = 8"] * 3
+
+
+def test_groups_are_called_by_the_least_that_tells_them_apart(tmp_path: Path) -> None:
+    one = run(tmp_path, "one", slots__k=2)
+    two = run(tmp_path, "two", slots__k=8, training__lr=0.2)
+    three = run(tmp_path, "three", slots__k=8, training__lr=0.1, training__momentum=0.5)
+    assert group_labels([one, two]) == ["K = 2", "K = 8"]
+    assert group_labels([one, two, three]) == ["K = 2, lr = 0.1", "K = 8, lr = 0.2", "K = 8, lr = 0.1"]
+
+
+def test_settings_have_their_short_names(tmp_path: Path) -> None:
+    one = run(tmp_path, "one", training__weight_decay=1e-4)
+    two = run(tmp_path, "two", slots__update="selected")
+    three = run(tmp_path, "three")
+    labels = ["L2 = 0.0001, update = all", "L2 = 0.0, update = selected", "L2 = 0.0, update = all"]
+    assert group_labels([one, two, three]) == labels
+
+
+def test_recipes_tell_runs_apart(tmp_path: Path) -> None:
+    one = run(tmp_path, "one", "recipe plain", training__lr=0.2)
+    two = run(tmp_path, "two", "recipe fancy", training__lr=0.3, training__momentum=0.8)
+    assert group_labels([one, two]) == ["plain", "fancy"]
+    assert group_labels([one]) == ["plain, K = 8"]
+
+
+def test_names_that_are_the_same_become_paths(tmp_path: Path) -> None:
+    folders = [run(tmp_path / place, "same") for place in ("a", "b")]
+    assert run_names(folders) == [str(tmp_path / "a" / "same"), str(tmp_path / "b" / "same")]
+
+
+def test_intervals_over_runs() -> None:
+    mean, low, high = mean_and_interval(np.array([1.0, 2.0, 3.0, np.nan]))
+    assert mean == 2
+    assert 1 <= low < 2 < high <= 3
+    assert mean_and_interval(np.array([4.0])) == (4, 4, 4)
+    assert mean_and_interval(np.array([np.inf, 1.0]))[0] == np.inf
+    assert np.isnan(mean_and_interval(np.array([]))).all()
+
+
+def test_intervals_are_the_same_every_time() -> None:
+    values = np.array([1.0, 5.0, 2.0, 7.0])
+    assert mean_and_interval(values) == pytest.approx(mean_and_interval(values), abs=0)

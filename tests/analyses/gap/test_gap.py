@@ -1,0 +1,399 @@
+"""Sweeps with accuracies made by hand, and one trained in earnest on digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from slotkit.analyses import gap
+from slotkit.analyses.common.result import Result
+from slotkit.analyses.gap import compute
+from slotkit.analyses.gap.plan import Cell, Plan, plan
+from slotkit.analyses.gap.sweep import PLAN, READINGS, Sweep, start, train
+
+from slotkit.config import Overrides
+from slotkit.errors import DivergedError, SlotkitError
+from slotkit.runs.folder import RunFolder
+from slotkit.training import experiment
+from slotkit.training.loop import Event, Note, Step
+from slotkit.training.sweep import status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Accuracy = Callable[[Cell, int], float]  # in %, of a cell and a seed
+
+TINY = {"training.limit_batches": 8, "training.device": "cpu", "data.validation": 0.1}
+
+
+def made(
+    path: Path, planned: Plan, accuracy: Accuracy, status: dict[tuple[Cell, int], str] | None = None
+) -> Path:
+    """The folder of a sweep that gave these accuracies; runs are finished, or as `status` says."""
+    sweep = start(planned, path)
+    for cell, seed, folder in sweep.runs():
+        told = (status or {}).get((cell, seed), "finished")
+        if told == "missing":
+            continue
+        folder.path.mkdir()
+        value = accuracy(cell, seed) / 100
+        # Half a point less with dropout on, one point more when sampled.
+        reading = {"greedy": {"accuracy": value}, "sample": {"accuracy": value + 0.01}}
+        dead = told == "collapsed"
+        end = {"accuracy": 0.1 if dead else value, "loss": np.log(10) if dead else 0.1}
+        validation = {"best": {"accuracy": value, "loss": 0.1}, "last": end}
+        status_told = "finished" if dead else told
+        folder.write_summary({"status": status_told, "test": {"best": reading}, "validation": validation})
+        if status_told == "finished":
+            off = {kind: one["accuracy"] for kind, one in reading.items()}
+            on = {kind: one - 0.005 for kind, one in off.items()}
+            (folder.path / READINGS).write_text(json.dumps({"off": off, "on": on}))
+    return path
+
+
+def linear(*effects: float) -> Accuracy:
+    """Effects in points, and a seed that is worth 0.3."""
+    return lambda cell, seed: (
+        95 + sum(e * level for e, level in zip(effects, cell, strict=False)) / 2 + 0.3 * seed
+    )
+
+
+def noisy(accuracy: Accuracy, by: float = 0.1) -> Accuracy:
+    draws = np.random.default_rng(1)
+    return lambda cell, seed: accuracy(cell, seed) + by * draws.standard_normal()
+
+
+def picked(table: pd.DataFrame, quantity: str, name: str | None = None) -> Any:
+    rows = table[table["quantity"] == quantity]
+    rows = rows if name is None else rows[rows["name"] == name]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def lenet(**given: Any) -> Plan:
+    return plan(**({"epochs": 3, "seeds": (0, 1)} | given))
+
+
+def test_known_effects_are_found_and_ranked(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(), linear(5, -0.5, 0.25, 0, 1)))
+    effects = found.table[found.table["quantity"] == "effect"]
+    assert list(effects["name"][:4]) == [
+        "update rule",
+        "option bound",
+        "momentum and learning rate",
+        "L2 penalty",
+    ]
+    assert list(effects["value"]) == pytest.approx([5, 1, -0.5, 0.25, 0, 0, 0, 0], abs=1e-9)
+    assert list(effects["n"]) == [32] * 8
+    # The ends differ in all but L2 and schedule.
+    assert picked(found.table, "gap")["value"] == pytest.approx(5.5)
+    assert picked(found.table, "explained")["value"] == pytest.approx(5.5)
+    assert picked(found.table, "end", "authors-lenet-greedy")["value"] == pytest.approx(97.775)
+    assert (
+        "The update rule explains most at the ends: all instead of selected is worth +5.00 [+5.00, +5.00] "
+        "points to the reproduction and +5.00 [+5.00, +5.00] to the reference."
+    ) in found.summary
+
+
+def test_a_setting_that_narrows_the_gap_does_not_explain_it(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(), linear(2, 0, 0, 0, -7)))
+    assert picked(found.table, "gap")["value"] == pytest.approx(-5)
+    assert found.table["name"].iloc[0] == "option bound"
+    assert "The update rule explains most at the ends: all instead of selected is" in found.summary
+
+
+def test_steps_are_taken_at_the_ends(tmp_path: Path) -> None:
+    # The option bound helps the selected rule by 2 points and costs the other 1.
+    def accuracy(cell: Cell, seed: int) -> float:
+        return linear(5)(cell, seed) + (2 if cell[0] < 0 else -1) * cell[4] / 2
+
+    found = gap.analyze(made(tmp_path / "s", lenet(), accuracy))
+    up, down, main = (
+        picked(found.table, quantity, "option bound") for quantity in ("step up", "step down", "effect")
+    )
+    assert (up["value"], down["value"], main["value"]) == pytest.approx((2, -1, 0.5))
+    assert (up["n"], down["n"]) == (2, 2)
+    assert "L2 penalty" not in set(found.table.loc[found.table["quantity"] == "step up", "name"])
+    told = "  option bound (√(2/(in+out)) → √(6/(in+out))): +2.00 [+2.00, +2.00]; -1.00 [-1.00, -1.00]"
+    assert told in found.summary.splitlines()
+
+
+def test_intervals_tell_what_is_not_told_from_0(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(), noisy(linear(5, 1))))
+    rule, bias = (picked(found.table, "effect", name) for name in ("update rule", "biases"))
+    assert rule["low"] < 5 < rule["high"]
+    # 32 runs with a deviation of 0.1: a standard error of 0.035, and t is 2.13 at 15 degrees of freedom.
+    assert rule["high"] - rule["low"] == pytest.approx(2 * 2.13 * 0.035, rel=0.5)
+    assert bias["low"] < 0 < bias["high"]
+    assert "biases (PyTorch's, untrained → none)" in found.summary
+    told = [line for line in found.summary.splitlines() if line.startswith(("  biases", "  update rule ("))]
+    assert [line.endswith("points, not told from 0") for line in told] == [False, False, False, True]
+
+
+def test_an_interaction_is_given_with_its_aliases(tmp_path: Path) -> None:
+    interacting: Accuracy = lambda cell, seed: linear(5)(cell, seed) + 0.4 * cell[0] * cell[1]  # noqa: E731
+    found = gap.analyze(made(tmp_path / "s", lenet(), interacting))
+    first = found.table[found.table["quantity"] == "interaction"].iloc[0]
+    assert first["value"] == pytest.approx(0.8)
+    assert first["name"] == (
+        "update rule x momentum and learning rate = L2 penalty x schedule = option bound x score bound = "
+        "biases x pixel range"
+    )
+
+
+def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(seeds=(4,)), linear(5)))
+    assert found.table[["low", "high"]].isna().all(axis=None)
+    assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
+    assert "No cell has two seeds, so there are no intervals: give more --seeds." in found.summary
+    assert "[" not in found.summary.split("No cell")[0]
+    found.figure()
+
+
+def test_missing_and_diverged_runs_are_said_and_left_out(tmp_path: Path) -> None:
+    planned = lenet()
+    first, second, third = planned.trained()[:3]
+    status = {(first, 0): "diverged", (second, 1): "missing", (third, 1): "running"}
+    found = gap.analyze(made(tmp_path / "s", planned, linear(5, 1), status))
+    assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
+    assert picked(found.table, "effect", "update rule")["n"] == 29
+    assert "2 of 58 runs are not finished: estimated from the others." in found.summary
+    assert "1 diverged and is left out of the effects: cell-01-seed-0." in found.summary
+    diverged = found.table[found.table["run"] == "cell-01-seed-0"].iloc[0]
+    assert np.isnan(diverged["value"])
+    assert "don't tell" not in found.summary
+
+
+def test_a_cell_that_is_lost_with_all_seeds_costs_an_interaction(tmp_path: Path) -> None:
+    planned = lenet(factors=["update rule", "option bound"])
+    lost = {((1, 1), seed): "diverged" for seed in (0, 1)}
+    found = gap.analyze(made(tmp_path / "s", planned, linear(5, 1), lost))
+    assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
+    assert "don't tell, and the others assume to be 0: update rule x option bound." in found.summary
+    assert np.isnan(picked(found.table, "gap")["value"])
+    assert "The gap is unknown" in found.summary
+    found.figure()
+
+
+LIMITS = [
+    (0.10, 2.31, True),  # ten equal probabilities
+    (0.22, 1.70, True),  # a few classes apart, no more
+    (0.70, 0.95, False),
+    (0.65, 0.647, False),  # two classes, and something learned
+    (0.97, 0.10, False),
+]
+
+
+@pytest.mark.parametrize(("accuracy", "loss", "collapsed"), LIMITS)
+def test_what_counts_as_collapsed(accuracy: float, loss: float, collapsed: bool) -> None:
+    assert compute._collapsed({"accuracy": accuracy, "loss": loss}) == collapsed
+
+
+def test_a_network_that_collapsed_swamps_nothing(tmp_path: Path) -> None:
+    planned = lenet()
+    dead = planned.trained()[9]
+
+    def accuracy(cell: Cell, seed: int) -> float:
+        return 9.8 if (cell, seed) == (dead, 0) else linear(5, 1)(cell, seed)
+
+    found = gap.analyze(made(tmp_path / "s", planned, accuracy, {(dead, 0): "collapsed"}))
+    assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
+    assert found.table.loc[found.table["run"] == "cell-10-seed-0", "value"].item() == pytest.approx(9.8)
+    told = "1 collapsed to chance and is left out of the effects: cell-10-seed-0."
+    assert told in found.summary
+
+
+def test_no_run_at_all_is_an_error(tmp_path: Path) -> None:
+    planned = lenet(factors=["update rule"], seeds=(0,))
+    status = {(cell, 0): "missing" for cell in planned.trained()}
+    with pytest.raises(SlotkitError, match=r"No run of the design is finished, so there is nothing to est"):
+        gap.analyze(made(tmp_path / "s", planned, linear(5), status))
+
+
+def test_factors_of_evaluation_are_read_from_the_same_runs(tmp_path: Path) -> None:
+    planned = plan(model="conv2", selection="PS", seeds=(0, 1), epochs=2)
+    found = gap.analyze(made(tmp_path / "s", planned, linear(5)))
+    dropout, sampling = (picked(found.table, "reading", f.name) for f in planned.readings)
+    assert (dropout["name"], dropout["value"]) == ("dropout in evaluation", pytest.approx(0.5))
+    assert (sampling["name"], sampling["value"]) == ("PS evaluation", pytest.approx(-1))
+    assert (dropout["between"], sampling["between"]) == (True, False)
+    # Both recipes sample; the reproduction leaves dropout on.
+    reference, reproduction = (
+        picked(found.table, "end", name)["value"] for name in (planned.reference, planned.reproduction)
+    )
+    assert (reference, reproduction) == (pytest.approx(97.5 + 1.15), pytest.approx(92.5 + 1.15 - 0.5))
+    assert picked(found.table, "explained")["value"] == pytest.approx(5.5)
+
+
+def test_settings_that_were_held_are_said(tmp_path: Path) -> None:
+    planned = lenet(factors=["update rule", "biases"])
+    summary = gap.analyze(made(tmp_path / "s", planned, linear(5))).summary
+    assert "all 4 combinations of 2 settings, 2 seeds" in summary
+    assert "Held at the setting of authors-lenet-greedy, though the ends differ in it: momentum" in summary
+    assert "one cosine" not in summary
+    assert (
+        "begin at epoch 25, which 3 epochs don't reach"
+        in gap.analyze(made(tmp_path / "t", lenet(), linear(5))).summary
+    )
+
+
+def test_the_figure_is_drawn_and_saved(tmp_path: Path) -> None:
+    found: Result = gap.analyze(made(tmp_path / "s", lenet(), noisy(linear(5, 1))))
+    effects, accuracies = found.figure().axes
+    labels = [label.get_text() for label in effects.get_yticklabels()]
+    assert labels[0] == "update rule\nselected → all"
+    assert len(labels) == 11
+    assert [tick.get_text() for tick in accuracies.get_xticklabels()] == [
+        "every run",
+        "reference",
+        "reproduction",
+    ]
+    assert [path.name for path in found.save(tmp_path / "out")] == [
+        f"gap.{e}" for e in ("csv", "png", "svg", "txt")
+    ]
+
+
+# Training
+
+
+def tiny(**given: Any) -> Plan:
+    fixed = {"dataset": "digits", "k": 2, "epochs": 1, "seeds": (0,), "layers": [Overrides("test", TINY)]}
+    return plan(**(fixed | {"factors": ["update rule", "option bound"]} | given))
+
+
+def told(sweep: Sweep) -> list[str]:
+    """What training it says."""
+    notes: list[str] = []
+    train(sweep, lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+    return notes
+
+
+def written(sweep: Sweep) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in sweep.path.rglob("*") if p.name not in (PLAN, "lock")}
+
+
+def test_a_sweep_is_trained_once_and_grows_by_seeds(tmp_path: Path, one_thread: None) -> None:
+    sweep = start(tiny(), tmp_path / "s")
+    notes = told(sweep)
+    assert (
+        notes[0]
+        == "2 factors in 4 cells (full factorial), 1 seed: 4 runs of 1 epochs, 4 of them left to train."
+    )
+    assert notes[1] == ("run 1 of 4, cell-01-seed-0: update rule selected, option bound √(2/(in+out))")
+    updates = [folder.config().slots.update for _, _, folder in sweep.runs()]
+    assert updates == ["selected", "selected", "all", "all"]
+    before = written(sweep)
+    first = gap.analyze(sweep.path)
+    again = start(tiny(), tmp_path / "s")
+    assert told(again)[-1].endswith("4 runs of 1 epochs, 0 of them left to train.")
+    assert written(again) == before
+    runs = first.table[first.table["quantity"] == "accuracy"]
+    assert list(runs["value"]) == [
+        100 * folder.summary()["test"]["best"]["greedy"]["accuracy"] for _, _, folder in sweep.runs()
+    ]
+    more = start(tiny(seeds=(1,)), tmp_path / "s")
+    assert more.plan.seeds == (0, 1)
+    assert told(more)[0].endswith("2 seeds: 8 runs of 1 epochs, 4 of them left to train.")
+    assert len(gap.analyze("s", tmp_path).table.query("quantity == 'accuracy'")) == 8
+
+
+def test_an_interrupted_sweep_goes_on(tmp_path: Path, one_thread: None) -> None:
+    planned = tiny(factors=["option bound"], epochs=3)
+    whole = start(planned, tmp_path / "whole")
+    told(whole)
+    sweep = start(planned, tmp_path / "s")
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(sweep, interrupt)
+    first, second = (folder for _, _, folder in sweep.runs())
+    assert (status(first), status(second)) == ("interrupted", "missing")
+    second.path.mkdir()  # as a process leaves it that was killed at once
+    told(sweep)
+    for (_, _, one), (_, _, other) in zip(whole.runs(), sweep.runs(), strict=True):
+        assert one.summary()["test"] == other.summary()["test"]
+        assert (one.path / "metrics.jsonl").read_text() == (other.path / "metrics.jsonl").read_text()
+    assert "Resumed after step 8" in (first.path / "log.txt").read_text()
+
+
+def test_a_run_that_diverges_is_left_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    def diverge(*given: Any) -> Any:
+        raise DivergedError("The training loss became nan in epoch 1.")
+        yield
+
+    planned = tiny(factors=["option bound"])
+    sweep = start(planned, tmp_path / "s")
+    monkeypatch.setattr(experiment, "fit", diverge)
+    assert told(sweep)[2] == "  The training loss became nan in epoch 1."
+    assert [folder.status() for _, _, folder in sweep.runs()] == ["diverged", "diverged"]
+    assert told(sweep)[0].endswith("0 of them left to train.")
+
+
+def test_an_error_is_no_divergence(tmp_path: Path) -> None:
+    sweep = start(replace(tiny(), base=tiny().base | {"data.dataset": "imagefolder:nowhere"}), tmp_path / "s")
+    with pytest.raises(SlotkitError, match="nowhere"):
+        told(sweep)
+
+
+def test_dropout_in_evaluation_needs_no_training(
+    tmp_path: Path, narrow_networks: None, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "_collapsed", lambda validation: False)  # as a network of this size may
+    factors = ["option bound", "dropout in evaluation"]
+    layers = [Overrides("test", TINY | {"data.mean": [0.0], "data.std": [1.0]})]
+    sweep = start(tiny(model="conv2", factors=factors, layers=layers), tmp_path / "s")
+    assert "2 runs" in told(sweep)[0]
+    for _, _, folder in sweep.runs():
+        readings = json.loads((folder.path / READINGS).read_text())
+        assert readings["off"]["greedy"] == folder.summary()["test"]["best"]["greedy"]["accuracy"]
+        assert set(readings["on"]) == {"greedy"}
+    found = picked(gap.analyze(sweep.path).table, "reading", "dropout in evaluation")
+    on, off = (
+        np.mean([sweep.readings(folder)[key]["greedy"] for _, _, folder in sweep.runs()])
+        for key in ("on", "off")
+    )
+    assert found["value"] == pytest.approx(100 * (off - on))
+
+
+def test_another_plan_is_not_mixed_in(tmp_path: Path) -> None:
+    start(tiny(), tmp_path / "s")
+    with pytest.raises(
+        SlotkitError, match=r"s holds another sweep: it differs in epochs, training.epochs. Ch"
+    ):
+        start(tiny(epochs=2), tmp_path / "s")
+    moved = start(tiny(layers=[Overrides("test", TINY | {"data.dir": "elsewhere"})]), tmp_path / "s")
+    assert moved.plan.base["data.dir"] == "elsewhere"
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "file").touch()
+    with pytest.raises(SlotkitError, match=r"t is there already and no sweep. Choose another --name."):
+        start(tiny(), tmp_path / "t")
+
+
+def test_a_sweep_that_is_not_there_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(
+        SlotkitError, match=r"There is no sweep 'x', neither as a path nor in .*: no gap.json"
+    ):
+        gap.analyze("x", tmp_path)
+    sweep = start(tiny(), tmp_path / "s")
+    (sweep.path / PLAN).write_text("{}")
+    with pytest.raises(SlotkitError, match=r"gap.json can't be read: 'factors'. Restore it, or train"):
+        gap.analyze(sweep.path)
+
+
+def test_a_sweep_is_trained_by_one_process(tmp_path: Path) -> None:
+    sweep = start(tiny(), tmp_path / "s")
+    with (
+        RunFolder(sweep.path).locked(),
+        pytest.raises(SlotkitError, match="is being trained by another process"),
+    ):
+        train(sweep)

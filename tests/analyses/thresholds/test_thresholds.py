@@ -1,0 +1,190 @@
+"""Thresholds of traces whose answers are known by construction, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_runs import (  # type: ignore[import-not-found]
+    make_run,
+    value,
+    write_flips,
+    write_measurements,
+)
+from slotkit.analyses import thresholds
+from slotkit.analyses.thresholds import compute, envelope, words
+
+from slotkit.errors import SlotkitError
+from slotkit.recording.trace import LEVELS
+from slotkit.reel import Reel
+from slotkit.runs.folder import RunFolder
+from slotkit.selection import greedy
+
+SHAPES = {"a": (20, 50), "b": (10, 20)}
+
+
+def steady(tmp_path: Path, name: str = "steady", rate: float = 0.01, **settings: Any) -> RunFolder:
+    """100 steps; a share `rate` of the reels flips in each, and waits are uniform up to 1 / rate."""
+    folder = make_run(tmp_path, name, SHAPES, level="summary", **settings)
+    changed = np.tile([1000 * rate, 200 * rate], (100, 1))
+    write_measurements(folder, np.full(100, 0.1), changed, np.array(LEVELS) / rate, 1.0)
+    return folder
+
+
+def test_uniform_waits_predict_the_flip_rate(tmp_path: Path) -> None:
+    found = thresholds.analyze(steady(tmp_path))
+    for level in compute.PREDICTING:
+        for layer in ("a", "b"):
+            assert value(found.table, "flip rate", 50, layer) == pytest.approx(1e4)
+            assert value(found.table, "predicted rate", 50, layer, level=level) == pytest.approx(1e4)
+            assert value(found.table, "predicted / observed", None, layer, level=level) == pytest.approx(1)
+    assert value(found.table, "margin", 100, "a", level=0.5) == 1
+    assert value(found.table, "connections", None, "b") == 200
+    # All wait 100 steps at most, as many as were trained.
+    assert "Not slow: 0 % of the reels" in found.summary
+    assert "c stays 1" in found.summary
+
+
+def test_slow_reels_are_called_slow(tmp_path: Path) -> None:
+    found = thresholds.analyze(steady(tmp_path, rate=0.001))
+    assert "Slow: 9" in found.summary  # a tenth waits less than 100 of up to 1000 steps
+
+
+def test_c_is_forgotten_as_the_recurrence_has_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "decay", SHAPES, level="summary")
+    c = np.exp(-np.arange(10, 101, 10) / 40)[:, None]
+    write_measurements(folder, np.full(100, 0.1), np.zeros((100, 2)), np.inf, c)
+    found = thresholds.analyze(folder)
+    assert value(found.table, "c forgotten", None, "a") == pytest.approx(40)
+    assert "fade by 1/e in 40 steps" in found.summary
+    assert "12.2 times as far" in found.summary
+
+
+def test_c_that_underflows(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "gone", SHAPES, level="summary")
+    write_measurements(folder, np.full(20, 0.1), np.zeros((20, 2)), np.inf, 0.0)
+    found = thresholds.analyze(folder)
+    assert "c forgotten" not in set(found.table["quantity"])
+    assert "c has underflowed to 0: the initial scores are gone" in found.summary
+    found.figure()
+
+
+def test_restarts_are_found(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "restart", SHAPES, level="summary")
+    lr = np.concatenate([np.linspace(0.1, 0.001, 50), np.linspace(0.1, 0.001, 50)])
+    changed = np.zeros((100, 2))
+    changed[:50], changed[50:] = (1, 1), (100, 10)
+    write_measurements(folder, lr, changed, 30.0, 1.0)
+    found = thresholds.analyze(folder)
+    assert value(found.table, "rate before restart", 51, "a") == pytest.approx(1000)
+    assert value(found.table, "rate after restart", 51, "a") == pytest.approx(100_000)
+    assert "Restart of the learning rate at step 51, a: 1,000 flips" in found.summary
+    assert "learning rate ends at 1.2 % of the highest measured" in found.summary
+
+
+def test_a_constant_rate_has_no_restart(tmp_path: Path) -> None:
+    table = thresholds.analyze(steady(tmp_path)).table
+    assert not table["quantity"].str.contains("restart").any()
+
+
+def test_one_option_has_no_thresholds(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "one", SHAPES, k=1, level="summary")
+    write_measurements(folder, np.full(20, 0.1), np.zeros((20, 2)), np.inf, 1.0, margin=np.inf)
+    found = thresholds.analyze(folder)
+    assert "no thresholds" in found.summary
+    assert value(found.table, "reachable options", 1, "any") == 1
+    found.figure()
+
+
+def test_twenty_runs_and_their_figure(tmp_path: Path) -> None:
+    folders = [steady(tmp_path, f"k{k}-{seed}", k=k, seeds__reels=seed) for k in (4, 8) for seed in range(10)]
+    found = thresholds.analyze(folders)
+    assert list(found.table["group"].unique()) == ["K = 4", "K = 8"]
+    assert "By K, median reel of a at the end: 4:" in found.summary
+    paths = found.save(tmp_path / "out")
+    assert all(path.stat().st_size > 0 for path in paths)
+
+
+def test_no_mean_over_different_experiments_of_one_k(tmp_path: Path) -> None:
+    runs = [
+        steady(tmp_path, "a", k=4),
+        steady(tmp_path, "b", k=8),
+        steady(tmp_path, "c", k=8, training__lr=0.5),
+    ]
+    assert "By K" not in thresholds.analyze(runs).summary
+
+
+def test_runs_of_different_lengths_each_end_at_their_own_end(tmp_path: Path) -> None:
+    long, short = steady(tmp_path), make_run(tmp_path, "short", SHAPES, level="summary", seeds__reels=1)
+    write_measurements(short, np.full(50, 0.1), np.zeros((50, 2)), 50.0, 1.0, margin=3.0)
+    assert (
+        "the median reel is 2 from its next threshold at the end" in thresholds.analyze([long, short]).summary
+    )
+
+
+def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "short", SHAPES, every=100)
+    write_flips(folder, 40, [])
+    with pytest.raises(SlotkitError, match="no measurement of thresholds in its 40 steps"):
+        thresholds.analyze(folder)
+
+
+def test_sampled_runs_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "ps", SHAPES, level="summary", slots__selection="probabilistic")
+    with pytest.raises(SlotkitError, match="there are no thresholds"):
+        thresholds.analyze(folder)
+
+
+@pytest.mark.parametrize(("wanted", "share"), [(1.0, 0.0), (10.0, 0.5), (np.sqrt(1000), 0.75), (200.0, 1.0)])
+def test_shares_between_levels(wanted: float, share: float) -> None:
+    assert words.quantile_at([0, 0.5, 1], np.array([1.0, 10, 100]), wanted) == pytest.approx(share)
+
+
+def test_infinite_waits_are_never_over() -> None:
+    assert words.quantile_at([0, 0.5, 1], np.array([1.0, 10, np.inf]), 1e9) == 0.5
+    assert words.quantile_at([0, 0.5, 1], np.full(3, np.inf), 1e9) == 0
+
+
+def test_reachable_options_are_those_that_win_somewhere() -> None:
+    options, scores = Reel("a", (20, 5), k=12).rows(torch.arange(100))
+    # Dense in the angle, so that intervals far from 0 are not missed.
+    u = torch.tan(torch.linspace(-np.pi / 2, np.pi / 2, 100_001, dtype=torch.float64)[1:-1])
+    counts = envelope.reachable_options(options.numpy(), scores.numpy())
+    for row in range(30):
+        winners = greedy(scores[row].double() + u[:, None] * options[row].double()).unique()
+        assert len(winners) == counts[row]
+
+
+@pytest.mark.parametrize(
+    ("options", "scores", "count"),
+    [
+        ([[1.0]], [[1.0]], 1),
+        ([[1.0, 1.0, 1.0]], [[3.0, 1.0, 2.0]], 1),  # equal options: the best score
+        ([[0.0, 1.0, 2.0]], [[0.0, 1.0, 0.0]], 3),
+        ([[0.0, 1.0, 2.0]], [[0.0, -1.0, 0.0]], 2),
+        ([[0.0, 1.0, 2.0]], [[0.0, 0.0, 0.0]], 2),  # on the line between: wins nowhere alone
+    ],
+)
+def test_reachable_options_of_small_reels(options: Any, scores: Any, count: int) -> None:
+    assert envelope.reachable_options(np.array(options), np.array(scores)).tolist() == [count]
+
+
+def test_the_law_of_the_rectangle_holds() -> None:
+    found = envelope.expected_reachable(
+        Reel("a", (100, 100), k=8, init="paper"), [2, 3, 64, 1024], reels=4000
+    )
+    assert found[2] == 2
+    assert found[3] == pytest.approx(2.5, abs=4 * 0.5 / 4000**0.5)  # the middle one is above in half
+    # Standard deviations below 1.6; four standard errors, and what the law leaves out at K = 64.
+    assert found[64] == pytest.approx(envelope.reachable_law(64), abs=0.1 + 0.05)
+    assert found[1024] == pytest.approx(envelope.reachable_law(1024), abs=0.1 + 0.02)
+
+
+@pytest.mark.parametrize("settings", [{"sharing": "layer"}, {"symmetric": True}, {"sharing": "channel"}])
+def test_reels_that_share_or_mirror_are_counted(settings: dict[str, Any]) -> None:
+    found = envelope.expected_reachable(Reel("a", (10, 4), k=6, **settings), [1, 2, 7], reels=50)
+    assert found[1] == 1
+    assert 2 <= found[7] <= 7
