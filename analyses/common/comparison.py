@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from slotkit.config import flatten
+from slotkit.recording.replay import settings_of
 from slotkit.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
     ones = [settings[keys.index(group)] for group in groups]
     if len(groups) == 1:
         first = ones[0]
-        what = f"{first['model.name']} on {first['data.dataset']}"
+        of_run = f"{first.get('model.name')} on {first.get('data.dataset')}"
+        what = of_run if "model.name" in first else "a recorded machine"
         return [f"{what if first['recipe'] == NO_RECIPE else first['recipe']}, K = {first['slots.k']}"] * len(
             folders
         )
@@ -85,6 +87,8 @@ def differ_by_k(table: pd.DataFrame) -> bool:
 
 
 def _settings(folder: RunFolder) -> dict[str, Any]:
+    if not folder.has_config():
+        return {"recipe": NO_RECIPE} | _of_trace(folder)
     origins = folder.tables().get("origins", {}).values()
     recipe = next(
         (origin.removeprefix("recipe ") for origin in origins if origin.startswith("recipe ")), NO_RECIPE
@@ -94,6 +98,11 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
         for path, value in flatten(folder.config().model_dump(mode="json"))
         if not path.startswith(INCIDENTAL)
     }
+
+
+def _of_trace(folder: RunFolder) -> dict[str, Any]:
+    """What a trace alone says of its run, under the names of settings."""
+    return {f"slots.{name}": value for name, value in settings_of(folder).items() if name != "seed"}
 
 
 def _distinct(words: list[list[str]]) -> int:

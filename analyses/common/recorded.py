@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
+from slotkit.recording.replay import settings_of
 from slotkit.recording.trace import Columns, Trace
 from slotkit.runs.folder import RunFolder, default_runs_dir
 
@@ -40,6 +41,8 @@ class Recorded:
     """What the trace of one run holds: n steps, t tensors, m measurements, q levels.
 
     Attributes:
+        about: what about.json says of the trace.
+        reels: what the reels have in common, by name.
         layers: the tensors' names.
         sizes: int64 (t,), connections of each.
         lr, changed: (n,) and (n, t), see slotkit.recording.trace.
@@ -51,8 +54,8 @@ class Recorded:
     """
 
     folder: RunFolder
-    config: Config
     about: dict[str, Any]
+    reels: dict[str, Any]
     layers: tuple[str, ...]
     sizes: NDArray[np.int64]
     lr: NDArray[np.float64]
@@ -91,13 +94,12 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
     Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or the run samples.
     """
-    _check_greedy(folder, folder.config())
+    _check_greedy(folder)
     return read_any(folder, events)
 
 
 def read_any(folder: RunFolder, events: bool = False) -> Recorded:
     """The trace of a slot machine, however it selects; the rest as `read`."""
-    config = folder.config()
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
@@ -117,8 +119,8 @@ def read_any(folder: RunFolder, events: bool = False) -> Recorded:
     shape = (len(measured), len(sizes))
     return Recorded(
         folder=folder,
-        config=config,
         about=about,
+        reels=settings_of(folder),
         layers=tuple(about["tensors"]),
         sizes=sizes,
         lr=lr,
@@ -145,19 +147,27 @@ def check_slot_machine(folder: RunFolder, config: Config) -> None:
         )
 
 
-def _check_greedy(folder: RunFolder, config: Config) -> None:
-    check_slot_machine(folder, config)
-    if config.probabilistic:
+def _check_greedy(folder: RunFolder) -> None:
+    if folder.has_config():
+        check_slot_machine(folder, folder.config())
+    if _samples(folder):
         raise SlotkitError(
             f"{folder.name} trained with probabilistic selection, which draws its options anew in every "
             "step: there are no thresholds, and a change of option is no flip. Name runs with greedy "
             "selection."
         )
-    if config.form != "latent":
+    if folder.has_config() and folder.config().form != "latent":
         raise SlotkitError(
             f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in the "
             "latent form (slots.form=latent, slots.update=all)."
         )
+
+
+def _samples(folder: RunFolder) -> bool:
+    """Whether the selection is probabilistic: by the configuration, else by the trace."""
+    if folder.has_config():
+        return folder.config().probabilistic
+    return bool(Trace(folder.path / "trace").about()["selection"] == "probabilistic")
 
 
 def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) -> None:

@@ -57,10 +57,14 @@ def analyze(
     reservations: list[str] = []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         recorded = read(folder, events=True)
-        slots, seed = recorded.config.slots, recorded.config.seeds.reels
         for layer, rows in _layers(recorded, within, windows):
             frame = pd.DataFrame(rows, columns=["quantity", "at", "value"])
-            about: dict[str, Any] = {"run": name, "group": group, "k": slots.k, "seed": seed}
+            about: dict[str, Any] = {
+                "run": name,
+                "group": group,
+                "k": recorded.reels["k"],
+                "seed": recorded.reels["seed"],
+            }
             frame[[*about, "layer"]] = [*about.values(), layer]
             frames.append(frame)
         reservations += recorded.reservations

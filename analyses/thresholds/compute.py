@@ -50,8 +50,8 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         recorded = read(folder, events=False)
         _check_measured(recorded)
-        slots = recorded.config.slots
-        kind = (slots.init, slots.sharing, slots.symmetric, recorded.about["k"])
+        reels = recorded.reels
+        kind = tuple(value for name, value in reels.items() if name != "seed")
         if kind not in counted:
             counted[kind] = list(_reachable(recorded))
         rows = [
@@ -63,7 +63,7 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
             *counted[kind],
         ]
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "level", "at", "value"])
-        about = {"run": name, "group": group, "k": slots.k, "seed": recorded.config.seeds.reels}
+        about = {"run": name, "group": group, "k": reels["k"], "seed": reels["seed"]}
         frame[list(about)] = list(about.values())
         frames.append(frame)
         reservations += recorded.reservations

@@ -17,17 +17,22 @@ from slotkit.runs.folder import RunFolder
 from slotkit.selection import greedy
 
 
-def reels_of(folder: RunFolder) -> dict[str, Reel]:
-    """The reels of a run that was traced, by tensor name. A trace describes itself: no config is needed."""
+def settings_of(folder: RunFolder) -> dict[str, Any]:
+    """What the reels of a traced run have in common: `ReelSettings.to_dict`. No config is needed."""
     about = Trace(folder.path / "trace").about()
     if "reels" in about:
-        settings = ReelSettings.from_dict(about["reels"])
-    else:  # a trace of before it described itself
-        slots, seed = folder.config().slots, folder.config().seeds.reels
-        settings = ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric)
+        return dict(about["reels"])
+    # a trace of before it described itself
+    slots, seed = folder.config().slots, folder.config().seeds.reels
+    return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric).to_dict()
+
+
+def reels_of(folder: RunFolder) -> dict[str, Reel]:
+    """The reels of a traced run, by tensor name."""
+    settings = ReelSettings.from_dict(settings_of(folder))
     return {
         name: settings.reel(name, tensor["shape"], tensor["channel_dim"])
-        for name, tensor in about["tensors"].items()
+        for name, tensor in Trace(folder.path / "trace").about()["tensors"].items()
     }
 
 

@@ -66,9 +66,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
-        """The run at that path, or of that name in `runs_dir`. Raises SlotkitError if there is none."""
+        """The run at that path, or of that name in `runs_dir`; a trace that describes itself will do.
+
+        Raises SlotkitError if there is none.
+        """
         for path in (Path(run), runs_dir / run):
-            if (path / "config.toml").is_file():
+            if (path / "config.toml").is_file() or (path / "trace" / "about.json").is_file():
                 return cls(path)
         raise SlotkitError(
             f"There is no run {str(run)!r}, neither as a path nor in {runs_dir}. "
@@ -126,6 +129,10 @@ class RunFolder:
         if parent is not None:
             extra["parent"] = dict(parent)
         self._write_text("config.toml", tomli_w.dumps({**tables, **extra}))
+
+    def has_config(self) -> bool:
+        """Whether there is a config.toml; a trace alone can be analysed without."""
+        return (self.path / "config.toml").is_file()
 
     def config(self) -> Config:
         """The configuration that the run was made with."""
