@@ -179,10 +179,14 @@ class ReelSettings:
         Raises SlotkitError if a name is missing or unknown, or a value is not accepted.
         """
         names = [field.name for field in fields(cls)]
-        if sorted(settings) != sorted(names):
+        if set(settings) != set(names):
             raise SlotkitError(
-                f"These are settings of reels with {', '.join(sorted(settings)) or 'nothing'}. Give "
+                f"These are settings of reels with {', '.join(sorted(map(str, settings))) or 'nothing'}. Give "
                 f"{', '.join(names)}, all of them and nothing else."
+            )
+        if not isinstance(settings["symmetric"], bool):
+            raise SlotkitError(
+                f"symmetric is {settings['symmetric']!r}. Give true for options in pairs +v, -v, or false."
             )
         return cls(**settings)
 

@@ -410,3 +410,22 @@ def test_settings_that_are_not_all_there_are_refused() -> None:
     )
     with pytest.raises(SlotkitError, match="symmetric options come in pairs"):
         ReelSettings(3, symmetric=True)
+
+
+def test_settings_by_other_names_than_texts_are_refused() -> None:
+    told = ReelSettings(2).to_dict()
+    with pytest.raises(SlotkitError) as caught:
+        ReelSettings.from_dict({**told, 7: "seven", None: 0})  # type: ignore[dict-item]
+    assert str(caught.value) == (
+        "These are settings of reels with 7, None, init, k, seed, sharing, symmetric. Give k, seed, init, "
+        "sharing, symmetric, all of them and nothing else."
+    )
+    with pytest.raises(SlotkitError, match=r"^These are settings of reels with nothing\. Give k, "):
+        ReelSettings.from_dict({})
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_symmetric_is_true_or_false(value: object) -> None:
+    with pytest.raises(SlotkitError) as caught:
+        ReelSettings.from_dict(ReelSettings(2).to_dict() | {"symmetric": value})
+    assert str(caught.value) == (f"symmetric is {value!r}. Give true for options in pairs +v, -v, or false.")
