@@ -11,13 +11,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name
+from slotkit.inits_probe import check_init
 from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
+
+__all__ = [
+    "INITS",
+    "MIXED_INITS",
+    "Fans",
+    "Init",
+    "Reel",
+    "ReelSettings",
+    "ReelSpec",
+    "UniformInit",
+    "find_init",
+    "init_name",
+]
 
 REEL_SPEC = 1
 
@@ -31,104 +46,6 @@ CHUNK = 1 << 14
 
 # Connections whose K options are looked at together when a whole tensor is, times K: bounds the memory.
 ROWS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Fans:
-    """How wide a weight tensor is, as torch.nn.init counts it from the shape; K plays no part."""
-
-    fan_in: int
-    fan_out: int
-    convolution: bool
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Fans:
-        """Fans of a weight of shape (out, in) or (out, in / groups, *kernel)."""
-        receptive_field = math.prod(shape[2:])
-        return cls(shape[1] * receptive_field, shape[0] * receptive_field, len(shape) > 2)
-
-
-class Init(Protocol):
-    """A distribution of options and initial scores.
-
-    Both methods map uniform numbers to values elementwise, so that any subset of connections can be
-    recomputed: the value of an element may depend on that element and on `fans` only. Bits are the
-    same on every device only if the arithmetic is (products and sums are; exp or erf may not be).
-    """
-
-    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
-        """float32 in (-1, 1), any shape -> options, float32, the same shape."""
-
-    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        """float32 in (0, 1), any shape -> initial scores, float32, the same shape."""
-
-
-@dataclass(frozen=True)
-class UniformInit:
-    """Options U(-b, b) and scores U(0, l b), with b = sqrt(numerator / (fan_in + fan_out)).
-
-    l is `convolution_scores` for convolutions and `linear_scores` for fully connected layers.
-    """
-
-    numerator: float
-    convolution_scores: float = 1.0
-    linear_scores: float = 1.0
-
-    def bound(self, fans: Fans) -> float:
-        """b, rounded to float32 once."""
-        exact = math.sqrt(self.numerator / (fans.fan_in + fans.fan_out))
-        return float(torch.tensor(exact, dtype=torch.float32))
-
-    def score_scale(self, fans: Fans) -> float:
-        """l."""
-        return self.convolution_scores if fans.convolution else self.linear_scores
-
-    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform * self.bound(fans)
-
-    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform * self.bound(fans) * self.score_scale(fans)
-
-
-INITS: dict[str, Init] = {
-    # The paper as its readers report it: the bound is the deviation of Glorot's normal distribution.
-    "paper": UniformInit(numerator=2.0, linear_scores=0.1),
-    # The authors' code: Glorot's uniform bound for options and scores alike.
-    "authors": UniformInit(numerator=6.0),
-}
-
-# The options of one with the scores of the other, so that their effects can be told apart.
-MIXED_INITS: dict[str, Init] = {
-    "paper-options-authors-scores": UniformInit(2.0, math.sqrt(3), math.sqrt(3)),
-    "authors-options-paper-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
-}
-
-
-def find_init(init: str | Init) -> Init:
-    """The init of that name, or the object itself.
-
-    Raises SlotkitError for an unknown name or an object without the two methods.
-    """
-    if isinstance(init, str):
-        named = INITS | MIXED_INITS
-        if init not in named:
-            raise SlotkitError(
-                f"There is no init {init!r}. Choose one of {', '.join(named)}, or pass an object."
-            )
-        return named[init]
-    if not (callable(getattr(init, "options", None)) and callable(getattr(init, "scores", None))):
-        raise SlotkitError(
-            f"An init object needs the methods options(uniform, fans) and scores(uniform, fans); "
-            f"{type(init).__name__} lacks one. See slotkit.reel.Init."
-        )
-    return init
-
-
-def init_name(init: str | Init) -> str:
-    """How a state tells inits apart: the name, else the object's own repr, else its class."""
-    if isinstance(init, str):
-        return init
-    return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)
 
 
 @dataclass(frozen=True)
@@ -180,9 +97,10 @@ class ReelSettings:
         """
         names = [field.name for field in fields(cls)]
         if set(settings) != set(names):
+            given = ", ".join(sorted(map(str, settings))) or "nothing"
             raise SlotkitError(
-                f"These are settings of reels with {', '.join(sorted(map(str, settings))) or 'nothing'}. Give "
-                f"{', '.join(names)}, all of them and nothing else."
+                f"These are settings of reels with {given}. Give {', '.join(names)}, all of them and nothing "
+                "else."
             )
         if not isinstance(settings["symmetric"], bool):
             raise SlotkitError(
@@ -248,6 +166,8 @@ class Reel:
                 f"{self.name} has shape {self.shape}. A reel needs a weight of two dimensions or more, "
                 f"because its bound comes from fan_in and fan_out; leave this tensor out of `where`."
             )
+        if not isinstance(self.init, str):  # those with names are held by the tests
+            check_init(self.init, self.fans)
         object.__setattr__(self, "key", key_of("slotkit reel spec", REEL_SPEC, self.seed, self.name))
 
     @property
