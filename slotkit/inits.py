@@ -38,6 +38,9 @@ class Init(Protocol):
     draws of its own, because any connection is recomputed alone. `slotkit.inits_probe` refuses an init that
     does otherwise. Bits are the same on every device only if the arithmetic is (products and sums are; exp or
     erf may not be).
+
+    What depends on the number of the option besides (a zero among the options, a margin for the first) is a
+    kind of options, in `slotkit.kinds`.
     """
 
     def options(self, uniform: Tensor, fans: Fans) -> Tensor:

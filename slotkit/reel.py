@@ -19,6 +19,7 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name
 from slotkit.inits_probe import check_init
+from slotkit.kinds import Kind, find_kind
 from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
 
 __all__ = [
@@ -62,9 +63,10 @@ class ReelSettings:
     init: str | Init = "authors"
     sharing: str = "none"
     symmetric: bool = False
+    kind: str | None = None
 
     def __post_init__(self) -> None:
-        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        check_reel_settings(self.k, self.seed, self.init, self.sharing, find_kind(self.kind, self.symmetric))
 
     def reel(self, name: str, shape: Iterable[int], channel_dim: int = 0) -> Reel:
         """The reel of one tensor."""
@@ -77,17 +79,21 @@ class ReelSettings:
             self.sharing,
             self.symmetric,
             channel_dim,
+            self.kind,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name. An init object is told by `init_name`, and can't be read back."""
-        return {
+        """Plain values by name, `kind` only if there is one. An init object is told by `init_name`, and can't
+        be read back.
+        """
+        told = {
             "k": self.k,
             "seed": self.seed,
             "init": init_name(self.init),
             "sharing": self.sharing,
             "symmetric": self.symmetric,
         }
+        return told if self.kind is None else told | {"kind": self.kind}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> ReelSettings:
@@ -95,8 +101,8 @@ class ReelSettings:
 
         Raises SlotkitError if a name is missing or unknown, or a value is not accepted.
         """
-        names = [field.name for field in fields(cls)]
-        if set(settings) != set(names):
+        names = [field.name for field in fields(cls) if field.name != "kind"]
+        if set(settings) - {"kind"} != set(names):
             given = ", ".join(sorted(map(str, settings))) or "nothing"
             raise SlotkitError(
                 f"These are settings of reels with {given}. Give {', '.join(names)}, all of them and nothing "
@@ -141,6 +147,7 @@ class Reel:
         symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.
         channel_dim: the dimension that counts output channels (1 in a transposed convolution).
             With groups there, channels at the same place in different groups share.
+        kind: another kind of options, a name in `slotkit.kinds.KINDS`.
 
     The options of K = 4 are the first four of K = 8, and so are the scores.
     """
@@ -153,10 +160,11 @@ class Reel:
     sharing: str = "none"
     symmetric: bool = False
     channel_dim: int = 0
+    kind: str | None = None
     key: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.rule)
         if math.prod(self.shape) == 0:
             raise SlotkitError(
                 f"{self.name} has shape {self.shape}: no connections. Leave it out of `where`."
@@ -168,16 +176,26 @@ class Reel:
             )
         if not isinstance(self.init, str):  # those with names are held by the tests
             check_init(self.init, self.fans)
-        object.__setattr__(self, "key", key_of("slotkit reel spec", REEL_SPEC, self.seed, self.name))
+        object.__setattr__(self, "key", self._key_of(self.name))
 
     @property
     def settings(self) -> ReelSettings:
         """What it has in common with the other reels of its machine."""
-        return ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        return ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric, self.kind)
+
+    @property
+    def rule(self) -> Kind:
+        """How its options come from uniform numbers."""
+        return find_kind(self.kind, self.symmetric)
 
     @property
     def fans(self) -> Fans:
         return Fans.of(self.shape)
+
+    @property
+    def _options_key(self) -> tuple[int, int]:
+        name = self.rule.key_name(self.name)
+        return self.key if name == self.name else self._key_of(name)
 
     def options(self, device: torch.device | str = "cpu") -> Tensor:
         """All options, float32, shape (*shape, K); a broadcast view where they are shared."""
@@ -203,11 +221,11 @@ class Reel:
 
     def compiled_spec(self) -> ReelSpec | None:
         """The reel in numbers, None if they don't make its options: an engine then needs them in tables."""
-        init = find_init(self.init)
-        if not isinstance(init, UniformInit):
+        init, symmetric = find_init(self.init), self.rule.symmetric
+        if symmetric is None or not isinstance(init, UniformInit):
             return None
         bound, scale = init.bound(self.fans), init.score_scale(self.fans)
-        return ReelSpec(self.k, self.symmetric, *self.owner_rule, *self.key, bound, scale)
+        return ReelSpec(self.k, symmetric, *self.owner_rule, *self.key, bound, scale)
 
     def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
         """Options and initial scores, float32 (n, K) each, of connections int64 (n,) in row-major order."""
@@ -221,18 +239,16 @@ class Reel:
         """
         stride, count = self.owner_rule
         index = selected.reshape(-1)
-        number = index // 2 if self.symmetric else index
+        number = self.rule.source(index)
         values = torch.empty(len(index), dtype=torch.float32, device=index.device)
         for first in range(0, len(index), CHUNK):
             run = slice(first, min(first + CHUNK, len(index)))
             owner = torch.arange(run.start, run.stop, device=index.device) // stride % count
             counter = (owner & WORD, owner >> 32, number[run] // 4, torch.full_like(owner, OPTIONS))
-            words = torch.stack(philox(counter, self.key), dim=-1)
+            words = torch.stack(philox(counter, self._options_key), dim=-1)
             word = words.gather(-1, (number[run] % 4).unsqueeze(-1)).squeeze(-1)
             values[run] = find_init(self.init).options(symmetric_uniform(word), self.fans)
-        if self.symmetric:
-            values = torch.where(index % 2 == 1, -values, values)
-        return values.reshape(self.shape)
+        return self.rule.value(values, index, self.fans).reshape(self.shape)
 
     def scores(self, device: torch.device | str = "cpu") -> Tensor:
         """The initial scores, float32, shape (*shape, K)."""
@@ -252,34 +268,40 @@ class Reel:
         uniform = self._uniform(blocks, stream, 4, unit_uniform, third=number)
         return uniform.reshape(-1)[:n].reshape(self.shape)
 
+    def _key_of(self, name: str) -> tuple[int, int]:
+        return key_of("slotkit reel spec", REEL_SPEC, self.seed, name)
+
     def _options_of(self, owners: Tensor) -> Tensor:
-        count = self.k // 2 if self.symmetric else self.k
-        uniform = self._uniform(owners, OPTIONS, count, symmetric_uniform)
+        uniform = self._uniform(owners, OPTIONS, self.rule.uniforms(self.k), symmetric_uniform)
         values = find_init(self.init).options(uniform, self.fans)
-        if self.symmetric:
-            values = torch.stack([values, -values], dim=-1).flatten(-2)
-        return values
+        option = torch.arange(self.k, device=owners.device)
+        number = self.rule.source(option)
+        if number is not option:
+            values = values.index_select(-1, number)
+        return self.rule.value(values, option, self.fans)
 
     def _scores_of(self, connections: Tensor) -> Tensor:
         uniform = self._uniform(connections, SCORES, self.k, unit_uniform)
-        return find_init(self.init).scores(uniform, self.fans)
+        scores = find_init(self.init).scores(uniform, self.fans)
+        return self.rule.score(scores, torch.arange(self.k, device=connections.device), self.fans)
 
     def _uniform(
         self, owners: Tensor, stream: int, count: int, convert: Callable[[Tensor], Tensor], third: int = 0
     ) -> Tensor:
         """`count` numbers for each owner: number j is word j % 4 of block (owner, third + j // 4, stream)."""
+        key = self._options_key if stream == OPTIONS else self.key
         out = torch.empty(len(owners), count, dtype=torch.float32, device=owners.device)
         for first in range(0, len(owners), CHUNK):
             run = owners[first : first + CHUNK]
             low, high = run & WORD, run >> 32
             for block in range(0, count, 4):
                 counter = (low, high, torch.full_like(run, third + block // 4), torch.full_like(run, stream))
-                words = torch.stack(philox(counter, self.key), dim=-1)
+                words = torch.stack(philox(counter, key), dim=-1)
                 out[first : first + CHUNK, block : block + 4] = convert(words[:, : count - block])
         return out
 
 
-def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, symmetric: bool) -> None:
+def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, kind: Kind) -> None:
     """Refuse settings no reel can have, whatever its tensor. Raises SlotkitError."""
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise SlotkitError(f"k is {k!r}. A connection needs at least one option: give an integer from 1 up.")
@@ -287,6 +309,7 @@ def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, symme
         raise SlotkitError(f"The seed is {seed!r}. Give an integer from 0 to 2**63 - 1.")
     if sharing not in SHARINGS:
         raise SlotkitError(f"There is no sharing {sharing!r}. Choose one of {', '.join(SHARINGS)}.")
-    if symmetric and k % 2:
-        raise SlotkitError(f"k is {k}, but symmetric options come in pairs +v, -v. Choose an even k.")
+    reason = kind.refusal(k)
+    if reason is not None:
+        raise SlotkitError(reason)
     find_init(init)
