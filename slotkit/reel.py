@@ -219,6 +219,12 @@ class Reel:
             return math.prod(self.shape[self.channel_dim + 1 :]), self.shape[self.channel_dim]
         return 1, math.prod(self.shape)
 
+    @property
+    def bound(self) -> float | None:
+        """The end of the interval that its options are uniform in, None if they are not."""
+        spec = self.compiled_spec()
+        return None if spec is None else spec.bound
+
     def compiled_spec(self) -> ReelSpec | None:
         """The reel in numbers, None if they don't make its options: an engine then needs them in tables."""
         init, symmetric = find_init(self.init), self.rule.symmetric

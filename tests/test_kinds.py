@@ -17,7 +17,7 @@ from torch import Tensor, nn, where
 
 from slotkit import slotfile
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit
+from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init
 from slotkit.kinds import KINDS, Kind, find_kind
 from slotkit.latent.engines.registry import ENGINES
 from slotkit.latent.weight import LatentWeight
@@ -139,6 +139,14 @@ def test_settings_are_told_and_read_back(reel: Reel) -> None:
         again = ReelSettings.from_dict(told)
         assert again == reel.settings
         assert again.reel(reel.name, reel.shape, reel.channel_dim) == reel
+
+
+@given(reels())
+def test_a_bound_is_one(device: torch.device, reel: Reel) -> None:
+    known = reel.rule.symmetric is not None and isinstance(find_init(reel.init), UniformInit)
+    assert (reel.bound is not None) == known
+    if reel.bound is not None:
+        assert (reel.options(device).abs() <= reel.bound).all()
 
 
 @settings(max_examples=25, deadline=None)
