@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from latent.trajectories import CPU, Centred, Coarse, Run, assert_equals_the_dense_form, normal
 from torch import Tensor, nn, where
 
+import slotkit
 from slotkit import slotfile
 from slotkit.errors import SlotkitError
 from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init
@@ -26,7 +28,7 @@ from slotkit.models import create
 from slotkit.reel import INITIAL_PICK, SHARINGS, Reel, ReelSettings
 from slotkit.selection import pick_uniformly, take
 
-SPEC_TEXT = Path(__file__).parents[1] / "docs" / "reel-spec-1.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Zero(Kind):
@@ -88,7 +90,7 @@ def bits(values: Tensor) -> list[int]:
     return values.flatten().tolist()  # type: ignore[no-any-return]
 
 
-ALL = ("independent", "pairs", *TOYS)
+ALL = (*KINDS, *TOYS)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -173,6 +175,7 @@ RUNS = {
     "zero-of-another-init": Run("mlp", 2, kind="zero", init=Centred(), lr=1.0),
     "margin": Run("mlp", 4, kind="margin", lr=2.0),
     "shared-by-network": Run("mlp", 8, kind="shared by network", sharing="layer"),
+    **{name: Run("mlp", 4, **chosen_of(name)) for name in KINDS},  # type: ignore[arg-type]
 }
 
 
@@ -182,7 +185,7 @@ RUNS = {
 def test_engines_select_what_the_dense_form_selects(
     run: Run, engine: str, tables: str, one_thread: None
 ) -> None:
-    reel = Reel("weight", (2, 2), run.k, kind=run.kind)
+    reel = Reel("weight", (2, 2), run.k, symmetric=run.symmetric, kind=run.kind)
     if ENGINES[engine].refusal(CPU, torch.float64, reel, tables == "stored") is None:
         assert_equals_the_dense_form(run, engine, CPU, tables)
     else:
@@ -261,3 +264,22 @@ def test_the_kinds_of_today() -> None:
             find_kind("zero", False)
     finally:
         KINDS.update(TOYS)
+
+
+def test_the_page_lists_every_kind_and_its_spec() -> None:
+    text = (DOCS / "reel-spec-1.md").read_text("utf-8").partition("kinds of options\n")[2]
+    rows = re.findall(r"^\| `([a-z ]+)` \| (\d+) \|", text, flags=re.MULTILINE)
+    assert dict(rows) == {name: str(kind.spec) for name, kind in KINDS.items() if name not in TOYS}
+
+
+def test_the_example_of_the_page_is_the_kind_that_is_tested_here() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extend.md").read_text("utf-8"), re.DOTALL)
+    (code,) = (block for block in blocks if "class Zero" in block)
+    names: dict[str, Any] = {"slotkit": slotkit, "model": nn.Linear(3, 2)}
+    exec(code, names)
+    assert type(KINDS["zero"]) is names["Zero"]
+    expected = Zero()
+    for k in range(1, 5):
+        assert KINDS["zero"].refusal(k) == expected.refusal(k)
+    assert bits(names["machine"].options("weight")) == bits(Reel("weight", (2, 3), 8, kind="zero").options())
+    assert not names["machine"].options("weight")[..., 0].any()

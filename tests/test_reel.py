@@ -395,7 +395,10 @@ def test_uniform_within_the_dkw_band(what: str) -> None:
 
 def test_settings_are_told_and_read_back() -> None:
     settings = ReelSettings(6, 3, "paper", "layer", True)
-    assert ReelSettings.from_dict(settings.to_dict()) == settings
+    # What files and states hold: not a key more or less.
+    told = {"k": 6, "seed": 3, "init": "paper", "sharing": "layer", "symmetric": True}
+    assert list(settings.to_dict().items()) == list(told.items())
+    assert ReelSettings.from_dict(told) == settings
     reel = settings.reel("fc.weight", (4, 2))
     assert reel == Reel("fc.weight", (4, 2), 6, 3, "paper", "layer", True)
     assert reel.settings == settings
