@@ -12,16 +12,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from slotkit.errors import SlotkitError
 
 
-def _plain_selection(value: Any) -> Any:
+def _plain_selection(value: Any, accepted: ValidatorFunctionWrapHandler) -> Any:
     """The paper writes GS and PS; the settings hold the plain names."""
-    return (
-        {"gs": "greedy", "ps": "probabilistic"}.get(value.lower(), value) if isinstance(value, str) else value
-    )
+    try:
+        return accepted(value)
+    except ValidationError as fault:
+        from slotkit.selection import find_selection  # late, because it imports torch
+
+        try:
+            return find_selection(str(value))
+        except SlotkitError:
+            raise fault from None
 
 
 class Section(BaseModel):
@@ -52,7 +66,7 @@ class DataSettings(Section):
 
 class SlotSettings(Section):
     k: int = Field(8, ge=1, description="options a connection")
-    selection: Annotated[Literal["greedy", "probabilistic"], BeforeValidator(_plain_selection)] = Field(
+    selection: Annotated[Literal["greedy", "probabilistic"], WrapValidator(_plain_selection)] = Field(
         "greedy", description="greedy (GS) or probabilistic (PS)"
     )
     sharing: Literal["none", "layer", "channel"] = Field(

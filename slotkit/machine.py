@@ -20,7 +20,6 @@ from slotkit.picking import Picked, Where, pick
 from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
-    REEL_SPEC,
     TRAINING_DRAWS,
     Init,
     Reel,
@@ -46,6 +45,7 @@ def slotify(
     update: str = "all",
     symmetric: bool = False,
     tables: str = "auto",
+    kind: str | None = None,
 ) -> SlotMachine:
     """Make a slot machine of `model`, in place.
 
@@ -74,11 +74,12 @@ def slotify(
             by a layer don't average to zero, and can leave every ReLU dead.
         tables: of the latent form: options and scores "stored" (8 K bytes a connection), "recomputed"
             when they are needed (no memory that grows with K, the same bits), or "auto".
+        kind: another kind of options, a name in `slotkit.kinds.KINDS`; None is what `symmetric` says.
 
     Raises:
         SlotkitError: for a value that is not accepted, or a model without such weights.
     """
-    settings = ReelSettings(k, seed, init, sharing, symmetric)
+    settings = ReelSettings(k, seed, init, sharing, symmetric, kind)
     selection, update = find_selection(selection), find_update(update)
     _check_form(form, engine, update, tables)
     check_others(others)
@@ -157,10 +158,9 @@ class SlotMachine:
     def __repr__(self) -> str:
         reel = next(iter(self.reels.values()))
         total = sum(math.prod(reel.shape) for reel in self.reels.values())
-        values = "in pairs +v -v" if reel.symmetric else "plain"
         return (
             f"SlotMachine({total:,} connections in {len(self.reels)} tensors, K = {reel.k}, "
-            f"{self.selection} selection, options {values}, sharing {reel.sharing}, seed "
+            f"{self.selection} selection, options {reel.rule.words}, sharing {reel.sharing}, seed "
             f"{reel.seed}, {self.form})"
         )
 
@@ -284,10 +284,10 @@ class SlotMachine:
         Raises SlotkitError, before anything is changed, if the settings or shapes differ.
         """
         mine, theirs = self._settings(), state["settings"]
-        different = [key for key in mine if mine[key] != theirs.get(key)]
+        different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
         if different:
             told = "; ".join(
-                f"{key} is {theirs.get(key)!r} there and {mine[key]!r} here" for key in different
+                f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here" for key in different
             )
             raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
         tables = {table: names for table, names in self.form.state().items() if isinstance(names, Mapping)}
@@ -327,7 +327,7 @@ class SlotMachine:
     def _settings(self) -> dict[str, Any]:
         reel = next(iter(self.reels.values()))
         return {
-            "reel_spec": REEL_SPEC,
+            "reel_spec": reel.rule.spec,
             "form": self.form.name,
             **reel.settings.to_dict(),
             "selection": self.selection,

@@ -11,13 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name
+from slotkit.inits_probe import check_init
+from slotkit.kinds import Kind, find_kind
 from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
+
+__all__ = [
+    "INITS",
+    "MIXED_INITS",
+    "Fans",
+    "Init",
+    "Reel",
+    "ReelSettings",
+    "ReelSpec",
+    "UniformInit",
+    "find_init",
+    "init_name",
+]
 
 REEL_SPEC = 1
 
@@ -34,104 +50,6 @@ ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Fans:
-    """How wide a weight tensor is, as torch.nn.init counts it from the shape; K plays no part."""
-
-    fan_in: int
-    fan_out: int
-    convolution: bool
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Fans:
-        """Fans of a weight of shape (out, in) or (out, in / groups, *kernel)."""
-        receptive_field = math.prod(shape[2:])
-        return cls(shape[1] * receptive_field, shape[0] * receptive_field, len(shape) > 2)
-
-
-class Init(Protocol):
-    """A distribution of options and initial scores.
-
-    Both methods map uniform numbers to values elementwise, so that any subset of connections can be
-    recomputed: the value of an element may depend on that element and on `fans` only. Bits are the
-    same on every device only if the arithmetic is (products and sums are; exp or erf may not be).
-    """
-
-    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
-        """float32 in (-1, 1), any shape -> options, float32, the same shape."""
-
-    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        """float32 in (0, 1), any shape -> initial scores, float32, the same shape."""
-
-
-@dataclass(frozen=True)
-class UniformInit:
-    """Options U(-b, b) and scores U(0, l b), with b = sqrt(numerator / (fan_in + fan_out)).
-
-    l is `convolution_scores` for convolutions and `linear_scores` for fully connected layers.
-    """
-
-    numerator: float
-    convolution_scores: float = 1.0
-    linear_scores: float = 1.0
-
-    def bound(self, fans: Fans) -> float:
-        """b, rounded to float32 once."""
-        exact = math.sqrt(self.numerator / (fans.fan_in + fans.fan_out))
-        return float(torch.tensor(exact, dtype=torch.float32))
-
-    def score_scale(self, fans: Fans) -> float:
-        """l."""
-        return self.convolution_scores if fans.convolution else self.linear_scores
-
-    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform * self.bound(fans)
-
-    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
-        return uniform * self.bound(fans) * self.score_scale(fans)
-
-
-INITS: dict[str, Init] = {
-    # The paper as its readers report it: the bound is the deviation of Glorot's normal distribution.
-    "paper": UniformInit(numerator=2.0, linear_scores=0.1),
-    # The authors' code: Glorot's uniform bound for options and scores alike.
-    "authors": UniformInit(numerator=6.0),
-}
-
-# The options of one with the scores of the other, so that their effects can be told apart.
-MIXED_INITS: dict[str, Init] = {
-    "paper-options-authors-scores": UniformInit(2.0, math.sqrt(3), math.sqrt(3)),
-    "authors-options-paper-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
-}
-
-
-def find_init(init: str | Init) -> Init:
-    """The init of that name, or the object itself.
-
-    Raises SlotkitError for an unknown name or an object without the two methods.
-    """
-    if isinstance(init, str):
-        named = INITS | MIXED_INITS
-        if init not in named:
-            raise SlotkitError(
-                f"There is no init {init!r}. Choose one of {', '.join(named)}, or pass an object."
-            )
-        return named[init]
-    if not (callable(getattr(init, "options", None)) and callable(getattr(init, "scores", None))):
-        raise SlotkitError(
-            f"An init object needs the methods options(uniform, fans) and scores(uniform, fans); "
-            f"{type(init).__name__} lacks one. See slotkit.reel.Init."
-        )
-    return init
-
-
-def init_name(init: str | Init) -> str:
-    """How a state tells inits apart: the name, else the object's own repr, else its class."""
-    if isinstance(init, str):
-        return init
-    return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)
-
-
-@dataclass(frozen=True)
 class ReelSettings:
     """What the reels of a machine have in common; with a tensor's name and shape it makes its reel.
 
@@ -145,9 +63,10 @@ class ReelSettings:
     init: str | Init = "authors"
     sharing: str = "none"
     symmetric: bool = False
+    kind: str | None = None
 
     def __post_init__(self) -> None:
-        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        check_reel_settings(self.k, self.seed, self.init, self.sharing, find_kind(self.kind, self.symmetric))
 
     def reel(self, name: str, shape: Iterable[int], channel_dim: int = 0) -> Reel:
         """The reel of one tensor."""
@@ -160,17 +79,21 @@ class ReelSettings:
             self.sharing,
             self.symmetric,
             channel_dim,
+            self.kind,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name. An init object is told by `init_name`, and can't be read back."""
-        return {
+        """Plain values by name, `kind` only if there is one. An init object is told by `init_name`, and can't
+        be read back.
+        """
+        told = {
             "k": self.k,
             "seed": self.seed,
             "init": init_name(self.init),
             "sharing": self.sharing,
             "symmetric": self.symmetric,
         }
+        return told if self.kind is None else told | {"kind": self.kind}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> ReelSettings:
@@ -178,11 +101,16 @@ class ReelSettings:
 
         Raises SlotkitError if a name is missing or unknown, or a value is not accepted.
         """
-        names = [field.name for field in fields(cls)]
-        if sorted(settings) != sorted(names):
+        names = [field.name for field in fields(cls) if field.name != "kind"]
+        if set(settings) - {"kind"} != set(names):
+            given = ", ".join(sorted(map(str, settings))) or "nothing"
             raise SlotkitError(
-                f"These are settings of reels with {', '.join(sorted(settings)) or 'nothing'}. Give "
-                f"{', '.join(names)}, all of them and nothing else."
+                f"These are settings of reels with {given}. Give {', '.join(names)}, all of them and nothing "
+                "else."
+            )
+        if not isinstance(settings["symmetric"], bool):
+            raise SlotkitError(
+                f"symmetric is {settings['symmetric']!r}. Give true for options in pairs +v, -v, or false."
             )
         return cls(**settings)
 
@@ -219,6 +147,7 @@ class Reel:
         symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.
         channel_dim: the dimension that counts output channels (1 in a transposed convolution).
             With groups there, channels at the same place in different groups share.
+        kind: another kind of options, a name in `slotkit.kinds.KINDS`.
 
     The options of K = 4 are the first four of K = 8, and so are the scores.
     """
@@ -231,10 +160,11 @@ class Reel:
     sharing: str = "none"
     symmetric: bool = False
     channel_dim: int = 0
+    kind: str | None = None
     key: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        check_reel_settings(self.k, self.seed, self.init, self.sharing, self.rule)
         if math.prod(self.shape) == 0:
             raise SlotkitError(
                 f"{self.name} has shape {self.shape}: no connections. Leave it out of `where`."
@@ -244,16 +174,28 @@ class Reel:
                 f"{self.name} has shape {self.shape}. A reel needs a weight of two dimensions or more, "
                 f"because its bound comes from fan_in and fan_out; leave this tensor out of `where`."
             )
-        object.__setattr__(self, "key", key_of("slotkit reel spec", REEL_SPEC, self.seed, self.name))
+        if not isinstance(self.init, str):  # those with names are held by the tests
+            check_init(self.init, self.fans)
+        object.__setattr__(self, "key", self._key_of(self.name))
 
     @property
     def settings(self) -> ReelSettings:
         """What it has in common with the other reels of its machine."""
-        return ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        return ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric, self.kind)
+
+    @property
+    def rule(self) -> Kind:
+        """How its options come from uniform numbers."""
+        return find_kind(self.kind, self.symmetric)
 
     @property
     def fans(self) -> Fans:
         return Fans.of(self.shape)
+
+    @property
+    def _options_key(self) -> tuple[int, int]:
+        name = self.rule.key_name(self.name)
+        return self.key if name == self.name else self._key_of(name)
 
     def options(self, device: torch.device | str = "cpu") -> Tensor:
         """All options, float32, shape (*shape, K); a broadcast view where they are shared."""
@@ -277,13 +219,19 @@ class Reel:
             return math.prod(self.shape[self.channel_dim + 1 :]), self.shape[self.channel_dim]
         return 1, math.prod(self.shape)
 
+    @property
+    def bound(self) -> float | None:
+        """The end of the interval that its options are uniform in, None if they are not."""
+        spec = self.compiled_spec()
+        return None if spec is None else spec.bound
+
     def compiled_spec(self) -> ReelSpec | None:
         """The reel in numbers, None if they don't make its options: an engine then needs them in tables."""
-        init = find_init(self.init)
-        if not isinstance(init, UniformInit):
+        init, symmetric = find_init(self.init), self.rule.symmetric
+        if symmetric is None or not isinstance(init, UniformInit):
             return None
         bound, scale = init.bound(self.fans), init.score_scale(self.fans)
-        return ReelSpec(self.k, self.symmetric, *self.owner_rule, *self.key, bound, scale)
+        return ReelSpec(self.k, symmetric, *self.owner_rule, *self.key, bound, scale)
 
     def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
         """Options and initial scores, float32 (n, K) each, of connections int64 (n,) in row-major order."""
@@ -297,18 +245,16 @@ class Reel:
         """
         stride, count = self.owner_rule
         index = selected.reshape(-1)
-        number = index // 2 if self.symmetric else index
+        number = self.rule.source(index)
         values = torch.empty(len(index), dtype=torch.float32, device=index.device)
         for first in range(0, len(index), CHUNK):
             run = slice(first, min(first + CHUNK, len(index)))
             owner = torch.arange(run.start, run.stop, device=index.device) // stride % count
             counter = (owner & WORD, owner >> 32, number[run] // 4, torch.full_like(owner, OPTIONS))
-            words = torch.stack(philox(counter, self.key), dim=-1)
+            words = torch.stack(philox(counter, self._options_key), dim=-1)
             word = words.gather(-1, (number[run] % 4).unsqueeze(-1)).squeeze(-1)
             values[run] = find_init(self.init).options(symmetric_uniform(word), self.fans)
-        if self.symmetric:
-            values = torch.where(index % 2 == 1, -values, values)
-        return values.reshape(self.shape)
+        return self.rule.value(values, index, self.fans).reshape(self.shape)
 
     def scores(self, device: torch.device | str = "cpu") -> Tensor:
         """The initial scores, float32, shape (*shape, K)."""
@@ -328,34 +274,40 @@ class Reel:
         uniform = self._uniform(blocks, stream, 4, unit_uniform, third=number)
         return uniform.reshape(-1)[:n].reshape(self.shape)
 
+    def _key_of(self, name: str) -> tuple[int, int]:
+        return key_of("slotkit reel spec", REEL_SPEC, self.seed, name)
+
     def _options_of(self, owners: Tensor) -> Tensor:
-        count = self.k // 2 if self.symmetric else self.k
-        uniform = self._uniform(owners, OPTIONS, count, symmetric_uniform)
+        uniform = self._uniform(owners, OPTIONS, self.rule.uniforms(self.k), symmetric_uniform)
         values = find_init(self.init).options(uniform, self.fans)
-        if self.symmetric:
-            values = torch.stack([values, -values], dim=-1).flatten(-2)
-        return values
+        option = torch.arange(self.k, device=owners.device)
+        number = self.rule.source(option)
+        if number is not option:
+            values = values.index_select(-1, number)
+        return self.rule.value(values, option, self.fans)
 
     def _scores_of(self, connections: Tensor) -> Tensor:
         uniform = self._uniform(connections, SCORES, self.k, unit_uniform)
-        return find_init(self.init).scores(uniform, self.fans)
+        scores = find_init(self.init).scores(uniform, self.fans)
+        return self.rule.score(scores, torch.arange(self.k, device=connections.device), self.fans)
 
     def _uniform(
         self, owners: Tensor, stream: int, count: int, convert: Callable[[Tensor], Tensor], third: int = 0
     ) -> Tensor:
         """`count` numbers for each owner: number j is word j % 4 of block (owner, third + j // 4, stream)."""
+        key = self._options_key if stream == OPTIONS else self.key
         out = torch.empty(len(owners), count, dtype=torch.float32, device=owners.device)
         for first in range(0, len(owners), CHUNK):
             run = owners[first : first + CHUNK]
             low, high = run & WORD, run >> 32
             for block in range(0, count, 4):
                 counter = (low, high, torch.full_like(run, third + block // 4), torch.full_like(run, stream))
-                words = torch.stack(philox(counter, self.key), dim=-1)
+                words = torch.stack(philox(counter, key), dim=-1)
                 out[first : first + CHUNK, block : block + 4] = convert(words[:, : count - block])
         return out
 
 
-def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, symmetric: bool) -> None:
+def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, kind: Kind) -> None:
     """Refuse settings no reel can have, whatever its tensor. Raises SlotkitError."""
     if not isinstance(k, int) or isinstance(k, bool) or k < 1:
         raise SlotkitError(f"k is {k!r}. A connection needs at least one option: give an integer from 1 up.")
@@ -363,6 +315,7 @@ def check_reel_settings(k: int, seed: int, init: str | Init, sharing: str, symme
         raise SlotkitError(f"The seed is {seed!r}. Give an integer from 0 to 2**63 - 1.")
     if sharing not in SHARINGS:
         raise SlotkitError(f"There is no sharing {sharing!r}. Choose one of {', '.join(SHARINGS)}.")
-    if symmetric and k % 2:
-        raise SlotkitError(f"k is {k}, but symmetric options come in pairs +v, -v. Choose an even k.")
+    reason = kind.refusal(k)
+    if reason is not None:
+        raise SlotkitError(reason)
     find_init(init)

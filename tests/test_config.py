@@ -80,7 +80,8 @@ def test_an_assignment_without_a_name_or_value_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("short", "plain"), [("GS", "greedy"), ("ps", "probabilistic"), ("greedy", "greedy")]
+    ("short", "plain"),
+    [("GS", "greedy"), ("ps", "probabilistic"), ("greedy", "greedy"), ("Greedy", "greedy")],
 )
 def test_the_papers_short_names_of_selections_are_known(short: str, plain: str) -> None:
     assert resolve([Overrides("here", {"slots.selection": short})]).config.slots.selection == plain

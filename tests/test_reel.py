@@ -395,7 +395,10 @@ def test_uniform_within_the_dkw_band(what: str) -> None:
 
 def test_settings_are_told_and_read_back() -> None:
     settings = ReelSettings(6, 3, "paper", "layer", True)
-    assert ReelSettings.from_dict(settings.to_dict()) == settings
+    # What files and states hold: not a key more or less.
+    told = {"k": 6, "seed": 3, "init": "paper", "sharing": "layer", "symmetric": True}
+    assert list(settings.to_dict().items()) == list(told.items())
+    assert ReelSettings.from_dict(told) == settings
     reel = settings.reel("fc.weight", (4, 2))
     assert reel == Reel("fc.weight", (4, 2), 6, 3, "paper", "layer", True)
     assert reel.settings == settings
@@ -410,3 +413,22 @@ def test_settings_that_are_not_all_there_are_refused() -> None:
     )
     with pytest.raises(SlotkitError, match="symmetric options come in pairs"):
         ReelSettings(3, symmetric=True)
+
+
+def test_settings_by_other_names_than_texts_are_refused() -> None:
+    told = ReelSettings(2).to_dict()
+    with pytest.raises(SlotkitError) as caught:
+        ReelSettings.from_dict({**told, 7: "seven", None: 0})  # type: ignore[dict-item]
+    assert str(caught.value) == (
+        "These are settings of reels with 7, None, init, k, seed, sharing, symmetric. Give k, seed, init, "
+        "sharing, symmetric, all of them and nothing else."
+    )
+    with pytest.raises(SlotkitError, match=r"^These are settings of reels with nothing\. Give k, "):
+        ReelSettings.from_dict({})
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_symmetric_is_true_or_false(value: object) -> None:
+    with pytest.raises(SlotkitError) as caught:
+        ReelSettings.from_dict(ReelSettings(2).to_dict() | {"symmetric": value})
+    assert str(caught.value) == (f"symmetric is {value!r}. Give true for options in pairs +v, -v, or false.")

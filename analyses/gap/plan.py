@@ -27,6 +27,7 @@ from slotkit.analyses.gap.sources import (
 from slotkit import recipes
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
+from slotkit.selection import find_selection
 
 # How the best checkpoint is chosen is no factor: by validation, read this way, in every cell.
 SELECTING = {DROPOUT: False, SAMPLING: "greedy"}
@@ -138,7 +139,7 @@ def plan(
 
     Raises SlotkitError for a recipe, setting or factor that isn't there, or where the ends are the same.
     """
-    selection = {"gs": "greedy", "ps": "probabilistic"}.get(selection.lower(), selection)
+    selection = find_selection(selection)
     reference = reference or f"authors-{model}-{selection}"
     flags = {"model.name": model, "slots.k": k, "data.dataset": dataset, "training.epochs": epochs}
     top = [Overrides("slotkit analyze gap", {p: v for p, v in flags.items() if v is not None}), *layers]

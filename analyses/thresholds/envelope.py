@@ -6,6 +6,7 @@ convex hull of the points (W_k, S_k) are ever highest: the *reachable* options.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +60,7 @@ def expected_reachable(reel: Reel, ks: list[int], reels: int = REELS) -> dict[in
 
     The options of a smaller K are the first of a larger one, so all K are counted on the same draws.
     """
-    largest = max(ks) + max(ks) % 2 if reel.symmetric else max(ks)
+    largest = next(k for k in itertools.count(max(ks)) if reel.rule.refusal(k) is None)
     count = int(np.prod(reel.shape))
     # A tensor of few connections is stood in for by a longer one.
     shape = reel.shape if count >= reels else (-(-reels // count) * reel.shape[0], *reel.shape[1:])

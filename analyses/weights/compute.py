@@ -19,7 +19,8 @@ from slotkit.analyses.weights.spectra import as_matrix, edge, effective_rank, si
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import Reel, UniformInit, find_init
+from slotkit.inits import INITS, MIXED_INITS, init_name
+from slotkit.reel import Reel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,9 +125,13 @@ def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row]
 
 
 def _bound(reel: Reel) -> float:
-    init = find_init(reel.init)
-    assert isinstance(init, UniformInit)  # a run's settings have no other
-    return init.bound(reel.fans)
+    if reel.bound is None:
+        raise SlotkitError(
+            f"{reel.name} has options of the init {init_name(reel.init)} and the kind {reel.rule.name}. "
+            "Densities are told in units of the bound of uniform options, and these have none. Analyze runs "
+            f"with one of the inits {', '.join(INITS | MIXED_INITS)}."
+        )
+    return reel.bound
 
 
 def _spectrum(reel: Reel, weight: Tensor, step: int, whole: bool) -> Iterator[Row]:

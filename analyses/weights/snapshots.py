@@ -125,7 +125,8 @@ def _between(
 
 
 def _reels(folder: RunFolder, config: Config, settings: Mapping[str, Any]) -> dict[str, Reel]:
-    common = ReelSettings.from_dict({field.name: settings[field.name] for field in fields(ReelSettings)})
+    names = [field.name for field in fields(ReelSettings) if field.name in settings]
+    common = ReelSettings.from_dict({name: settings[name] for name in names})
     return {
         name: common.reel(name, shape, _channel_dim(folder, config, name))
         for name, shape in settings["reels"].items()

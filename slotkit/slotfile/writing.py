@@ -138,6 +138,11 @@ def _check_reels(machine: SlotMachine, outline: Outline, model: nn.Module) -> No
                 f"{name} has the init {reel.init!r}, {kind}, which a file can't hold. Only the inits "
                 f"{' and '.join(INITS)} can be exported."
             )
+        if reel.kind is not None:
+            raise SlotkitError(
+                f"{name} has options of the kind {reel.kind!r}, which a file can't hold. Only independent "
+                "options and symmetric pairs can be exported."
+            )
         if outline.first.get(name) != name:
             raise SlotkitError(
                 f"The architecture given has no tensor {name}, which is a reel of the model. Give the name "

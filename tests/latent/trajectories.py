@@ -110,6 +110,7 @@ class Run:
     steps: int = 300
     sharing: str = "none"
     symmetric: bool = False
+    kind: str | None = None
     init: str | Init = "authors"
     seed: int = 5
     dtype: torch.dtype = torch.float64
@@ -128,6 +129,7 @@ class Run:
             form=form,
             engine=engine,
             symmetric=self.symmetric,
+            kind=self.kind,
             tables=tables,
         )
 

@@ -19,9 +19,11 @@ from slotkit.analyses import weights
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.inits import UniformInit
 from slotkit.latent.form import LatentForm
 from slotkit.machine import slotify
 from slotkit.recording import replay
+from slotkit.reel import Reel
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 
@@ -301,3 +303,22 @@ def test_weights_that_are_no_options_are_refused(tmp_path: Path) -> None:
     folder.checkpoint("last").write_bytes(checkpoint_bytes[:-9])
     with pytest.raises(SlotkitError, match="is not a whole slotkit checkpoint"):
         weights.analyze(folder)
+
+
+def test_densities_need_a_bound() -> None:
+    class Square:
+        def options(self, uniform: Tensor, fans: Any) -> Tensor:
+            return uniform * uniform
+
+        def scores(self, uniform: Tensor, fans: Any) -> Tensor:
+            return uniform
+
+    told = Reel("fc.weight", (3, 2), 4, init=UniformInit(5.0))
+    assert weights._bound(told) == told.bound == 1.0
+    with pytest.raises(SlotkitError) as caught:
+        weights._bound(Reel("fc.weight", (3, 2), 4, init=Square()))
+    assert str(caught.value) == (
+        f"fc.weight has options of the init {Square.__qualname__} and the kind independent. Densities are "
+        "told in units of the bound of uniform options, and these have none. Analyze runs with one of the "
+        "inits paper, authors, paper-options-authors-scores, authors-options-paper-scores."
+    )

@@ -1,0 +1,118 @@
+"""Inits: the distributions of options and of initial scores, those with names and how to write another.
+
+The bits of those with names are pinned by golden vectors (docs/reel-spec-1.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+
+
+@dataclass(frozen=True)
+class Fans:
+    """How wide a weight tensor is, as torch.nn.init counts it from the shape; K plays no part."""
+
+    fan_in: int
+    fan_out: int
+    convolution: bool
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> Fans:
+        """Fans of a weight of shape (out, in) or (out, in / groups, *kernel)."""
+        receptive_field = math.prod(shape[2:])
+        return cls(shape[1] * receptive_field, shape[0] * receptive_field, len(shape) > 2)
+
+
+class Init(Protocol):
+    """A distribution of options and initial scores.
+
+    Both methods map uniform numbers to values one by one. A value may depend on its own uniform number and on
+    `fans`, to the last bit: not on the numbers beside it, on their count or order, on earlier calls or on
+    draws of its own, because any connection is recomputed alone. `slotkit.inits_probe` refuses an init that
+    does otherwise. Bits are the same on every device only if the arithmetic is (products and sums are; exp or
+    erf may not be).
+
+    What depends on the number of the option besides (a zero among the options, a margin for the first) is a
+    kind of options, in `slotkit.kinds`.
+    """
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        """float32 in (-1, 1), any shape -> options, float32, finite, the same shape."""
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        """float32 in (0, 1), any shape -> initial scores, float32, finite, the same shape."""
+
+
+@dataclass(frozen=True)
+class UniformInit:
+    """Options U(-b, b) and scores U(0, l b), with b = sqrt(numerator / (fan_in + fan_out)).
+
+    l is `convolution_scores` for convolutions and `linear_scores` for fully connected layers.
+    """
+
+    numerator: float
+    convolution_scores: float = 1.0
+    linear_scores: float = 1.0
+
+    def bound(self, fans: Fans) -> float:
+        """b, rounded to float32 once."""
+        exact = math.sqrt(self.numerator / (fans.fan_in + fans.fan_out))
+        return float(torch.tensor(exact, dtype=torch.float32))
+
+    def score_scale(self, fans: Fans) -> float:
+        """l."""
+        return self.convolution_scores if fans.convolution else self.linear_scores
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform * self.bound(fans)
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform * self.bound(fans) * self.score_scale(fans)
+
+
+INITS: dict[str, Init] = {
+    # The paper as its readers report it: the bound is the deviation of Glorot's normal distribution.
+    "paper": UniformInit(numerator=2.0, linear_scores=0.1),
+    # The authors' code: Glorot's uniform bound for options and scores alike.
+    "authors": UniformInit(numerator=6.0),
+}
+
+# The options of one with the scores of the other, so that their effects can be told apart.
+MIXED_INITS: dict[str, Init] = {
+    "paper-options-authors-scores": UniformInit(2.0, math.sqrt(3), math.sqrt(3)),
+    "authors-options-paper-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
+}
+
+
+def find_init(init: str | Init) -> Init:
+    """The init of that name, or the object itself.
+
+    Raises SlotkitError for an unknown name or an object without the two methods.
+    """
+    if isinstance(init, str):
+        named = INITS | MIXED_INITS
+        if init not in named:
+            raise SlotkitError(
+                f"There is no init {init!r}. Choose one of {', '.join(named)}, or pass an object."
+            )
+        return named[init]
+    if not (callable(getattr(init, "options", None)) and callable(getattr(init, "scores", None))):
+        raise SlotkitError(
+            f"An init object needs the methods options(uniform, fans) and scores(uniform, fans); "
+            f"{type(init).__name__} lacks one. See slotkit.reel.Init."
+        )
+    return init
+
+
+def init_name(init: str | Init) -> str:
+    """How a state tells inits apart: the name, else the object's own repr, else its class."""
+    if isinstance(init, str):
+        return init
+    return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)

@@ -1,0 +1,99 @@
+"""Kinds of options: how the K options of an owner come from uniform numbers.
+
+Option j is made in two steps: the init maps one uniform number of the owner to a value, and the kind says
+which number that is and what becomes of the value, as a function of j and the fans. So any option is made
+without the others. A kind is added here alone: engines know a kind by the numbers of a `ReelSpec`, or get
+tables of its options. docs/reel-spec-1.md lists the kinds and the spec versions in which they appeared.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, where
+
+from slotkit.errors import SlotkitError
+from slotkit.inits import Fans
+
+
+class Kind:
+    """Option j is the value of uniform number j; other kinds override what differs.
+
+    Tensors of option numbers are int64 and broadcast with the values. K isn't among the arguments: the
+    options of a smaller K are the first of a larger one.
+
+    Attributes:
+        name: in settings and states.
+        spec: the reel spec in which it appeared.
+        words: for people.
+        symmetric: as in a `ReelSpec` that says this kind in numbers, None if none does: engines get tables.
+    """
+
+    name = "independent"
+    spec = 1
+    words = "plain"
+    symmetric: bool | None = False
+
+    def refusal(self, k: int) -> str | None:
+        """Why there can't be K options of this kind, as a sentence; None if there can."""
+        return None
+
+    def uniforms(self, k: int) -> int:
+        """How many uniform numbers an owner's K options come from."""
+        return k
+
+    def source(self, option: Tensor) -> Tensor:
+        """Which of them each option comes from: 0 .. uniforms(K) - 1."""
+        return option
+
+    def value(self, value: Tensor, option: Tensor, fans: Fans) -> Tensor:
+        """The options, float32, from what the init made of their uniform numbers."""
+        return value
+
+    def score(self, score: Tensor, option: Tensor, fans: Fans) -> Tensor:
+        """Their initial scores, float32, from what the init made of uniform numbers of their own."""
+        return score
+
+    def key_name(self, name: str) -> str:
+        """The name in the options' key; one for all tensors has them share their uniform numbers."""
+        return name
+
+
+class Pairs(Kind):
+    """+v, -v: options 2 i and 2 i + 1 come from uniform number i."""
+
+    name = "pairs"
+    words = "in pairs +v -v"
+    symmetric = True
+
+    def refusal(self, k: int) -> str | None:
+        if k % 2:
+            return f"k is {k}, but symmetric options come in pairs +v, -v. Choose an even k."
+        return None
+
+    def uniforms(self, k: int) -> int:
+        return k // 2
+
+    def source(self, option: Tensor) -> Tensor:
+        return option // 2
+
+    def value(self, value: Tensor, option: Tensor, fans: Fans) -> Tensor:
+        return where(option % 2 == 1, -value, value)
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kind(), Pairs())}
+
+
+def find_kind(name: str | None, symmetric: bool) -> Kind:
+    """The kind of that name; without one "pairs" if symmetric, else "independent".
+
+    Raises SlotkitError for an unknown name, or for one that says what `symmetric` says.
+    """
+    if name is None:
+        return KINDS["pairs" if symmetric else "independent"]
+    others = [known for known, kind in KINDS.items() if kind.symmetric is None]
+    if name not in others or symmetric:
+        raise SlotkitError(
+            f"The kind of options is {name!r} and symmetric is {symmetric}. Choose a kind of "
+            f"{', '.join(others) or 'slotkit.kinds.KINDS, where none has been added'}, with symmetric=False; "
+            "or no kind, and symmetric=True for pairs +v, -v or symmetric=False for independent options."
+        )
+    return KINDS[name]
