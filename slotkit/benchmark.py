@@ -132,8 +132,8 @@ def measure(
     memory: bool = False,
     engines: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Time `steps` steps of every contender, in turns, after five that are not counted. Without `engines` they
-    are all that can run.
+    """Time `steps` steps of every contender, in turns, after five that are not counted. Without `engines`
+    they are all that can run.
 
     Raises SlotkitError for an unknown network, selection or engine.
     """

@@ -28,7 +28,8 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
 
 
 def reels_of(folder: RunFolder, init: Init | None = None) -> dict[str, Reel]:
-    """The reels of a traced run, by tensor name. `init` is the object that they were made with, if it was one.
+    """The reels of a traced run, by tensor name. `init` is the object that they were made with, if it was
+    one.
 
     Raises SlotkitError if it is missing or another.
     """
