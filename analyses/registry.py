@@ -16,10 +16,10 @@ COMMON = "common"
 
 def find() -> list[Analysis]:
     """What each folder declares as ANALYSIS, in the order of `slotkit analyze --help`."""
-    rooms = [
+    folders = [
         module.name
         for module in pkgutil.iter_modules(analyses.__path__)
         if module.ispkg and module.name != COMMON
     ]
-    declared: list[Analysis] = [import_module(f"{analyses.__name__}.{room}").ANALYSIS for room in rooms]
+    declared: list[Analysis] = [import_module(f"{analyses.__name__}.{folder}").ANALYSIS for folder in folders]
     return sorted(declared, key=lambda one: (one.place, one.name))

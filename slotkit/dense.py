@@ -53,7 +53,7 @@ class SlotWeight(nn.Module):
         self.update = find_update(update)
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
         # Whether a state_dict of another seed is followed (a layer built by hand) or refused.
-        self.follows_seed = False
+        self.adopts_seed = False
         self.register_buffer("held", None)
         self._set_reel(reel, device, dtype)
         self._initial: Tensor | None = reel.scores(device).to(dtype)
@@ -95,7 +95,7 @@ class SlotWeight(nn.Module):
             return
         seed, last = state.get(prefix + "seed"), state.get(prefix + "last_options")
         if seed is not None and last is not None:
-            there = replace(self.reel, seed=int(seed)) if self.follows_seed else self.reel
+            there = replace(self.reel, seed=int(seed)) if self.adopts_seed else self.reel
             expected = _last_options(there).to(last)
             if int(seed) != there.seed or not torch.equal(expected, last):
                 errors.append(

@@ -60,7 +60,7 @@ class _SlotLayer(nn.Module):
         )
         weight = self.get_submodule("parametrizations.weight.0")
         assert isinstance(weight, SlotWeight)
-        weight.follows_seed = True
+        weight.adopts_seed = True
 
     def get_extra_state(self) -> Tensor:
         """How many times training has sampled: a resumed run goes on with the next draw."""

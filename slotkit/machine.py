@@ -15,7 +15,7 @@ from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.latent.form import LatentForm
 from slotkit.optim import SlotSGD
-from slotkit.others import check_others, settle_others
+from slotkit.others import check_others, treat_others
 from slotkit.picking import Picked, Where, pick
 from slotkit.reel import (
     EVALUATION_DRAWS,
@@ -90,7 +90,7 @@ def slotify(
         chosen: Form = DenseForm(picked, reels, selection, update)
     else:
         chosen = LatentForm(picked, reels, selection, engine, tables)
-    return SlotMachine(model, chosen, settle_others(model, picked, others), selection)
+    return SlotMachine(model, chosen, treat_others(model, picked, others), selection)
 
 
 def randomize(

@@ -19,7 +19,7 @@ from slotkit.latent.line import AT_REST, Hyperparameters
 from slotkit.latent.weight import (
     LatentWeight,
     NotFiniteError,
-    Step,
+    WeightStep,
     check_finite,
     choose,
     relocate,
@@ -119,7 +119,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_everything(self, stepping: Stepping) -> None:
-        """Step the machines' weights that have a gradient, and all other parameters that have one."""
+        """WeightStep the machines' weights that have a gradient, and all other parameters that have one."""
         raise AssertionError("SlotSGD and SlotAdam define it")
 
     def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return {}
 
     def _show_lines(self) -> None:
-        """What a step has changed of the state: not the tensors, unless a weight was moved or cast."""
+        """Update `state` after a step: only its numbers, and its tensors if those are other ones than before."""
         for parameter, weight in self._latents.items():
             shown = self.state[parameter]
             if shown.get("latent") is weight.latent:
@@ -192,7 +192,10 @@ class SlotSGD(_SlotOptimizer):
 
     def _step_everything(self, stepping: Stepping) -> None:
         step(
-            [Step(weight, gradient, _hyperparameters(group, weight)) for weight, gradient, group in stepping]
+            [
+                WeightStep(weight, gradient, _hyperparameters(group, weight))
+                for weight, gradient, group in stepping
+            ]
         )
         if self._has_ordinary:
             with self._only_ordinary():
@@ -236,11 +239,11 @@ class SlotAdam(_SlotOptimizer):
         parameters: Groups = (),
     ) -> None:
         self._adam = torch.optim.AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
-        self._moved: dict[LatentWeight, Tensor] = {}
+        self._moments_of: dict[LatentWeight, Tensor] = {}
         super().__init__(machines, parameters, self._adam.defaults)
 
     def _step_everything(self, stepping: Stepping) -> None:
-        check_finite([Step(weight, gradient, AT_REST) for weight, gradient, _ in stepping])
+        check_finite([WeightStep(weight, gradient, AT_REST) for weight, gradient, _ in stepping])
         self._adam.param_groups = [
             group | {"params": [self._trained(parameter) for parameter in group["params"]]}
             for group in self.param_groups
@@ -260,17 +263,17 @@ class SlotAdam(_SlotOptimizer):
 
     def _take_along(self, weight: LatentWeight) -> None:
         """Take the moments along when the weight and its latents went to another device or dtype."""
-        before = self._moved.get(weight)
+        before = self._moments_of.get(weight)
         if before is not None and before is not weight.latent and before in self._adam.state:
             moments = self._adam.state.pop(before)
             self._adam.state[weight.latent] = {
                 name: value.to(weight.latent) if value.shape == before.shape else value
                 for name, value in moments.items()
             }
-        self._moved[weight] = weight.latent
+        self._moments_of[weight] = weight.latent
 
     def _trained(self, parameter: Tensor) -> Tensor:
-        """What Adam moves: the latents of a machine's weight, an ordinary parameter itself."""
+        """What Adam trains: the latents of a machine's weight, an ordinary parameter itself."""
         return self._latents[parameter].latent if parameter in self._latents else parameter
 
     def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
@@ -325,7 +328,7 @@ def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def _hyperparameters(group: Mapping[str, Any], weight: LatentWeight) -> Hyperparameters:
     # torch starts the momentum buffer with the first gradient, undamped; ours is zero until then.
-    intake = 1 - float(group["dampening"]) if weight.line.moving else 1.0
+    intake = 1 - float(group["dampening"]) if weight.line.has_velocity else 1.0
     return Hyperparameters(
         float(group["lr"]),
         float(group["momentum"]),

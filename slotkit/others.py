@@ -17,7 +17,7 @@ def check_others(others: str) -> None:
         raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
 
 
-def settle_others(model: nn.Module, picked: list[Picked], others: str) -> dict[str, nn.Parameter]:
+def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[str, nn.Parameter]:
     """Treat the non-slot parameters of `model` as `others` says; return those to train, by full name.
 
     "frozen": biases become 0 and norms the identity; any other parameter keeps its value. None is

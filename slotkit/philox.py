@@ -18,7 +18,7 @@ from torch import Tensor
 
 WORD = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -51,8 +51,8 @@ def philox_tensors(counter: Words, key: tuple[int, int]) -> Words:
         c2 = (left >> 32).bitwise_and_(WORD).bitwise_xor_(c3).bitwise_xor_(k1)
         c1 = right.bitwise_and_(WORD)
         c3 = left.bitwise_and_(WORD)
-        k0 = (k0 + KEY_STEPS[0]) & WORD
-        k1 = (k1 + KEY_STEPS[1]) & WORD
+        k0 = (k0 + WEYL[0]) & WORD
+        k1 = (k1 + WEYL[1]) & WORD
     return c0, c1, c2, c3
 
 

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 MULTIPLIER_0, MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-KEY_STEP_0, KEY_STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+WEYL_0, WEYL_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 WORD, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 ROUNDS = 10
 
@@ -24,8 +24,8 @@ def philox_one(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
         c2 = (left >> HALF) ^ c3 ^ k1
         c1 = right & WORD
         c3 = left & WORD
-        k0 = (k0 + KEY_STEP_0) & WORD
-        k1 = (k1 + KEY_STEP_1) & WORD
+        k0 = (k0 + WEYL_0) & WORD
+        k1 = (k1 + WEYL_1) & WORD
     return c0, c1, c2, c3
 
 

@@ -89,14 +89,14 @@ def test_imports_run_one_way() -> None:
     assert faults(house(), order) == []
 
 
-# What analyses/ has beside its rooms, of which each is one analysis.
+# What analyses/ has beside its folders of one analysis each.
 COMMON, REGISTRY = "slotkit.analyses.common", "slotkit.analyses.registry"
 
 
-def room_of(module: str) -> str | None:
+def analysis_of(module: str) -> str | None:
     """slotkit.analyses.flips.compute -> slotkit.analyses.flips; None for what is no part of an analysis."""
-    room = ".".join(module.split(".")[:3])
-    return room if room.startswith("slotkit.analyses.") and room not in (COMMON, REGISTRY) else None
+    folder = ".".join(module.split(".")[:3])
+    return folder if folder.startswith("slotkit.analyses.") and folder not in (COMMON, REGISTRY) else None
 
 
 def strays(files: Mapping[str, str]) -> list[str]:
@@ -105,12 +105,12 @@ def strays(files: Mapping[str, str]) -> list[str]:
         f"{module} imports {other}, which is another analysis: put what they share into common/"
         for module, source in files.items()
         for other in sorted(imports_of(source, files))
-        if module.startswith("slotkit.analyses") and room_of(other) not in (None, room_of(module))
+        if module.startswith("slotkit.analyses") and analysis_of(other) not in (None, analysis_of(module))
     ]
 
 
 def test_no_analysis_imports_another() -> None:
-    assert len({room_of(module) for module in house()} - {None}) >= 5
+    assert len({analysis_of(module) for module in house()} - {None}) >= 5
     assert strays(house()) == []
 
 

@@ -63,7 +63,7 @@ def everything(machine: SlotMachine) -> dict[str, Tensor]:
     found = {name: value.detach().clone() for name, value in machine.model.named_parameters()}
     for name, weight in latents(machine).items():
         found |= {f"{name}/{key}": getattr(weight, key).detach().clone() for key in LATENTS}
-        line = (weight.line.c, weight.line.e, weight.line.steps, weight.line.moving)
+        line = (weight.line.c, weight.line.e, weight.line.steps, weight.line.has_velocity)
         found[f"{name}/line"] = torch.tensor(line, dtype=torch.float64)
     return found
 

@@ -30,12 +30,12 @@ class Result:
     name: str
     table: pd.DataFrame
     summary: str
-    draw: Callable[[pd.DataFrame], Figure]
+    plot: Callable[[pd.DataFrame], Figure]
 
     def figure(self) -> Figure:
         """Drawn from the table alone; no pyplot state is touched."""
         with house_style():
-            return self.draw(self.table)
+            return self.plot(self.table)
 
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.csv, NAME.png, NAME.svg and NAME.txt there. Returns their paths."""

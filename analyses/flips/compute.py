@@ -46,7 +46,7 @@ def analyze(
     Raises SlotkitError for runs that are not greedy slot machines or have no whole trace.
     """
     import pandas as pd
-    from slotkit.analyses.flips.figure import draw
+    from slotkit.analyses.flips.figure import plot
 
     for name, value in (("within", within), ("windows", windows)):
         if value < 1:
@@ -75,7 +75,7 @@ def analyze(
             "answer: flip rates, nothing on single reels. Train with --trace full for the rest."
         )
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("flips", table, "\n".join([*_sentences(table, within), *reservations]), draw)
+    return Result("flips", table, "\n".join([*_sentences(table, within), *reservations]), plot)
 
 
 def _layers(recorded: Recorded, within: int, windows: int) -> Iterator[tuple[str, list[Row]]]:

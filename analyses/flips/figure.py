@@ -36,7 +36,7 @@ BARS = (
 )
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame) -> Figure:
     """One group of runs: a colour for each layer. Several: a colour for each group, all layers together."""
     groups = list(table["group"].unique())
     if len(groups) == 1:

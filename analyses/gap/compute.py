@@ -43,13 +43,13 @@ def analyze(sweep: Path | str, runs_dir: Path | None = None) -> Result:
 
     Raises SlotkitError if it is no sweep, or has no finished run of its design.
     """
-    from slotkit.analyses.gap.figure import draw
+    from slotkit.analyses.gap.figure import plot
     from slotkit.analyses.gap.sweep import Sweep, find
     from slotkit.analyses.gap.words import sentences
 
     found = Sweep.open(find(sweep, runs_dir))
     table = _tabulate(found.plan, list(_runs(found)))
-    return Result("gap", table, "\n".join(sentences(found.plan, table)), draw)
+    return Result("gap", table, "\n".join(sentences(found.plan, table)), plot)
 
 
 def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:

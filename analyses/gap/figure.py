@@ -25,7 +25,7 @@ LOOKS = {
 }
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame) -> Figure:
     """Left: effects in points with their intervals, the largest above. Right: the runs' accuracies."""
     rows = _rows(table)
     figure, grid = panels(1, 2, "The gap, setting by setting")

@@ -61,7 +61,7 @@ def analyze(
     Raises SlotkitError for runs that are no slot machines, and for checkpoints that are missing or damaged.
     """
     import pandas as pd
-    from slotkit.analyses.ps_variance.figure import draw
+    from slotkit.analyses.ps_variance.figure import plot
 
     _check_arguments(draws, checkpoints, split)
     folders = open_runs(runs, runs_dir)
@@ -84,7 +84,7 @@ def analyze(
         reservations += [*missing, *untraced, *_greedy(prepared, name)]
     measured = pd.concat(frames, ignore_index=True)
     table = pd.concat([measured, _components(measured)], ignore_index=True)[COLUMNS]
-    return Result("ps-variance", table, "\n".join([*sentences(table, split), *reservations]), draw)
+    return Result("ps-variance", table, "\n".join([*sentences(table, split), *reservations]), plot)
 
 
 def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None:

@@ -27,7 +27,7 @@ MARKERS, FACES = ("o", "s", "^", "D"), ("black", "white", "0.55", "0.85")
 BARS = ("0.35", "0.75")
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame) -> Figure:
     """One group of runs: a colour for each layer. Several: a colour for each group, of all layers."""
     groups = list(table["group"].unique())
     runs = table[table["run"] != OVER_RUNS]

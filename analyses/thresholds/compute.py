@@ -40,7 +40,7 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     Raises SlotkitError for runs that are not greedy slot machines, or have no whole trace or no measurement.
     """
     import pandas as pd
-    from slotkit.analyses.thresholds.figure import draw
+    from slotkit.analyses.thresholds.figure import plot
     from slotkit.analyses.thresholds.words import sentences
 
     folders = open_runs(runs, runs_dir)
@@ -68,7 +68,7 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
         frames.append(frame)
         reservations += recorded.reservations
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("thresholds", table, "\n".join([*sentences(table), *reservations]), draw)
+    return Result("thresholds", table, "\n".join([*sentences(table), *reservations]), plot)
 
 
 def _check_measured(recorded: Recorded) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DASHED = (4.0, 2.0)
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame) -> Figure:
     """One group of runs: a colour for each layer. Several: a colour for each group, of the largest layer."""
     groups, largest = list(table["group"].unique()), largest_layer(table)
     if len(groups) == 1:

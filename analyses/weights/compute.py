@@ -14,7 +14,7 @@ from slotkit.analyses.common.recorded import Run, open_runs
 from slotkit.analyses.common.result import Result
 from slotkit.analyses.weights.activity import dead_units
 from slotkit.analyses.weights.choice import EDGES, Choice, compare, rank_shares, sample_of
-from slotkit.analyses.weights.snapshots import Course, Weights, follow
+from slotkit.analyses.weights.snapshots import Course, Weights, open_course
 from slotkit.analyses.weights.spectra import as_matrix, edge, effective_rank, singular_values
 from torch import Tensor
 
@@ -62,7 +62,7 @@ def analyze(
     Raises SlotkitError for runs without slots, missing or damaged checkpoints, damaged traces.
     """
     import pandas as pd
-    from slotkit.analyses.weights.figure import draw
+    from slotkit.analyses.weights.figure import plot
     from slotkit.analyses.weights.words import sentences
 
     for name, value, least in (("moments", moments, 0), ("sample", sample, 1)):
@@ -73,7 +73,7 @@ def analyze(
     reservations: list[str] = []
     sampled: list[str] = []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
-        course = follow(folder, checkpoint, moments)
+        course = open_course(folder, checkpoint, moments)
         rows, sentence = _rows(course, sample, data_dir)
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "step", "at", "value"])
         about = {"run": name, "group": group, "k": course.config.slots.k, "seed": course.config.seeds.reels}
@@ -88,7 +88,7 @@ def analyze(
             "option of the highest score of each connection."
         )
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("weights", table, "\n".join([*sentences(table), *reservations]), draw)
+    return Result("weights", table, "\n".join([*sentences(table), *reservations]), plot)
 
 
 def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row], str]:

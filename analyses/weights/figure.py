@@ -16,7 +16,7 @@ DASHED = (4.0, 2.0)
 GREY = "0.45"
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def plot(table: pd.DataFrame) -> Figure:
     """One group of runs: a colour for each layer. Several: a colour for each group, of the largest layer."""
     groups, largest = list(table["group"].unique()), largest_layer(table)
     if len(groups) == 1:

@@ -76,7 +76,7 @@ class Course:
         return _greedy_values(self.reels[name], connections, latent, self.state["lines"][name]["c"])
 
 
-def follow(folder: RunFolder, which: str, count: int) -> Course:
+def open_course(folder: RunFolder, which: str, count: int) -> Course:
     """The course of a run to its checkpoint `which`, with up to `count` snapshots between.
 
     Raises SlotkitError for a run without slots, a missing or damaged checkpoint or a damaged trace.

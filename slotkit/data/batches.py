@@ -33,28 +33,28 @@ class Augmentation:
     apply: Callable[[Tensor, torch.Generator], Tensor]
 
 
-def _unchanged(images: Tensor, draws: torch.Generator) -> Tensor:
+def _unchanged(images: Tensor, random: torch.Generator) -> Tensor:
     return images
 
 
 # torchvision.transforms.v2 draws once for a whole batch: it would flip all images or none, and crop all at
 # the same place. The next two functions draw once for each image instead.
-def _flip(images: Tensor, draws: torch.Generator) -> Tensor:
-    mirrored = (torch.rand(len(images), generator=draws) < 0.5).to(images.device)
+def _flip(images: Tensor, random: torch.Generator) -> Tensor:
+    mirrored = (torch.rand(len(images), generator=random) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
-def _crop(images: Tensor, draws: torch.Generator) -> Tensor:
+def _crop(images: Tensor, random: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=draws).to(images.device)
+    offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=random).to(images.device)
     padded = transforms.pad(images, [CROP_PADDING])
     # A view of shape (n, channels, 9, 9, height, width): every window of every image.
     windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
 
 
-def _flip_crop(images: Tensor, draws: torch.Generator) -> Tensor:
-    return _crop(_flip(images, draws), draws)
+def _flip_crop(images: Tensor, random: torch.Generator) -> Tensor:
+    return _crop(_flip(images, random), random)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -100,7 +100,7 @@ def batches(
         )
     change = AUGMENTATIONS[augment].apply
 
-    def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(images), generator=generator("order", seed, epoch))
         order = order.to(images.labels.device)  # one transfer an epoch, not one a step
         starts = list(enumerate(range(0, len(images), batch_size)))
@@ -109,7 +109,7 @@ def batches(
             pixels = change(images.images[places], generator("augment", seed, epoch, step))
             yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[places]
 
-    return drawn()
+    return pairs()
 
 
 def ordered_batches(

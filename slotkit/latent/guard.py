@@ -12,12 +12,12 @@ class Guard:
 
     Attributes:
         owners: every (module, parameter name) that holds the parameter.
-        place: device and dtype that it had when it was last looked at.
+        placement: device and dtype that it had when it was last looked at.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, owners: list[tuple[nn.Module, str]]) -> None:
         self.name, self.parameter, self.owners = name, parameter, owners
-        self.place = parameter.device, parameter.dtype
+        self.placement = parameter.device, parameter.dtype
         self.mark()
 
     def mark(self) -> None:
@@ -28,9 +28,9 @@ class Guard:
         """Whether anybody has written to the weight since it was marked."""
         return self.parameter._version != self._version
 
-    def has_moved(self) -> bool:
+    def has_relocated(self) -> bool:
         """Whether the weight has gone to another device or dtype."""
-        return self.place != (self.parameter.device, self.parameter.dtype)
+        return self.placement != (self.parameter.device, self.parameter.dtype)
 
     def check_in_place(self) -> None:
         """Raise SlotkitError if a module holds another parameter by now."""

@@ -12,6 +12,7 @@ a non-decreasing step function of u: nothing changes while `lower <= u <= upper`
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,16 +62,21 @@ class Line:
     c: float = 1.0
     e: float = 0.0
     steps: int = 0
-    moving: bool = False
+    has_velocity: bool = False
 
     def state(self) -> dict[str, Any]:
         """Its numbers by name (dataclasses.asdict takes ten times as long, and this is in every step)."""
-        return {"c": self.c, "e": self.e, "steps": self.steps, "moving": self.moving}
+        return {"c": self.c, "e": self.e, "steps": self.steps, "moving": self.has_velocity}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Line:
+        """The line of a `state`."""
+        return cls(state["c"], state["e"], state["steps"], state["moving"])
 
     def after(self, h: Hyperparameters) -> Line:
         """The line one step later."""
         c, e = advance(self.c, self.e, 0.0, h)
-        return Line(c, e, self.steps + 1, self.moving or h.momentum != 0)
+        return Line(c, e, self.steps + 1, self.has_velocity or h.momentum != 0)
 
     @property
     def sign(self) -> float:

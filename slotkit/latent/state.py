@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -120,7 +119,7 @@ class LatentState:
                 )
         for name in STATE:
             getattr(self, name).copy_(state[name])
-        self.line = Line(**{field.name: state[field.name] for field in fields(Line)})
+        self.line = Line.of(state)
 
     def line_of(self, scores: Tensor) -> tuple[float, Tensor]:
         """The c and A (n,) of scores (*shape, K). Raises SlotkitError if they are not on a line."""

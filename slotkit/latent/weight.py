@@ -26,7 +26,7 @@ class NotFiniteError(Exception):
         self.weight = weight
 
 
-class Step(NamedTuple):
+class WeightStep(NamedTuple):
     """A weight that is to step: its gradient, of the weight's shape in any layout and dtype."""
 
     weight: LatentWeight
@@ -192,22 +192,22 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
     """
     for weight in weights:
         weight.guard.check_in_place()
-    moved = [weight for weight in weights if weight.guard.has_moved()]
-    if not moved:
+    relocated = [weight for weight in weights if weight.guard.has_relocated()]
+    if not relocated:
         return
     engines = [
         find_engine(weight.engine_name, weight.parameter, weight.reel, weight.tables is not None)
-        for weight in moved
+        for weight in relocated
     ]
     pack(weights, [(weight.parameter.device, weight.state_dtype) for weight in weights])
-    for weight, engine in zip(moved, engines, strict=True):
-        weight.engine, (_, before) = engine, weight.guard.place
-        weight.guard.place = weight.parameter.device, weight.parameter.dtype
+    for weight, engine in zip(relocated, engines, strict=True):
+        weight.engine, (_, before) = engine, weight.guard.placement
+        weight.guard.placement = weight.parameter.device, weight.parameter.dtype
         if weight.follows and before != weight.parameter.dtype:
             weight.round_anew(before)
 
 
-def step(steps: Sequence[Step]) -> None:
+def step(steps: Sequence[WeightStep]) -> None:
     """One SGD step of the latents of each weight by its gradient, and of the weight if it follows them.
 
     Raises NotFiniteError, before anything is changed, if a number of a gradient is not finite.
@@ -244,7 +244,7 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
     return (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
 
 
-def check_finite(steps: Sequence[Step]) -> None:
+def check_finite(steps: Sequence[WeightStep]) -> None:
     """Raise NotFiniteError for the first weight with a gradient that has a number that is not finite."""
     for weight, gradient, _ in steps:
         # A sum is a quick look: it is finite only if all are; it may also overflow.

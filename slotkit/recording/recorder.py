@@ -189,11 +189,11 @@ class Recorder:
         for weight, sample, u, before in zip(self.weights, self._samples, after, befores, strict=True):
             below = u - weight.lower[sample].double().cpu()
             above = weight.upper[sample].double().cpu() - u
-            moved = u - before
-            ahead = torch.where(moved > 0, above, below)
+            change = u - before
+            ahead = torch.where(change > 0, above, below)
             found["margin"].append(_quantiles(torch.minimum(below, above)))
-            found["speed"].append(_quantiles(moved.abs()))
-            found["steps_to_flip"].append(_quantiles(ahead / moved.abs()))
+            found["speed"].append(_quantiles(change.abs()))
+            found["steps_to_flip"].append(_quantiles(ahead / change.abs()))
         return found
 
     def _softmax(self) -> dict[str, list[Any]]:

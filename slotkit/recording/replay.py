@@ -118,8 +118,8 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
     weights = replay(folder, step)
     state, _ = checkpoint.load(folder.checkpoint("last"))
     others: dict[str, Any] = {name: value for name, value in state["others"].items() if name not in weights}
-    moving = [name for name in others if name.endswith("num_batches_tracked")]
-    if moving:
+    tracked = [name for name in others if name.endswith("num_batches_tracked")]
+    if tracked:
         raise SlotkitError(
             f"The network of {folder.name} has batch norm, whose running statistics are not in the trace. "
             "Keep checkpoints of epochs instead: --set recording.keep_epochs=[10,30]."

@@ -192,7 +192,7 @@ class RunFolder:
         """One line of a .jsonl file."""
         self._append(name, json.dumps(entry))
 
-    def settle_metrics(self) -> int:
+    def flush_metrics(self) -> int:
         """Flush the metrics to the disk. Returns their size in bytes."""
         path = self.path / "metrics.jsonl"
         if not path.exists():

@@ -47,8 +47,8 @@ def _chunks(reel: Reel) -> Iterator[tuple[slice, Tensor, Tensor]]:
     Equal options stand in the order of their indices.
     """
     n = math.prod(reel.shape)
-    step = max(1, CHUNK_ELEMENTS // reel.k)
-    for start in range(0, n, step):
-        place = slice(start, min(start + step, n))
+    size = max(1, CHUNK_ELEMENTS // reel.k)
+    for start in range(0, n, size):
+        place = slice(start, min(start + size, n))
         options, scores = reel.rows(torch.arange(place.start, place.stop))
         yield place, torch.sort(options, dim=-1, stable=True).indices, greedy(scores)

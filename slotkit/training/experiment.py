@@ -217,7 +217,7 @@ class _Training:
             return
         state = self.state.as_dict() | {"trace": self.recorder.state() if self.recorder else None}
         about = {"step": self.state.step, "epoch": self.state.validated}
-        metrics_bytes = self.folder.settle_metrics()
+        metrics_bytes = self.folder.flush_metrics()
         checkpoint.save(self.folder.checkpoint("last"), state, metrics_bytes=metrics_bytes, **about)
         self.saved_at = time.monotonic()
         self.saved = self.state.step, self.state.validated

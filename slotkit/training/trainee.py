@@ -15,7 +15,7 @@ from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine, randomize, slotify
 from slotkit.models import create
 from slotkit.optim import SlotAdam
-from slotkit.others import settle_others
+from slotkit.others import treat_others
 from slotkit.picking import pick
 
 
@@ -102,7 +102,7 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
     elif config.learned_init == "reels":
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
     if config.method == "learned" and config.learned_others != "trained":
-        settle_others(model, pick(model, slots.where), config.learned_others)
+        treat_others(model, pick(model, slots.where), config.learned_others)
     return Trainee(model, machine, device, config.training.precision == "bf16")
 
 

@@ -45,7 +45,7 @@ def test_settings_as_they_are_typed() -> None:
 
 
 def test_without_a_place_the_names_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("weights", "flips"):
-        made = Analysis(room.upper(), "", "")
-        monkeypatch.setattr(f"slotkit.analyses.{room}.ANALYSIS", made)
+    for folder in ("weights", "flips"):
+        made = Analysis(folder.upper(), "", "")
+        monkeypatch.setattr(f"slotkit.analyses.{folder}.ANALYSIS", made)
     assert [analysis.name for analysis in registry.find()][-2:] == ["FLIPS", "WEIGHTS"]

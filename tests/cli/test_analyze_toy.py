@@ -37,10 +37,10 @@ from slotkit.analyses.common.style import panels
 
 def analyze(runs, times=2, called=None):
     table = pd.DataFrame({"run": [run.name for run in runs], "value": times})
-    return Result("toy", table, f"{len(runs)} run, {times} times, {called}", draw)
+    return Result("toy", table, f"{len(runs)} run, {times} times, {called}", plot)
 
 
-def draw(table):
+def plot(table):
     figure, axes = panels(1, 1, "Toy")
     axes[0, 0].plot(table["value"])
     return figure

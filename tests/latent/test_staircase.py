@@ -124,8 +124,8 @@ def test_the_compiled_staircase_is_the_same(
     selected, _, lower, upper = reselect(
         row(options), row(initial), torch.tensor([latent], dtype=torch.float64), Line(c=c)
     )
-    assert cpu_choose.choose(np.float64(latent), c, w, s, room(len(w))) == int(selected)
-    assert cpu_choose.bounds(int(selected), sign, w, s, room(len(w))) == (
+    assert cpu_choose.choose(np.float64(latent), c, w, s, workspace(len(w))) == int(selected)
+    assert cpu_choose.bounds(int(selected), sign, w, s, workspace(len(w))) == (
         float(lower),
         float(upper),
     )
@@ -140,14 +140,14 @@ def test_the_compiled_staircase_is_the_same_with_ties(
     for u in grid(options, initial):
         latent = torch.tensor([float(u)], dtype=torch.float64)
         selected, _, lower, upper = reselect(row(options), row(initial), latent, Line(c=sign))
-        assert cpu_choose.choose(np.float64(float(u)), sign, w, s, room(len(w))) == int(selected)
-        assert cpu_choose.bounds(int(selected), sign, w, s, room(len(w))) == (
+        assert cpu_choose.choose(np.float64(float(u)), sign, w, s, workspace(len(w))) == int(selected)
+        assert cpu_choose.bounds(int(selected), sign, w, s, workspace(len(w))) == (
             float(lower),
             float(upper),
         )
 
 
-def room(k: int) -> Array:
+def workspace(k: int) -> Array:
     """What choose and bounds write over."""
     return np.full((2, k), np.nan)
 
@@ -184,8 +184,8 @@ def test_the_compiled_staircase_is_the_same_with_many(
             torch.from_numpy(w)[None], torch.from_numpy(s)[None], latent, line
         )
         if math.isfinite(a * size):
-            assert cpu_choose.choose(a, c, w, s, room(k)) == int(selected)
-        found = cpu_choose.bounds(int(selected), line.sign, w, s, room(k))
+            assert cpu_choose.choose(a, c, w, s, workspace(k)) == int(selected)
+        found = cpu_choose.bounds(int(selected), line.sign, w, s, workspace(k))
         assert found == (float(lower), float(upper))
 
 
@@ -193,7 +193,7 @@ def test_no_number_is_option_0() -> None:
     """A latent that overflowed and came back: some option, and no memory that isn't ours."""
     for k in (8, 40):
         w, s = np.ones(k, np.float32), np.ones(k, np.float32)
-        assert cpu_choose.choose(math.nan, 1.0, w, s, room(k)) == 0
+        assert cpu_choose.choose(math.nan, 1.0, w, s, workspace(k)) == 0
 
 
 # ---------------------------------------------------------------------------------------------------

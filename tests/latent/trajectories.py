@@ -267,6 +267,6 @@ def bits(machine: SlotMachine) -> dict[str, Tensor]:
     found = weights(machine)
     for name, weight in latent_form(machine).weights.items():
         found |= {f"{name}/{key}": getattr(weight, key).clone() for key in STATE}
-        numbers = (weight.line.c, weight.line.e, weight.line.steps, weight.line.moving, weight.follows)
+        numbers = (weight.line.c, weight.line.e, weight.line.steps, weight.line.has_velocity, weight.follows)
         found[f"{name}/line"] = torch.tensor(numbers, dtype=torch.float64)
     return found

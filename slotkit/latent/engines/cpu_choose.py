@@ -124,22 +124,22 @@ def highest(values: Doubles) -> tuple[int, float]:
 
 
 @compiled
-def choose(a: float, c: float, w: Singles, s: Singles, room: Doubles) -> int:
+def choose(a: float, c: float, w: Singles, s: Singles, workspace: Doubles) -> int:
     """Greedy selection: the lowest index of the highest score; 0 if no score is a number.
 
-    w and s (k,) or longer. `room` (2, k) is written over.
+    w and s (k,) or longer. `workspace` (2, k) is overwritten.
     """
-    scores = room[0]
+    scores = workspace[0]
     for j in range(len(scores)):
         scores[j] = c * np.float64(s[j]) + a * np.float64(w[j])
     return highest(scores)[0]
 
 
 @compiled
-def bounds(selected: int, sign: float, w: Singles, s: Singles, room: Doubles) -> tuple[float, float]:
+def bounds(selected: int, sign: float, w: Singles, s: Singles, workspace: Doubles) -> tuple[float, float]:
     """`slotkit.latent.line.interval` for one connection. Arrays as for `choose`."""
     value, score = np.float64(w[selected]), sign * np.float64(s[selected])
-    below, above = room[0], room[1]
+    below, above = workspace[0], workspace[1]
     for j in range(len(below)):
         gap = np.float64(w[j]) - value
         crossing = (score - sign * np.float64(s[j])) / gap
@@ -220,14 +220,14 @@ def step_tensor(
         if chooses:
             waiting = np.empty(BLOCK, np.int32)
             w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)
-            room = np.empty((2, spec.k), np.float64)
+            workspace = np.empty((2, spec.k), np.float64)
             flips = 0
             n = find_outside(position[start:end], lower[start:end], upper[start:end], u_scale, waiting)
             for m in range(n):
                 i = start + waiting[m]
                 fill(i, spec, tables, w, s)
-                j = choose(np.float64(position[i]), c, w, s, room)
-                lower[i], upper[i] = bounds(j, sign, w, s, room)
+                j = choose(np.float64(position[i]), c, w, s, workspace)
+                lower[i], upper[i] = bounds(j, sign, w, s, workspace)
                 if weight[i] != w[j]:
                     weight[i] = w[j]
                     if len(connections):
