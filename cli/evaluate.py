@@ -16,6 +16,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     draws: Annotated[int | None, typer.Option(help="PS: networks drawn for the sampled reading.")] = None,
     data_dir: DataDirNow = None,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Read test images that are not those of the run, too.")
+    ] = False,
     device: Device = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
@@ -40,12 +43,16 @@ def evaluate(
     }
     layers = [Overrides(flag, {path: value}) for flag, (path, value) in changes.items() if value is not None]
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
-    readings = {
-        kind: reading.as_dict() for kind, reading in evaluate_run(folder, checkpoint, split, layers).items()
-    }
+    differences: list[str] = []
+    read = evaluate_run(folder, checkpoint, split, layers, other_data, differences.append)
+    readings = {kind: reading.as_dict() for kind, reading in read.items()}
     if as_json:
-        print_json({"run": str(folder.path), "checkpoint": checkpoint, "split": split, "readings": readings})
+        told: dict[str, Any] = {"run": str(folder.path), "checkpoint": checkpoint, "split": split}
+        told |= {"other_data": differences} if other_data else {}
+        print_json(told | {"readings": readings})
         return
     rows = [(kind, percent(reading), f"{reading['loss']:.4f}") for kind, reading in readings.items()]
     print(f"{folder.name}, {checkpoint} checkpoint, {split} images")
+    if differences:
+        print(f"on other data than the run's: {'; '.join(differences)}")
     print(table(("reading", "accuracy", "loss (nats)"), rows))

@@ -17,6 +17,9 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write into. Default: RUN/export.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx (needs slotkit[onnx]).")] = False,
     data_dir: DataDirNow = None,
+    other_data: Annotated[
+        bool, typer.Option("--other-data", help="Go on if the data have changed since the run was made.")
+    ] = False,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +35,7 @@ def export(
     from slotkit.export import export as export_run
 
     changes = [] if data_dir is None else [Overrides("--data-dir", {"data.dir": data_dir})]
-    done = export_run(folder, checkpoint, out, onnx, changes)
+    done = export_run(folder, checkpoint, out, onnx, changes, other_data)
     if as_json:
         print_json(done.as_dict())
         return

@@ -16,7 +16,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps
 DATA_DIR = typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
 DataDir = Annotated[str | None, DATA_DIR]
 # For a run that is there, which knows where its data lay.
-DataDirNow = Annotated[str | None, typer.Option(help="Where datasets lie now.")]
+DataDirNow = Annotated[str | None, typer.Option(help="Where datasets, or DIR of its dataset, lie now.")]
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")

@@ -22,7 +22,7 @@ from slotkit.models import create
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.slotfile.architecture import ordinary_state, outline_of
-from slotkit.training.prepare import Prepared, own_settings, prepare
+from slotkit.training.prepare import Prepared, own_settings, reopen
 
 WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
 
@@ -77,6 +77,7 @@ def export(
     out: Path | None = None,
     onnx: bool = False,
     changes: Sequence[Overrides] = (),
+    other_data: bool = False,
 ) -> Export:
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
 
@@ -87,14 +88,16 @@ def export(
 
     Args:
         changes: settings laid over the run's own, such as another data folder.
+        other_data: go on if the data have changed: the files don't depend on them. They have to fit the
+            network.
 
     Raises:
-        SlotkitError: no such checkpoint or data, a network that can't be written down, the packages
-            of ONNX missing, or a folder that can't be written.
+        SlotkitError: no such checkpoint or data, data that have changed, a network that can't be written
+            down, the packages of ONNX missing, or a folder that can't be written.
     """
     if onnx:
         _check_onnx()
-    prepared = _rebuild(folder, which, changes)
+    prepared = _rebuild(folder, which, changes, other_data)
     place = out if out is not None else folder.path / "export"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -126,11 +129,14 @@ def export(
     return Export(place, files, dense, connections, index_bytes, reading)
 
 
-def _rebuild(folder: RunFolder, which: str, changes: Sequence[Overrides]) -> Prepared:
+def _rebuild(
+    folder: RunFolder, which: str, changes: Sequence[Overrides], other_data: bool = False
+) -> Prepared:
     """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
     here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
     state, _ = checkpoint.load(folder.checkpoint(which))
-    prepared = prepare(resolve([own_settings(folder), here, *changes]))
+    way_on = f"`slotkit export {folder.path} --other-data` exports all the same."
+    prepared = reopen(folder, resolve([own_settings(folder), here, *changes]), way_on, other_data)
     prepared.trainee.load(state)
     return prepared
 

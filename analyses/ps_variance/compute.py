@@ -20,7 +20,7 @@ from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.training.prepare import Prepared, own_settings, prepare
+from slotkit.training.prepare import Prepared, own_settings, reopen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def analyze(
     frames, reservations = [], []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         names, missing = _checkpoints(folder, checkpoints)
-        prepared = prepare(resolve([own_settings(folder), changes]))
+        prepared = reopen(folder, resolve([own_settings(folder), changes]))
         layers = _initial(prepared)
         read = _at_checkpoints(folder, prepared, layers, names, split, draws)
         traced, untraced = _trace(folder, layers)

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from slotkit.config import Overrides, resolve
 from slotkit.data.batches import ordered_batches
-from slotkit.data.sources import is_present
 from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
-from slotkit.training.prepare import own_settings, prepare
+from slotkit.training.prepare import is_there, own_settings, reopen
 
 # Images that a unit has to be silent for: the first of the training images, whose order is random.
 IMAGES = 10_000
@@ -30,17 +29,18 @@ def dead_units(
 
     Returns a sentence instead if there are no images or no ReLU to look at.
     """
-    data, name = course.config.data, course.folder.name
-    place = data_dir or (Path(data.dir) if data.dir else None)
-    if not is_present(data.dataset, place):
-        return (
-            f"Nothing on dead units of {name}: they show on images only, and the dataset {data.dataset} is "
-            "not there. Say where with --data-dir (a folder in a dataset's name counts from the current one)."
-        )
+    name = course.folder.name
     # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
     changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
-    changes |= {"data.dir": str(place)} if place else {}
-    prepared = prepare(resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)]))
+    changes |= {"data.dir": str(data_dir)} if data_dir else {}
+    resolved = resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)])
+    if not is_there(resolved.config.data):
+        return (
+            f"Nothing on dead units of {name}: they show on images only, and the dataset "
+            f"{resolved.config.data.dataset} is not there. Say where with --data-dir (the folder "
+            "of datasets, or DIR of imagefolder:DIR and parquet:DIR)."
+        )
+    prepared = reopen(course.folder, resolved)
     trainee, images = prepared.trainee, prepared.images("train")
     some = images.subset(torch.arange(min(IMAGES, len(images))))
     found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,8 @@ class Dataset:
     """A training set and a test set of images of one shape.
 
     classes: the name of each label; a label is a position in it.
+    named: False if the source has no names, and `classes` counts from "0".
+    notes: sentences on the source that who trains on it should know.
 
     Raises SlotkitError if the two sets differ in image shape or a label has no class.
     """
@@ -72,6 +74,8 @@ class Dataset:
     train: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
+    named: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         train_shape, test_shape = tuple(self.train.images.shape[1:]), tuple(self.test.images.shape[1:])
@@ -104,7 +108,7 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset on `device`."""
-        return Dataset(self.name, self.train.to(device), self.test.to(device), self.classes)
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
 def first_stray_label(labels: Tensor, classes: int) -> int | None:

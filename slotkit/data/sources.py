@@ -161,6 +161,12 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
     return Path(data_dir or os.environ.get("SLOTKIT_DATA") or "data").expanduser().absolute()
 
 
+def absolute(name: str) -> str:
+    """The name with the folder after its colon as a whole path; other names stay as they are."""
+    source, folder = _resolve(name)
+    return f"{source.name.partition(':')[0]}:{folder}" if source.is_there else name
+
+
 def is_present(name: str, data_dir: Path | None) -> bool:
     """Whether the files of `name` are in place. Their content is not looked at; torch is not imported."""
     source, folder = _resolve(name)

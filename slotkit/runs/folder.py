@@ -1,5 +1,5 @@
-"""The run folder: config.toml, metrics.jsonl, times.jsonl, summary.json, split.safetensors, checkpoints/,
-trace/, log.txt, lock.
+"""The run folder: config.toml, data.json, metrics.jsonl, times.jsonl, summary.json, split.safetensors,
+checkpoints/, trace/, log.txt, lock.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from slotkit.config import Config, Resolved
+from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 
@@ -158,6 +159,23 @@ class RunFolder:
                 f"{path} can't be read: {fault}. The other files of the run may still be whole."
             ) from fault
         return summary
+
+    def data(self) -> Identity | None:
+        """data.json: what the run's data were when it was made; None for a run from before there was one."""
+        path = self.path / "data.json"
+        if not path.exists():
+            return None
+        try:
+            return Identity.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as fault:
+            reason = str(fault).replace("\n", " ")
+            raise SlotkitError(
+                f"{path} can't be read: {reason}. It says what the run's data were; restore it from a copy."
+            ) from fault
+
+    def write_data(self, data: Identity) -> None:
+        """data.json, once, when the run is made."""
+        self._write_text("data.json", data.model_dump_json(indent=2) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The entries of metrics.jsonl; a last line that was cut off is left out."""

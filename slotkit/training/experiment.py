@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
+from slotkit.data.identity import Identity
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.files import write_whole
 from slotkit.recording.recorder import Recorder, estimated_bytes
@@ -28,8 +29,8 @@ from slotkit.runs.folder import RunFolder, environment
 from slotkit.training.evaluation import Reading, read, reading_kinds
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
-from slotkit.training.prepare import Prepared, own_settings, prepare
-from slotkit.training.resume import FREE, continued, write_continued
+from slotkit.training.prepare import Prepared, own_settings, prepare, reopen
+from slotkit.training.resume import FREE, ONLY_ITS_OWN, continued, record_data, write_continued
 from slotkit.training.state import TrainingState
 
 Report = Callable[[Event], None]
@@ -46,6 +47,7 @@ def run(
     report: Report = lambda event: None,
     parent: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,
+    data: Identity | None = None,
 ) -> RunFolder:
     """Train, evaluate and leave a run folder.
 
@@ -56,17 +58,19 @@ def run(
         report: called with every `Event` of the training loop.
         parent: the run that this one goes back to, for config.toml.
         start: a `Trainee.state` to begin with; kept as the checkpoint "start".
+        data: what the data have to be, if that is known.
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
             folder is valid then and its summary says "failed", "diverged", "interrupted" or "stopped".
     """
     with _deterministic(resolved.config.training.deterministic):
-        prepared = prepare(resolved)
+        prepared = prepare(resolved, data)
         _check_trace(prepared)
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
         folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent)
         with folder.locked():
+            folder.write_data(prepared.identity)
             indices = {"train": prepared.split.train, "validation": prepared.split.validation}
             write_whole(folder.path / "split.safetensors", lambda path: save_file(indices, path))
             if start is not None:
@@ -87,24 +91,42 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
         resolved = continued(folder, changes)
         folder.sweep()
         with _deterministic(resolved.config.training.deterministic):
-            training = _Training(prepare(resolved), folder, report)
+            training = _Training(reopen(folder, resolved, ONLY_ITS_OWN), folder, report)
             notes = training.take_up()
             write_continued(folder, resolved)
+            record_data(folder, training.prepared.identity)
             training.complete(notes)
     return folder
 
 
 def evaluate(
-    folder: RunFolder, which: str, part: str, changes: Sequence[Overrides] = ()
+    folder: RunFolder,
+    which: str,
+    part: str,
+    changes: Sequence[Overrides] = (),
+    other_data: bool = False,
+    tell: Callable[[str], None] = lambda difference: None,
 ) -> dict[str, Reading]:
     """Every reading of a checkpoint ("best", "last", "epoch-N", "step-N") of a run on "validation" or "test".
 
-    `changes` are settings laid over the run's own, such as another data folder or device.
+    Args:
+        changes: settings laid over the run's own, such as another data folder or device.
+        other_data: read test images that are not those of the run, too; see `reopen`.
+        tell: called with each difference then.
+
+    Raises SlotkitError if the data are not those of the run, or other data don't fit its network.
     """
+    if other_data and part != "test":
+        raise SlotkitError(
+            "Which of the training images are validation images is known of a run's own data only. With "
+            "--other-data, leave --split at test."
+        )
     state, _ = checkpoint.load(folder.checkpoint(which))
     # Weights without scores, as `slotkit.recording.replay` writes them: an ordinary network.
     ordinary = [Overrides(f"checkpoint {which}", {"method": "learned"})] if "weights" in state else []
-    prepared = prepare(resolve([own_settings(folder), *ordinary, *changes]))
+    resolved = resolve([own_settings(folder), *ordinary, *changes])
+    way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
+    prepared = reopen(folder, resolved, way_on, other_data, tell)
     prepared.trainee.load(state)
     return _readings(prepared, part)
 
@@ -156,7 +178,7 @@ class _Training:
     def _events(self, notes: Sequence[Note]) -> Iterator[Event]:
         machine = self.prepared.trainee.machine
         about = Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
-        yield from notes or [about]
+        yield from notes or [about, *(Note(sentence) for sentence in self.prepared.dataset.notes)]
         if machine and not self.recorder and self.config.recording.trace != "off":
             yield Note("There will be no trace: the flight recorder is for the latent form.")
         if self.recorder and self.recorder.full:

@@ -31,7 +31,7 @@ from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.evaluation import read
 from slotkit.training.experiment import Report, StoppedError, evaluate, run
 from slotkit.training.loop import Note
-from slotkit.training.prepare import Prepared, own_settings, prepare
+from slotkit.training.prepare import Prepared, at_its_place, own_settings, reopen
 
 # What the slot run has for its scores, and says nothing about weights. PS has learning rates of 25 and more.
 OF_SCORES = (
@@ -62,6 +62,8 @@ TOLD = ("training.", "seeds.", "learned_")
 
 # Where the slot run is looked at, as the settings given say.
 PLACE = ("data.dir", "data.download", "training.device")
+
+NEW_RUN = "Selected weights are trained on with the data of their run; on these, train a new run."
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def finetune(
     resolved = settings(parent, overrides)
     branches, notes = plan(parent, which, resolved.config.training.epochs, scratch)
     given = {path: value for each in overrides for path, value in each.values.items() if path in PLACE}
-    source = prepare(resolve([own_settings(parent), Overrides("slotkit finetune", given)]))
+    source = reopen(parent, resolve([own_settings(parent), Overrides("slotkit finetune", given)]), NEW_RUN)
+    resolved = at_its_place(resolved)
     folder = RunFolder.create(
         runs_dir,
         name or f"{time.strftime('%Y%m%d-%H%M%S')}-finetune-{parent.name}",
@@ -260,6 +263,7 @@ class _Comparison:
             self.report,
             _about(self.parent, [branch]),
             start,
+            self.source.identity,
         )
         summary = done.summary()
         told = ("best_epoch", "validation", "test", "seconds")

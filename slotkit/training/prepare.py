@@ -1,13 +1,23 @@
-"""From a configuration to everything that a run needs: data, split, network."""
+"""From a configuration to everything that a run needs: data, split, network.
+
+There are two doors to the data of runs. `prepare` opens those of a new run. Whatever reads the data of a run
+that is there goes through `reopen`, which compares them with what the run was made with.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slotkit.config import Config, Overrides, Resolved, resolve
+import torch
+from safetensors.torch import load_file
+
+from slotkit.config import Config, DataSettings, Overrides, Resolved, resolve
+from slotkit.data import sources
+from slotkit.data.fitting import fitted
+from slotkit.data.identity import Identity, differences, identity_of
 from slotkit.data.images import Dataset, ImageSet, Split, split
-from slotkit.data.sources import find, load
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.training.trainee import Trainee, build, find_device
@@ -15,10 +25,11 @@ from slotkit.training.trainee import Trainee, build, find_device
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything a run needs, on its device."""
+    """Everything a run needs, on its device. `identity` is that of the data as they were loaded."""
 
     resolved: Resolved
     dataset: Dataset
+    identity: Identity
     split: Split
     trainee: Trainee
 
@@ -33,38 +44,167 @@ class Prepared:
         return self.dataset.train.subset(self.split.train if part == "train" else self.split.validation)
 
 
-def prepare(resolved: Resolved) -> Prepared:
-    """Load the data, fill in what the dataset decides, and build the network.
+def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
+    """For a new run: load the data, fill in what the dataset decides, and build the network.
+
+    Paths are made absolute, so that the run finds its data from another folder too.
+
+    Args:
+        data: what the data have to be, if that is known: those of the run that this one goes back to.
 
     Raises SlotkitError for missing or damaged data and for settings that can't be built.
     """
+    resolved = fill_from_source(_with_absolute_paths(resolved))
+    dataset = _load(resolved.config.data)
+    identity = identity_of(dataset)
+    if data is not None:
+        _check_same(data, identity, "the run that this one goes back to", "")
+    return _built(resolved, dataset, identity)
+
+
+def reopen(
+    folder: RunFolder,
+    resolved: Resolved,
+    way_on: str = "",
+    other_data: bool = False,
+    tell: Callable[[str], None] = lambda difference: None,
+) -> Prepared:
+    """The same for a run that is there, whose data have to be what they were. A run without a record of its
+    data, from before there was one, can't be compared.
+
+    Args:
+        resolved: its own settings, and what is laid over them.
+        way_on: what else can be done if the data have changed; a sentence, for the error.
+        other_data: take data that have changed, if they fit the network. Labels are those of the run's
+            classes by name.
+        tell: called with each difference then.
+
+    Raises SlotkitError as `prepare`, and with the differences if the data or the split have changed.
+    """
     resolved = fill_from_source(resolved)
-    config = resolved.config
-    device = find_device(config.training.device)
-    data_dir = Path(config.data.dir) if config.data.dir else None
-    dataset = load(config.data.dataset, data_dir, config.data.size, config.data.download)
-    assert config.data.validation is not None
-    parts = split(len(dataset.train), config.data.validation, config.seeds.data)
-    trainee = build(config, (dataset.channels, *dataset.size), dataset.num_classes)
-    return Prepared(resolved, dataset.to(device), parts, trainee)
+    dataset = _load(resolved.config.data)
+    before, now = folder.data(), identity_of(dataset)
+    if before is not None and other_data:
+        for difference in differences(before, now):
+            tell(difference)
+        dataset = fitted(dataset, before)
+    elif before is not None:
+        _check_same(before, now, f"the run {folder.name}", way_on)
+    prepared = _built(resolved, dataset, now)
+    if not other_data:
+        _check_split(folder, prepared.split)
+    return prepared
+
+
+def is_there(data: DataSettings) -> bool:
+    """Whether the files of a run's data are in place."""
+    return sources.is_present(*_place(data))
 
 
 def fill_from_source(resolved: Resolved) -> Resolved:
     """Settings left open that belong to the dataset: validation share, mean and std."""
     data = resolved.config.data
-    source = find(data.dataset)
+    source = sources.find(data.dataset)
     defaults = {"data.validation": source.validation_share, "data.mean": source.mean, "data.std": source.std}
     if (data.mean is None) != (data.std is None):
         raise SlotkitError(
             "data.mean and data.std come together: give both, or neither for the dataset's own."
         )
     open_paths = [path for path in defaults if getattr(data, path.removeprefix("data.")) is None]
-    given = {path: value for path, value, _ in resolved.explain() if path in resolved.origins}
-    own = [Overrides(resolved.origins[path], {path: value}) for path, value in given.items()]
-    return resolve([Overrides(f"dataset {source.name}", {path: defaults[path] for path in open_paths}), *own])
+    return resolve(
+        [
+            Overrides(f"dataset {source.name}", {path: defaults[path] for path in open_paths}),
+            *_given(resolved),
+        ]
+    )
 
 
 def own_settings(folder: RunFolder) -> Overrides:
     """Every setting that a run was made with, to be overridden by what is given now."""
-    explained = Resolved(folder.config(), {}).explain()
-    return Overrides(f"run {folder.name}", {path: value for path, value, _ in explained if value is not None})
+    values = {path: value for path, value, _ in Resolved(folder.config(), {}).explain() if value is not None}
+    if sources.find(values["data.dataset"]).is_there and folder.data() is None:
+        values.pop("data.dir", None)  # it had no meaning for a folder of one's own then
+    return Overrides(f"run {folder.name}", values)
+
+
+def at_its_place(resolved: Resolved) -> Resolved:
+    """`data.dir` of a run on one's own pictures says where their folder lies now: put it into the dataset's
+    name, for a new run."""
+    data = resolved.config.data
+    if data.dir is None or not sources.find(data.dataset).is_there:
+        return resolved
+    moved = {"data.dataset": _place(data)[0], "data.dir": None}
+    return resolve([*_given(resolved), Overrides(resolved.origins.get("data.dir", "data.dir"), moved)])
+
+
+def _with_absolute_paths(resolved: Resolved) -> Resolved:
+    """A new run's dataset and data folder as whole paths."""
+    data = resolved.config.data
+    own_folder = sources.find(data.dataset).is_there is not None
+    values: dict[str, str | None] = {"data.dataset": sources.absolute(data.dataset)}
+    # Such a dataset names its folder itself, so `data.dir` says nothing.
+    values["data.dir"] = None if own_folder or not data.dir else str(sources.resolve_data_dir(Path(data.dir)))
+    changed = {path: value for path, value in values.items() if path in resolved.origins}
+    return resolve(
+        [
+            *_given(resolved),
+            *(Overrides(resolved.origins[path], {path: value}) for path, value in changed.items()),
+        ]
+    )
+
+
+def _given(resolved: Resolved) -> list[Overrides]:
+    """The settings that are not defaults, each from where it came."""
+    return [
+        Overrides(resolved.origins[path], {path: value})
+        for path, value, _ in resolved.explain()
+        if path in resolved.origins
+    ]
+
+
+def _place(data: DataSettings) -> tuple[str, Path | None]:
+    """The name to load a dataset by, and the data folder."""
+    if data.dir and sources.find(data.dataset).is_there:
+        kind = data.dataset.partition(":")[0]
+        return sources.absolute(f"{kind}:{data.dir}"), None
+    return data.dataset, Path(data.dir) if data.dir else None
+
+
+def _load(data: DataSettings) -> Dataset:
+    name, data_dir = _place(data)
+    return sources.load(name, data_dir, data.size, data.download)
+
+
+def _built(resolved: Resolved, dataset: Dataset, identity: Identity) -> Prepared:
+    config = resolved.config
+    device = find_device(config.training.device)
+    assert config.data.validation is not None
+    parts = split(len(dataset.train), config.data.validation, config.seeds.data)
+    trainee = build(config, (dataset.channels, *dataset.size), dataset.num_classes)
+    return Prepared(resolved, dataset.to(device), identity, parts, trainee)
+
+
+def _check_same(before: Identity, now: Identity, whose: str, way_on: str) -> None:
+    found = differences(before, now)
+    if found:
+        raise SlotkitError(
+            f"{now.dataset} is not what it was for {whose}: {'; '.join(found)}. Put it back as it was, or "
+            f"say with --data-dir where the data lie.{' ' if way_on else ''}{way_on}"
+        )
+
+
+def _check_split(folder: RunFolder, parts: Split) -> None:
+    """Raise SlotkitError if other images are held out than when the run was made."""
+    path = folder.path / "split.safetensors"
+    if not path.is_file():
+        return
+    try:
+        kept = load_file(path)
+        same = all(torch.equal(kept[part], getattr(parts, part)) for part in ("train", "validation"))
+    except Exception as fault:  # safetensors raises its own type, OSError, KeyError
+        raise SlotkitError(f"{path} can't be read: {fault}. Restore it, or train again.") from fault
+    if not same:
+        raise SlotkitError(
+            f"The split of {folder.name} is not the one in {path}: other images would be held out than were. "
+            "Go on with the versions of torch and slotkit that the run was made with."
+        )

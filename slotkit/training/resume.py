@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from slotkit.config import Overrides, Resolved, resolve
+from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.training.prepare import own_settings
@@ -24,6 +25,8 @@ FREE = (
 
 # Two environments that agree in these give the same bits.
 SAME = ("device", "threads", "torch", "slotkit", "numpy")
+
+ONLY_ITS_OWN = "A run goes on with its own data only; on these, train a new one."
 
 
 def continued(folder: RunFolder, changes: Sequence[Overrides]) -> Resolved:
@@ -54,6 +57,13 @@ def write_continued(folder: RunFolder, resolved: Resolved) -> None:
         folder.log(
             f"resumed with {key} {here[key]}, which was {told['environment'].get(key)}: bits may differ"
         )
+
+
+def record_data(folder: RunFolder, data: Identity) -> None:
+    """Write down what the data are, for a run from before that was done; log that it comes late."""
+    if folder.data() is None:
+        folder.write_data(data)
+        folder.log("data.json written now: whether the data were the same before is unknown")
 
 
 def check_changes(before: Resolved, after: Resolved) -> None:

@@ -31,6 +31,7 @@ def test_a_run_leaves_everything_that_is_promised(tmp_path: Path) -> None:
     written = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
     assert written == {
         "config.toml",
+        "data.json",
         "metrics.jsonl",
         "summary.json",
         "log.txt",
