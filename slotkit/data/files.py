@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,27 +32,9 @@ def fetch_command(name: str, data_dir: Path) -> str:
     return f"slotkit data fetch {name} --data-dir {shlex.quote(str(data_dir))}"
 
 
-def parquet_files(folder: Path, half: str) -> list[Path]:
-    """The files `{half}-*.parquet` in `folder`, or else in `folder/data`, in the order of their names.
-
-    Empty if there is none. Raises SlotkitError if the names announce more files than are there.
-    """
-    with naming(folder):
-        found = sorted(folder.glob(f"{half}-*.parquet")) or sorted(folder.glob(f"data/{half}-*.parquet"))
-    # The hub names its files train-00000-of-00002.parquet: without this check, an interrupted download
-    # would train on a part of the data.
-    announced = [int(match[1]) for path in found if (match := re.search(r"-of-(\d+)\.parquet$", path.name))]
-    if announced and max(announced) != len(found):
-        raise SlotkitError(
-            f"{found[0].parent} holds {len(found)} {half} files, but their names announce {max(announced)}. "
-            "Add the missing files or remove those of another download."
-        )
-    return found
-
-
-def holds_parquet_files(folder: Path) -> bool:
-    """Whether `folder` has parquet files of both halves. Raises SlotkitError as `parquet_files` does."""
-    return all(parquet_files(folder, half) for half in ("train", "test"))
+def is_hidden(path: Path) -> bool:
+    """Whether tools, not people, put something there: .ipynb_checkpoints, ._cat.png, __MACOSX, @eaDir."""
+    return path.name.startswith(".") or path.name in ("__MACOSX", "@eaDir")
 
 
 def holds_class_folders(folder: Path) -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slotkit.data.files import naming, parquet_files
+from slotkit.data import shards
+from slotkit.data.files import naming
 from slotkit.data.images import Dataset, ImageSet, first_stray_label
 from slotkit.data.pictures import decode_halves
 from slotkit.data.source import Source
@@ -21,32 +22,29 @@ from slotkit.errors import SlotkitError
 if TYPE_CHECKING:
     import pyarrow
 
-LABEL_COLUMNS = ("label", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 def load(source: Source, place: Path, size: int | None) -> Dataset:
-    """Read train-*.parquet and test-*.parquet of `place` or `place/data`.
+    """Read the files that `shards.find` finds in `place`.
 
-    Each row has one encoded picture, in the `bytes` field of a struct column, and an integer class, in the
-    column `label` or `fine_label`. Class names come from the hub's schema metadata; without it they are
-    "0", "1", ... up to the highest label. With a `size`, each picture is stretched to size x size pixels.
+    Each row has one encoded picture, in the `bytes` field of a struct column, and an integer class, in one of
+    LABEL_COLUMNS. Class names come from the hub's schema metadata; without it they are "0", "1", ... up to
+    the highest label. A picture is turned as its EXIF orientation says, as the hub's own reader
+    (`datasets.Image`) does. With a `size`, each picture is stretched to size x size pixels.
 
     Raises SlotkitError if pyarrow or files are missing, and for a damaged file, row or label.
     """
-    train = [_read(path) for path in _required(place, "train")]
-    test = [_read(path) for path in _required(place, "test")]
-    classes = _classes([*train, *test])
+    files = _found(place)
+    train, test = ([_read(path) for path in half] for half in (files.train, files.test))
+    _check_alike([*train, *test])
+    classes, named = _classes([*train, *test])
     for part in (*train, *test):
-        row = first_stray_label(part.labels, len(classes))
-        if row is not None:
-            raise SlotkitError(
-                f"{part.path} row {row} has label {int(part.labels[row])}; accepted are "
-                f"0 to {len(classes) - 1}. Remove the row or correct its label."
-            )
-    images = decode_halves(_encoded(train), _encoded(test), size)
+        _check_labels(part, len(classes), files)
+    images = decode_halves(_encoded(train), _encoded(test), size, turn=True)
     labels = (torch.cat([part.labels for part in half]) for half in (train, test))
     train_set, test_set = (ImageSet(*pair) for pair in zip(images, labels, strict=True))
-    return Dataset(f"parquet:{place}", train_set, test_set, classes)
+    return Dataset(f"parquet:{place}", train_set, test_set, classes, named, tuple(_notes(files)))
 
 
 class _Part:
@@ -54,7 +52,7 @@ class _Part:
 
     def __init__(self, path: Path, table: pyarrow.Table) -> None:
         self.path = path
-        picture, label = _columns(table.schema, path)
+        self.columns = picture, label = _columns(table.schema, path)
         self.labels = _labels(table.column(label), path)
         self.names = _names(table.schema, label, path)
         self.pictures = [chunk.field("bytes") for chunk in table.column(picture).chunks]
@@ -71,14 +69,56 @@ def _encoded(parts: list[_Part]) -> Iterator[tuple[str, bytes]]:
     return chain.from_iterable(part.encoded() for part in parts)
 
 
-def _required(folder: Path, half: str) -> list[Path]:
-    found = parquet_files(folder, half)
-    if not found:
-        raise SlotkitError(
-            f"no {half}-*.parquet in {folder} or {folder / 'data'}; a parquet dataset needs files named "
-            "train-*.parquet and test-*.parquet. Put them there or give another DIR."
-        )
+def _found(folder: Path) -> shards.Shards:
+    found = shards.find(folder)
+    for half, files in (("train", found.train), ("test", found.test)):
+        if not files:
+            raise SlotkitError(
+                f"no {half}-*.parquet in {folder} or {folder / 'data'}; a parquet dataset needs files named "
+                "train-*.parquet and test-*.parquet. Put them there or give another DIR."
+            )
     return found
+
+
+def _notes(files: shards.Shards) -> list[str]:
+    where, notes = files.place, shards.copies([*files.train, *files.test])
+    if files.test_split != "test":
+        notes.append(
+            f"There is no test split in {where}: its {files.test_split} split gives the test images; "
+            "validation images are drawn from the training images."
+        )
+    if files.unused:
+        notes.append(
+            f"The {' and '.join(files.unused)} split in {where} is not used: validation images are drawn from "
+            "the training images."
+        )
+    return notes
+
+
+def _check_alike(parts: list[_Part]) -> None:
+    for part in parts:
+        if part.columns != parts[0].columns:
+            raise SlotkitError(
+                f"{part.path} has its pictures and labels in the columns {' and '.join(part.columns)}, "
+                f"{parts[0].path} in {' and '.join(parts[0].columns)}. Keep files of one dataset only in a "
+                "folder."
+            )
+
+
+def _check_labels(part: _Part, classes: int, files: shards.Shards) -> None:
+    row = first_stray_label(part.labels, classes)
+    if row is None:
+        return
+    if bool((part.labels == -1).all()):
+        raise SlotkitError(
+            f"{part.path} has label -1 in every row, which is how the hub marks images without a label. "
+            f"Remove the {files.test_split if part.path in files.test else 'train'} files; test images may "
+            "come from validation-*.parquet."
+        )
+    raise SlotkitError(
+        f"{part.path} row {row} has label {int(part.labels[row])}; accepted are "
+        f"0 to {classes - 1}. Remove the row or correct its label."
+    )
 
 
 def _read(path: Path) -> _Part:
@@ -110,11 +150,11 @@ def _columns(schema: pyarrow.Schema, path: Path) -> tuple[str, str]:
         for field in schema
         if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
     ]
-    labels = [name for name in LABEL_COLUMNS if name in schema.names]
-    if len(pictures) != 1 or not labels:
+    labels = [name for name in schema.names if name in LABEL_COLUMNS]
+    if len(pictures) != 1 or len(labels) != 1:
         raise SlotkitError(
             f"{path} has the columns {', '.join(schema.names)}; needed are one struct column with a field "
-            f"'bytes' (found {len(pictures)}) and a column {' or '.join(map(repr, LABEL_COLUMNS))} "
+            f"'bytes' (found {len(pictures)}) and one column 'label', 'labels' or 'fine_label' "
             f"(found {len(labels)}). Rename or remove columns."
         )
     if not types.is_integer(schema.field(labels[0]).type):
@@ -141,15 +181,20 @@ def _names(schema: pyarrow.Schema, label: str, path: Path) -> tuple[str, ...] | 
         return None
     try:
         feature = json.loads(stored)["info"]["features"][label]
-    except (ValueError, KeyError, TypeError) as error:
+        names = feature.get("names")
+        listed = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+        if names is not None and not listed:
+            raise TypeError("names that are not a list of text")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SlotkitError(
             f"{path} has 'huggingface' metadata that does not describe the column {label!r}. "
             "Write the file again, with or without that metadata."
         ) from error
-    return tuple(feature["names"]) if "names" in feature else None
+    return None if names is None else tuple(names)
 
 
-def _classes(parts: list[_Part]) -> tuple[str, ...]:
+def _classes(parts: list[_Part]) -> tuple[tuple[str, ...], bool]:
+    """The class names, and whether the files give them."""
     named = [part for part in parts if part.names is not None]
     for part in named:
         if part.names != named[0].names:
@@ -158,5 +203,12 @@ def _classes(parts: list[_Part]) -> tuple[str, ...]:
                 "Keep files of one dataset only in a folder."
             )
     if named and named[0].names is not None:
-        return named[0].names
-    return tuple(str(label) for label in range(1 + max(int(part.labels.max()) for part in parts)))
+        return named[0].names, True
+    highest, top = max((int(part.labels.max()), at) for at, part in enumerate(parts))
+    pictures = sum(len(part.labels) for part in parts)
+    if highest >= max(pictures, 1000):
+        raise SlotkitError(
+            f"{parts[top].path} has label {highest}, which makes more classes than there are pictures "
+            f"({pictures}). Number the classes from 0, or give their names in the files."
+        )
+    return tuple(str(label) for label in range(1 + highest)), False

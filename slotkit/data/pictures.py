@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable
 from io import BytesIO
@@ -10,7 +11,7 @@ from io import BytesIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
@@ -30,26 +31,43 @@ DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 
+# What undoes each EXIF orientation, as in PIL.ImageOps.exif_transpose; that one also writes the tags anew,
+# and fails if others of them are damaged.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 Picture = NDArray[np.uint8]  # (height, width) if grey, (height, width, 3) if colour
 
 
 def decode_halves(
-    train: Iterable[tuple[str, bytes]], test: Iterable[tuple[str, bytes]], size: int | None
+    train: Iterable[tuple[str, bytes]],
+    test: Iterable[tuple[str, bytes]],
+    size: int | None,
+    turn: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Decode the training and the test pictures, each given as (where it lies, encoded bytes).
 
-    With a `size` in pixels, each picture is stretched to size x size. Returns two uint8 tensors of shape
-    (n, channels, height, width): 3 channels (RGB) if any picture has colour, else 1. Transparency is
-    dropped. Both halves need at least one picture.
+    With `turn`, each picture is turned as its EXIF orientation says. With a `size` in pixels, each is
+    stretched to size x size. Returns two uint8 tensors of shape (n, channels, height, width): 3 channels
+    (RGB) if any picture has colour, else 1. Transparency is dropped. Of an animation or a file of several
+    pages the first picture counts; of 16 bits a colour channel the upper 8. Both halves need at least one
+    picture.
 
-    Raises SlotkitError for the first picture that does not decode, has more than 8 bits a channel, or
+    Raises SlotkitError for the first picture that does not decode, is grey with more than 8 bits, or
     differs in size from the first picture when no `size` is given.
     """
     halves: tuple[list[Picture], list[Picture]] = ([], [])
     first: tuple[str, Picture] | None = None
     for pictures, named in zip(halves, (train, test), strict=True):
         for where, encoded in named:
-            picture = decode(encoded, where, size)
+            picture = decode(encoded, where, size, turn)
             first = first or (where, picture)
             if picture.shape[:2] != first[1].shape[:2]:
                 raise SlotkitError(
@@ -62,16 +80,19 @@ def decode_halves(
     return _stack(halves[0], colour), _stack(halves[1], colour)
 
 
-def decode(encoded: bytes, where: str, size: int | None) -> Picture:
-    """Decode one picture, grey or RGB as it is stored, stretched to size x size pixels if `size` is given.
+def decode(encoded: bytes, where: str, size: int | None, turn: bool = False) -> Picture:
+    """Decode one picture, grey or RGB as it is stored; turned as its EXIF orientation says with `turn`, and
+    stretched to size x size pixels if `size` is given.
 
-    Raises SlotkitError, naming `where`, for bytes that do not decode or pixels of more than 8 bits.
+    Raises SlotkitError, naming `where`, for bytes that do not decode or grey pixels of more than 8 bits.
     """
     try:
         with Image.open(BytesIO(encoded)) as picture:
             stored = picture.mode
             if stored in GREY_MODES | COLOUR_MODES:
                 pixels = picture.convert("L" if stored in GREY_MODES else "RGB")
+                if turn and (way := TURNS.get(orientation(picture))) is not None:
+                    pixels = pixels.transpose(way)
                 return np.asarray(pixels if size is None else _resize(pixels, size))
     except UnidentifiedImageError as error:
         # Its own text shows the address of a buffer.
@@ -83,6 +104,28 @@ def decode(encoded: bytes, where: str, size: int | None) -> Picture:
         f"{where} has pixels of Pillow's mode {stored!r}; accepted are 8-bit grey and colour images. "
         "Convert it first."
     )
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation: 1 is upright; 1 too without the tag, or where it can't be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of tags that are damaged
+            found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever Pillow's parsers raise on damaged tags: the picture itself is whole
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def is_turned(encoded: bytes) -> bool:
+    """Whether a picture has an EXIF orientation other than upright; False if it can't be read."""
+    if not any(mark in encoded for mark in (b"Exif", b"eXIf", b"tiff:Orientation")):
+        return False
+    try:
+        with Image.open(BytesIO(encoded)) as picture:
+            return orientation(picture) != 1
+    except DECODING_ERRORS:
+        return False
 
 
 def resize(images: Tensor, size: int) -> Tensor:

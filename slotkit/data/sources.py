@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from slotkit.data.files import holds_class_folders, holds_parquet_files
+from slotkit.data.files import holds_class_folders
+from slotkit.data.shards import holds_both_halves
 from slotkit.data.source import Source
 from slotkit.errors import SlotkitError
 
@@ -141,7 +142,7 @@ _ALL = (
         classes=None,
         image_shape="that of the pictures",
         validation_share=0.10,
-        is_there=holds_parquet_files,
+        is_there=holds_both_halves,
     ),
 )
 

@@ -7,7 +7,7 @@ that is there goes through `reopen`, which compares them with what the run was m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from slotkit.data import sources
 from slotkit.data.fitting import fitted
 from slotkit.data.identity import Identity, differences, identity_of
 from slotkit.data.images import Dataset, ImageSet, Split, split
+from slotkit.data.oddities import oddities
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.training.trainee import Trainee, build, find_device
@@ -56,6 +57,8 @@ def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
     """
     resolved = fill_from_source(_with_absolute_paths(resolved))
     dataset = _load(resolved.config.data)
+    if sources.find(resolved.config.data.dataset).is_there:
+        dataset = replace(dataset, notes=(*dataset.notes, *oddities(dataset)))
     identity = identity_of(dataset)
     if data is not None:
         _check_same(data, identity, "the run that this one goes back to", "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotkit.config import Overrides, resolve
+from slotkit.data.sources import find
 from slotkit.errors import DivergedError
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import Report, resume, run
@@ -99,7 +100,9 @@ def _train(place: Path, cell: Cell, report: Report) -> RunFolder:
 
 def _free(cell: Cell) -> list[Overrides]:
     """Those of its settings that may change when it goes on, such as where the data lies now."""
+    own_folder = find(resolve(cell.settings).config.data.dataset).is_there  # which `data.dir` doesn't move
+    free = [path for path in FREE if not (own_folder and path == "data.dir")]
     return [
-        Overrides(layer.origin, {path: value for path, value in layer.values.items() if path in FREE})
+        Overrides(layer.origin, {path: value for path, value in layer.values.items() if path in free})
         for layer in cell.settings
     ]

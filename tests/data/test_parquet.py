@@ -172,7 +172,7 @@ def test_columns_that_do_not_fit(folder: Path) -> None:
     parquet.write_table(pyarrow.table({"text": ["a"], "label": [0]}), folder / TEST)
     assert refusal(folder) == (
         f"{folder / TEST} has the columns text, label; needed are one struct column with a field 'bytes' "
-        "(found 0) and a column 'label' or 'fine_label' (found 1). Rename or remove columns."
+        "(found 0) and one column 'label', 'labels' or 'fine_label' (found 1). Rename or remove columns."
     )
 
 
