@@ -132,7 +132,7 @@ def _notes(left_out: list[Path], turned: list[Path]) -> tuple[str, ...]:
         )
     if turned:
         notes.append(
-            f"{len(turned)} pictures, such as {turned[0]}, have an EXIF orientation, which is not applied: "
+            f"Pictures with an EXIF orientation ({len(turned)}, such as {turned[0]}) are not turned: "
             "torchvision's ImageFolder doesn't either. Turn the pixels themselves if they should be upright."
         )
     return tuple(notes)

@@ -89,8 +89,8 @@ def _notes(files: shards.Shards) -> list[str]:
         )
     if files.unused:
         notes.append(
-            f"The {' and '.join(files.unused)} split in {where} is not used: validation images are drawn from "
-            "the training images."
+            f"The {' and '.join(files.unused)} split in {where} is not used: validation images are drawn "
+            "from the training images."
         )
     return notes
 

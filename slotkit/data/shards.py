@@ -1,7 +1,8 @@
 """Which parquet files of a folder belong to which half of a dataset, and whether one is missing.
 
 The layouts of the Hugging Face hub: DIR/train-*.parquet, DIR/data/train-*.parquet,
-DIR/plain_text/train-*.parquet (a folder a configuration), DIR/default/train/0000.parquet (what the hub converts), DIR/train.parquet.
+DIR/plain_text/train-*.parquet (a folder for a configuration), DIR/default/train/0000.parquet (what the hub
+converts), DIR/train.parquet.
 Imports no torch.
 """
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -8,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from torchvision.datasets import ImageFolder
 
+from slotkit.data import folders
+from slotkit.data.identity import identity_of
 from slotkit.data.sources import is_present, load
 from slotkit.errors import SlotkitError
 
@@ -109,4 +114,96 @@ def test_an_unreadable_picture_is_named(pets: Path, monkeypatch: pytest.MonkeyPa
     assert str(error.value) == (
         f"{pets / 'train' / 'cat' / '0.png'} cannot be read: Permission denied. "
         "Check that it exists and that its permissions let you read it."
+    )
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", ".thumbnails"])
+@pytest.mark.parametrize("inside", ["train", "test", "train/cat", "test/dog", "."])
+def test_what_tools_leave_is_left_out(pets: Path, name: str, inside: str) -> None:
+    before = identity_of(load(f"imagefolder:{pets}", None))
+    hidden = pets / inside / name
+    hidden.mkdir()
+    (hidden / "0.png").write_bytes((pets / "train" / "cat" / "0.png").read_bytes())
+    (pets / "train" / "cat" / "._0.png").write_bytes(b"AppleDouble")
+    dataset = load(f"imagefolder:{pets}", None)
+    assert dataset.classes == ("cat", "dog")
+    assert identity_of(dataset) == before
+    assert dataset.notes == ()
+
+
+def test_pictures_come_in_the_order_of_torchvision(
+    pets: Path, pixels: Callable[..., NDArray[np.uint8]], encode: Callable[..., bytes]
+) -> None:
+    for i, name in enumerate(["b/1.png", "b/0.JPG", "a b/2.png", "a/c/3.png", "a/x.png", "Z.png", "a.png"]):
+        (pets / "train" / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (pets / "train" / "cat" / name).write_bytes(encode(pixels(9, 4, 5, 3)[i]))
+    found = [(str(path), label) for half in ("train", "test") for path, label in listed(pets / half)]
+    torchvisions = [sample for half in ("train", "test") for sample in ImageFolder(str(pets / half)).samples]
+    assert found == torchvisions
+
+
+def listed(half: Path) -> list[tuple[Path, int]]:
+    found = folders._listed(half, {})
+    return list(zip(found.paths, found.labels, strict=True))
+
+
+def test_links_that_lead_back_are_refused(pets: Path) -> None:
+    cat = pets / "train" / "cat"
+    (cat / "again").symlink_to(cat)
+    with pytest.raises(SlotkitError) as error:
+        load(f"imagefolder:{pets}", None)
+    assert str(error.value) == (
+        f"{cat / 'again'} and {cat} are one and the same folder, so its pictures would count twice. "
+        "Remove the link."
+    )
+
+
+def test_test_images_that_are_the_training_images_are_refused(pets: Path) -> None:
+    shutil.rmtree(pets / "test")
+    (pets / "test").symlink_to(pets / "train")
+    with pytest.raises(SlotkitError, match="are one and the same folder"):
+        load(f"imagefolder:{pets}", None)
+
+
+def test_a_dataset_behind_a_link_is_read(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("links") / "pets"
+    link.symlink_to(pets)
+    assert len(load(f"imagefolder:{link}", None).train) == 5
+
+
+def test_files_that_are_left_out_are_told(pets: Path) -> None:
+    picture = (pets / "train" / "cat" / "0.png").read_bytes()
+    for name in ("cat/a.jfif", "cat/b.JFIF", "cat/notes.txt", "loose.png"):
+        (pets / "train" / name).write_bytes(picture)
+    dataset = load(f"imagefolder:{pets}", None)
+    assert len(dataset.train) == 5
+    assert dataset.notes == (
+        "Left out are files that are not pictures in a class folder by their names: 2 .jfif, 1 .png, 1 .txt, "
+        f"such as {pets / 'train' / 'loose.png'}. Pictures end in .jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, "
+        ".tiff, .webp.",
+    )
+
+
+def test_exif_orientation_is_not_applied_as_in_torchvision_and_that_is_told(
+    pets: Path, pixels: Callable[..., NDArray[np.uint8]], encode: Callable[..., bytes]
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = pets / "train" / "cat" / "1.png"
+    path.write_bytes(encode(pixels(4, 5, 3), exif=exif.tobytes()))
+    dataset = load(f"imagefolder:{pets}", None)
+    assert torch.equal(dataset.train.images[1], torch.from_numpy(pixels(4, 5, 3)).permute(2, 0, 1))
+    assert dataset.notes == (
+        f"Pictures with an EXIF orientation (1, such as {path}) are not turned: torchvision's ImageFolder "
+        "doesn't either. Turn the pixels themselves if they should be upright.",
+    )
+
+
+def test_a_half_without_a_class_folder(pets: Path) -> None:
+    for name in ("cat", "dog"):
+        shutil.rmtree(pets / "test" / name)
+    with pytest.raises(SlotkitError) as error:
+        load(f"imagefolder:{pets}", None)
+    assert str(error.value).startswith(
+        f"{pets / 'test'} has no class folder, or one without images: Found no class folder. An imagefolder"
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 from pyarrow import parquet
 
 from slotkit.data.sources import is_present, load
@@ -38,7 +40,7 @@ def write(encode: Callable[..., bytes]) -> Callable[..., None]:
             features = {columns[0]: {"_type": "Image"}, columns[1]: {"_type": "ClassLabel", "names": names}}
             stored = json.dumps({"info": {"features": features}})
             table = table.replace_schema_metadata({"huggingface": stored})
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, path)
 
     return written
@@ -196,3 +198,142 @@ def test_without_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "reading parquet files needs pyarrow, which is not installed. "
         "Install it with: pip install 'slotkit[parquet]'"
     )
+
+
+def turned(picture: NDArray[np.uint8], orientation: int) -> bytes:
+    """A PNG with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encoded(picture, exif.tobytes())
+
+
+def encoded(picture: NDArray[np.uint8], exif: bytes) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def put(folder: Path, name: str, pictures: list[bytes], label: str = "label") -> None:
+    rows = [{"image": {"bytes": picture, "path": None}, label: i % 2} for i, picture in enumerate(pictures)]
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / name)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied_as_the_hubs_reader_does(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.uint8]], orientation: int
+) -> None:
+    picture = pixels(6, 6, 3)
+    put(tmp_path, "train.parquet", [turned(picture, orientation)] * 2)
+    put(tmp_path, "test.parquet", [turned(picture, orientation)] * 3)
+    # The hub's reader, datasets.Image: load, then PIL.ImageOps.exif_transpose if there is an orientation.
+    with Image.open(BytesIO(turned(picture, orientation))) as opened:
+        opened.load()
+        upright = np.array(ImageOps.exif_transpose(opened))
+    read = load(f"parquet:{tmp_path}", None).train.images[0]
+    assert torch.equal(read, torch.from_numpy(upright).permute(2, 0, 1))
+    assert (orientation in range(2, 9)) != np.array_equal(upright, picture)
+
+
+def test_turned_pictures_change_sides(tmp_path: Path, pixels: Callable[..., NDArray[np.uint8]]) -> None:
+    put(tmp_path, "train.parquet", [turned(pixels(4, 6, 3), 6)] * 2)
+    put(tmp_path, "test.parquet", [turned(pixels(6, 4, 3), 1)] * 2)
+    assert load(f"parquet:{tmp_path}", None).size == (6, 4)
+
+
+BROKEN = {
+    "empty": b"Exif\0\0",
+    "cut": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01",
+    "no TIFF": b"Exif\0\0junkjunkjunk",
+    "offset beyond the end": b"Exif\0\0II*\0\xff\xff\xff\x7f",
+    "a text for a number": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("exif", BROKEN.values(), ids=BROKEN)
+def test_broken_tags_leave_the_picture_as_it_is(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.uint8]], exif: bytes
+) -> None:
+    picture = pixels(4, 6, 3)
+    put(tmp_path, "train.parquet", [encoded(picture, exif)] * 2)
+    put(tmp_path, "test.parquet", [encoded(picture, exif)] * 3)
+    read = load(f"parquet:{tmp_path}", None).train.images[0]
+    assert torch.equal(read, torch.from_numpy(picture).permute(2, 0, 1))
+
+
+def test_a_broken_tag_beside_the_orientation_does_not_stop_the_turn(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.uint8]]
+) -> None:
+    entries = b"\x12\x01\x03\0\x01\0\0\0\x03\0\0\0" + b"\x32\x01\x02\0\xff\xff\xff\0\xff\xff\xff\x7f"
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + b"\0\0\0\0"
+    picture = pixels(4, 6, 3)
+    put(tmp_path, "train.parquet", [encoded(picture, exif)] * 2)
+    put(tmp_path, "test.parquet", [encoded(picture, exif)] * 3)
+    read = load(f"parquet:{tmp_path}", None).train.images[0]
+    assert torch.equal(read, torch.from_numpy(picture[::-1, ::-1].copy()).permute(2, 0, 1))
+
+
+def test_a_column_called_labels(tmp_path: Path, pixels: Callable[..., NDArray[np.uint8]]) -> None:
+    put(tmp_path, "train.parquet", [turned(picture, 1) for picture in pixels(4, 5, 5)], "labels")
+    put(tmp_path, "test.parquet", [turned(picture, 1) for picture in pixels(2, 5, 5)], "labels")
+    assert load(f"parquet:{tmp_path}", None).train.labels.tolist() == [0, 1, 0, 1]
+    put(tmp_path, "test.parquet", [turned(picture, 1) for picture in pixels(2, 5, 5)], "fine_label")
+    assert refusal(tmp_path) == (
+        f"{tmp_path / 'test.parquet'} has its pictures and labels in the columns image and fine_label, "
+        f"{tmp_path / 'train.parquet'} in image and labels. Keep files of one dataset only in a folder."
+    )
+
+
+def test_two_label_columns_are_not_chosen_from(folder: Path) -> None:
+    table = parquet.read_table(folder / TEST)
+    parquet.write_table(table.append_column("fine_label", table.column("label")), folder / TEST)
+    assert "one column 'label', 'labels' or 'fine_label' (found 2). Rename or remove" in refusal(folder)
+
+
+def test_an_unlabelled_test_split_is_named(
+    folder: Path, pixels: Callable[..., NDArray[np.uint8]], write: Callable[..., None]
+) -> None:
+    write(folder / TEST, pixels(2, 4, 5, 3), [-1, -1])
+    assert refusal(folder) == (
+        f"{folder / TEST} has label -1 in every row, which is how the hub marks images without a label. "
+        "Remove the test files; test images may come from validation-*.parquet."
+    )
+    write(folder / "validation-0.parquet", pixels(2, 4, 5, 3), [2, 1])
+    (folder / TEST).unlink()
+    dataset = load(f"parquet:{folder}", None)
+    assert dataset.test.labels.tolist() == [2, 1]
+    assert dataset.notes[0] == (
+        f"There is no test split in {folder}: its validation split gives the test images; validation images "
+        "are drawn from the training images."
+    )
+
+
+def test_what_is_not_used_and_what_is_there_twice_is_told(
+    folder: Path, pixels: Callable[..., NDArray[np.uint8]], write: Callable[..., None]
+) -> None:
+    write(folder / "validation-0.parquet", pixels(2, 4, 5, 3), [2, 1])
+    (folder / TRAIN_2).write_bytes((folder / TRAIN).read_bytes())
+    assert load(f"parquet:{folder}", None).notes == (
+        f"{folder / TRAIN_2} is a copy of {folder / TRAIN}, byte for byte: the same pictures are there "
+        "twice.",
+        f"The validation split in {folder} is not used: validation images are drawn from the training "
+        "images.",
+    )
+
+
+def test_numbers_that_count_no_classes(
+    folder: Path, pixels: Callable[..., NDArray[np.uint8]], write: Callable[..., None]
+) -> None:
+    write(folder / TEST, pixels(2, 4, 5, 3), [0, 10**12])
+    assert refusal(folder) == (
+        f"{folder / TEST} has label 1000000000000, which makes more classes than there are pictures (7). "
+        "Number the classes from 0, or give their names in the files."
+    )
+
+
+@pytest.mark.parametrize("names", ["abc", [], [1, 2], {"0": "cat"}])
+def test_names_that_are_no_names(folder: Path, names: Any) -> None:
+    stored = json.dumps({"info": {"features": {"label": {"names": names}}}})
+    table = parquet.read_table(folder / TEST).replace_schema_metadata({"huggingface": stored})
+    parquet.write_table(table, folder / TEST)
+    assert refusal(folder).startswith(f"{folder / TEST} has 'huggingface' metadata that does not describe")
