@@ -40,15 +40,18 @@ def show(
     from slotkit.runs.folder import RunFolder, default_runs_dir
 
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
-    tables, summary = folder.tables(), folder.summary()
+    tables, summary, data = folder.tables(), folder.summary(), folder.data()
     epochs = [entry for entry in folder.metrics() if entry["kind"] == "epoch"]
     if as_json:
-        print_json({"folder": str(folder.path), "config": tables, "summary": summary, "epochs": epochs})
+        told = {"folder": str(folder.path), "config": tables, "data": data and data.model_dump()}
+        print_json({**told, "summary": summary, "epochs": epochs})
         return
     print(f"{folder.path}: {folder.status()}")
     settings = Resolved(folder.config(), tables["origins"]).explain()
     print(table(("setting", "value", "origin"), [row for row in settings if row[1] is not None]))
     print(table(("environment", ""), tables["environment"].items()))
+    if data is not None:
+        print(table(("data", ""), data.in_short()))
     rows = [
         (entry["epoch"], f"{entry['loss']:.4f}", percent(entry["validation"]), f"{entry['lr']:.4g}")
         for entry in epochs[-5:]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from slotkit.config import flatten
+from slotkit.data.identity import Identity, differences
 from slotkit.recording.replay import settings_of
 from slotkit.runs.folder import RunFolder
 
@@ -25,6 +26,7 @@ TELLING = {
     "slots.selection": "selection",
     "model.name": "model",
     "data.dataset": "dataset",
+    "data": "data",
     "recipe": "recipe",
     "training.optimizer": "optimizer",
     "training.lr": "lr",
@@ -48,6 +50,7 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
     One group alone is called by its recipe, else by model and dataset, and by K.
     """
     settings = [_settings(folder) for folder in folders]
+    _tell_data_apart(folders, settings)
     keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
     groups = list(dict.fromkeys(keys))
     ones = [settings[keys.index(group)] for group in groups]
@@ -98,6 +101,21 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
         for path, value in flatten(folder.config().model_dump(mode="json"))
         if not path.startswith(INCIDENTAL)
     }
+
+
+def _tell_data_apart(folders: Sequence[RunFolder], settings: Sequence[dict[str, Any]]) -> None:
+    """Where data of one name have changed from run to run, add which each run had: "data" = 1, 2, ...
+
+    A run from before runs recorded their data is taken to have had the first.
+    """
+    versions: dict[Any, list[Identity]] = {}
+    for folder, one in zip(folders, settings, strict=True):
+        seen = versions.setdefault((one.get("data.dataset"), one.get("data.size")), [])
+        data = folder.data()
+        known = [at for at, other in enumerate(seen) if data is None or not differences(other, data)]
+        if data is not None and not known:
+            seen.append(data)
+        one["data"] = known[0] + 1 if known else max(1, len(seen))
 
 
 def _of_trace(folder: RunFolder) -> dict[str, Any]:

@@ -52,6 +52,14 @@ class Identity(_Record):
     train: Half
     test: Half
 
+    def in_short(self) -> list[tuple[str, str]]:
+        """(what, value) for people."""
+        return [
+            ("dataset", self.dataset),
+            ("images", f"{self.train.images} training, {self.test.images} test, {_shape(self.image)}"),
+            ("classes", f"{self.class_count}: {listed(self.classes)}" if self.classes else "without names"),
+        ]
+
 
 def identity_of(dataset: Dataset) -> Identity:
     """The identity of a dataset on the CPU."""
@@ -106,8 +114,8 @@ def _classes_changed(before: Identity, now: Identity) -> list[str]:
 
 
 def _half(images: ImageSet) -> Half:
-    size = max(1, images.images[0].numel()) * len(images)
-    some = images.images[:: -(-size // PIXEL_BYTES)].contiguous()
+    size = images.images.numel()
+    some = images.images[:: max(1, -(-size // PIXEL_BYTES))].contiguous()
     return Half(
         images=len(images),
         labels=_digest(images.labels.contiguous().numpy().astype("<i8", copy=False)),

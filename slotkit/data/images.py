@@ -67,7 +67,7 @@ class Dataset:
     named: False if the source has no names, and `classes` counts from "0".
     notes: sentences on the source that who trains on it should know.
 
-    Raises SlotkitError if the two sets differ in image shape or a label has no class.
+    Raises SlotkitError if the two sets differ in image shape, one is empty or a label has no class.
     """
 
     name: str
@@ -85,6 +85,8 @@ class Dataset:
                 "the two must agree. Load the dataset with a size."
             )
         for half, images in (("training", self.train), ("test", self.test)):
+            if not len(images):
+                raise SlotkitError(f"{self.name} has no {half} images. Add some, or give another dataset.")
             row = first_stray_label(images.labels, len(self.classes))
             if row is not None:
                 raise SlotkitError(

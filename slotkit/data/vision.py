@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import http.client
 import tarfile
 from pathlib import Path
@@ -74,6 +75,8 @@ def _read_idx(source: Source, data_dir: Path) -> tuple[ImageSet, ImageSet, tuple
     classes = tuple(_torchvision_class(source).classes)
     paths = [data_dir / file for file in source.files]
     remedy = _remedy(source, data_dir)
+    if filecmp.cmp(paths[0], paths[2], shallow=False):
+        raise damaged(paths[0], f"it is a copy of {paths[2].name}, byte for byte", remedy)
     train = idx.read(paths[0], paths[1], len(classes), remedy)
     return train, idx.read(paths[2], paths[3], len(classes), remedy), classes
 

@@ -58,7 +58,7 @@ def run(
         report: called with every `Event` of the training loop.
         parent: the run that this one goes back to, for config.toml.
         start: a `Trainee.state` to begin with; kept as the checkpoint "start".
-        data: what the data have to be, if that is known.
+        data: what the data have to be, if that is known: those of the runs that it is compared with.
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The

@@ -51,7 +51,7 @@ def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
     Paths are made absolute, so that the run finds its data from another folder too.
 
     Args:
-        data: what the data have to be, if that is known: those of the run that this one goes back to.
+        data: what the data have to be, if that is known: those of the runs that it is compared with.
 
     Raises SlotkitError for missing or damaged data and for settings that can't be built.
     """
@@ -61,7 +61,7 @@ def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
         dataset = replace(dataset, notes=(*dataset.notes, *oddities(dataset)))
     identity = identity_of(dataset)
     if data is not None:
-        _check_same(data, identity, "the run that this one goes back to", "")
+        _check_same(data, identity, "the runs that this one is compared with", "")
     return _built(resolved, dataset, identity)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotkit.config import Overrides, resolve
+from slotkit.data.identity import Identity
 from slotkit.data.sources import find
 from slotkit.errors import DivergedError
 from slotkit.runs.folder import RunFolder
@@ -72,19 +73,41 @@ def train(
     with RunFolder(place).locked():
         left = [cell for cell in cells if status(RunFolder(place / cell.name)) not in DONE]
         report(Note(begin(len(cells), len(left))))
+        data = _data_before(place, cells)
         for number, cell in enumerate(left, start=1):
             words = f": {cell.words}" if cell.words else ""
             report(Note(f"run {number} of {len(left)}, {cell.name}{words}"))
             try:
-                folder = _train(place, cell, report)
+                folder = _train(place, cell, report, data)
             except DivergedError as fault:
                 report(Note(f"  {fault}"))
                 continue
             report(Note(f"  test {100 * read(folder):.2f} %, {folder.summary()['seconds']:.0f} s"))
 
 
-def _train(place: Path, cell: Cell, report: Report) -> RunFolder:
-    """One run, new or from its last checkpoint; of its events only the steps are told."""
+def _data_before(place: Path, cells: Sequence[Cell]) -> dict[tuple[str, int | None], Identity]:
+    """What the data were for the first run on each dataset: the others are compared with it."""
+    found: dict[tuple[str, int | None], Identity] = {}
+    for cell in cells:
+        folder = RunFolder(place / cell.name)
+        if status(folder) in DONE and (data := folder.data()) is not None:
+            found.setdefault(_dataset(cell), data)
+    return found
+
+
+def _dataset(cell: Cell) -> tuple[str, int | None]:
+    """The name of its dataset, and the size that pictures are stretched to."""
+    data = resolve(cell.settings).config.data
+    return data.dataset, data.size
+
+
+def _train(
+    place: Path, cell: Cell, report: Report, data: dict[tuple[str, int | None], Identity]
+) -> RunFolder:
+    """One run, new or from its last checkpoint; of its events only the steps are told.
+
+    Raises SlotkitError if a new run's data are not what `data` says; adds what they are.
+    """
     folder = RunFolder(place / cell.name)
 
     def steps(event: object) -> None:
@@ -95,12 +118,15 @@ def _train(place: Path, cell: Cell, report: Report) -> RunFolder:
         return resume(folder, _free(cell), steps)
     if folder.path.exists():  # killed before its first checkpoint
         shutil.rmtree(folder.path)
-    return run(resolve(cell.settings), place, cell.name, steps)
+    done = run(resolve(cell.settings), place, cell.name, steps, data=data.get(_dataset(cell)))
+    if (known := done.data()) is not None:
+        data.setdefault(_dataset(cell), known)
+    return done
 
 
 def _free(cell: Cell) -> list[Overrides]:
     """Those of its settings that may change when it goes on, such as where the data lies now."""
-    own_folder = find(resolve(cell.settings).config.data.dataset).is_there  # which `data.dir` doesn't move
+    own_folder = find(_dataset(cell)[0]).is_there  # which `data.dir` of a new run doesn't move
     free = [path for path in FREE if not (own_folder and path == "data.dir")]
     return [
         Overrides(layer.origin, {path: value for path, value in layer.values.items() if path in free})

@@ -138,3 +138,13 @@ def test_a_split_refuses_too_few_images(n: int, share: float, needed: int) -> No
         f"there are {n} images to split; a validation share of {share} needs at least {needed}. "
         "Use a larger dataset or a share of 0."
     )
+
+
+@pytest.mark.parametrize("half", ["training", "test"])
+def test_a_dataset_refuses_an_empty_half(half: str) -> None:
+    full = ImageSet(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 1]))
+    empty = full.subset(torch.tensor([], dtype=torch.int64))
+    halves = (empty, full) if half == "training" else (full, empty)
+    with pytest.raises(SlotkitError) as error:
+        Dataset("made", *halves, ("a", "b"))
+    assert str(error.value) == f"made has no {half} images. Add some, or give another dataset."

@@ -83,6 +83,18 @@ def test_a_damaged_file_of_mnist_is_named(
     assert refusal("mnist", mnist) == f"{path} is damaged: {fault}. {remedy('mnist', mnist)}"
 
 
+def test_training_images_that_are_the_test_images_are_refused(mnist: Path) -> None:
+    raw = mnist / "MNIST" / "raw"
+    for what in ("images-idx3", "labels-idx1"):
+        (raw / f"train-{what}-ubyte").write_bytes((raw / f"t10k-{what}-ubyte").read_bytes())
+    with pytest.raises(SlotkitError) as error:
+        load("mnist", mnist)
+    assert str(error.value) == (
+        f"{raw / 'train-images-idx3-ubyte'} is damaged: it is a copy of t10k-images-idx3-ubyte, byte for "
+        f"byte. Delete it and run `slotkit data fetch mnist --data-dir {mnist}`."
+    )
+
+
 def test_an_unreadable_file_is_named(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, *_: Any) -> NoReturn:
         raise PermissionError(13, "Permission denied", str(self))

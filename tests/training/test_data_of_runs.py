@@ -264,7 +264,9 @@ def test_a_branch_trains_on_what_the_slot_run_had(here: Path) -> None:
     rename(here / "imgs")
     with pytest.raises(SlotkitError) as error:
         run(settings(), here / "runs", "two", data=data)
-    assert "for the run that this one goes back to: class '1' is gone; class 'zz' is new." in str(error.value)
+    assert "for the runs that this one is compared with: class '1' is gone; class 'zz' is new." in str(
+        error.value
+    )
     assert not (here / "runs" / "two").exists()
 
 
@@ -311,3 +313,26 @@ def test_augmentation_and_normalisation_are_no_part_of_the_record(here: Path) ->
     assert data is not None
     assert other is not None
     assert differences(data, other) == []
+
+
+def test_runs_show_says_what_the_data_were(here: Path) -> None:
+    shown = invoke("runs", "show", "one").stdout
+    assert "36 training, 12 test, 6 x 6 pixels in 1 channel" in shown
+    assert "3: '0', '1', '2'" in shown
+    assert json.loads(invoke("runs", "show", "one", "--json").stdout)["data"]["class_count"] == 3
+
+
+def test_what_is_odd_about_the_data_is_told_and_logged(here: Path) -> None:
+    (here / "imgs" / "train" / "0" / "13.gif").touch()
+    for half in ("train", "test"):
+        shutil.copytree(here / "imgs" / half / "1", here / "imgs" / half / "1 ")
+    done = invoke("train", "--dataset", "imagefolder:imgs", "--epochs", "1", "--k", "2", "--name", "odd")
+    log = (here / "runs" / "odd" / "log.txt").read_text()
+    for sentence in (
+        "Left out are files that are not pictures in a class folder by their names: 1 .gif, such as",
+        "Classes differ by case or spaces alone: '1', '1 '.",
+        "12 training images are there more than once, with different labels.",
+    ):
+        assert sentence in done.stderr
+        assert sentence in log
+    assert "Left out" not in (one(here).path / "log.txt").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from slotkit.config import Overrides
 from slotkit.errors import DivergedError, SlotkitError
@@ -134,3 +135,46 @@ def test_two_processes_do_not_train_one_sweep(tmp_path: Path) -> None:
     ):
         told(tmp_path, cells())
     assert not any(folder.path.exists() for folder in runs(tmp_path))
+
+
+def draw_pictures(folder: Path, classes: str) -> None:
+    for half in ("train", "test"):
+        for at, name in enumerate(classes):
+            (folder / half / name).mkdir(parents=True)
+            for i in range(6):
+                Image.new("L", (4, 4), 40 * at + i).save(folder / half / name / f"{i}.png")
+
+
+def test_all_runs_of_a_sweep_have_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_pictures(tmp_path / "imgs", "ab")
+    these = cells(data__dataset="imagefolder:imgs", data__dir="means/nothing")
+    (tmp_path / "runs").mkdir()
+    told(tmp_path / "runs", these[:1])
+    for half in ("train", "test"):
+        (tmp_path / "imgs" / half / "b").rename(tmp_path / "imgs" / half / "c")
+    with pytest.raises(SlotkitError) as error:
+        told(tmp_path / "runs", these)
+    assert "for the runs that this one is compared with: class 'b' is gone; class 'c' is new." in str(
+        error.value
+    )
+    assert not (tmp_path / "runs" / "seed-4").exists()
+
+
+def test_a_run_on_a_folder_goes_on_whatever_data_dir_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data folder that every run of a sweep is given means nothing to imagefolder:DIR, then as before."""
+    monkeypatch.chdir(tmp_path)
+    draw_pictures(tmp_path / "imgs", "ab")
+    (tmp_path / "runs").mkdir()
+    these = cells(3, data__dataset="imagefolder:imgs", data__dir="means/nothing", training__batch_size=2)[:1]
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Step) and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "runs", these, stop)
+    assert told(tmp_path / "runs", these)[0] == "1 runs, 1 of them left to train."
+    assert status(RunFolder(tmp_path / "runs" / "seed-3")) == "finished"

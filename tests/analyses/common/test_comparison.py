@@ -10,6 +10,8 @@ from slotkit.analyses.common.comparison import group_labels, run_names
 from slotkit.analyses.common.statistics import mean_and_interval
 
 from slotkit.config import Overrides, resolve
+from slotkit.data.identity import identity_of
+from slotkit.data.sources import load
 from slotkit.runs.folder import RunFolder
 
 
@@ -44,6 +46,17 @@ def test_recipes_tell_runs_apart(tmp_path: Path) -> None:
     two = run(tmp_path, "two", "recipe fancy", training__lr=0.3, training__momentum=0.8)
     assert group_labels([one, two]) == ["plain", "fancy"]
     assert group_labels([one]) == ["plain, K = 8"]
+
+
+def test_data_of_one_name_that_have_changed_are_told_apart(tmp_path: Path) -> None:
+    folders = [run(tmp_path, f"r{seed}", seeds__reels=seed) for seed in range(4)]
+    data = identity_of(load("digits", None))
+    for folder in folders[:3]:
+        folder.write_data(data)  # the last one is from before runs recorded their data
+    assert group_labels(folders) == ["lenet on digits, K = 8"] * 4
+    changed = data.train.model_copy(update={"labels": "others"})
+    folders[1].write_data(data.model_copy(update={"train": changed, "dataset": "elsewhere"}))
+    assert group_labels(folders) == ["data = 1", "data = 2", "data = 1", "data = 1"]
 
 
 def test_names_that_are_the_same_become_paths(tmp_path: Path) -> None:
