@@ -133,7 +133,7 @@ def _read(path: Path) -> _Part:
     with naming(path), path.open("rb") as file:
         try:
             table = pyarrow.parquet.ParquetFile(file).read()
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise SlotkitError(
                 f"{path} is not a readable parquet file: {error}. "
                 "It may be truncated; put a complete copy in its place."

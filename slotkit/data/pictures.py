@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -87,7 +88,7 @@ def decode(encoded: bytes, where: str, size: int | None, turn: bool = False) -> 
     Raises SlotkitError, naming `where`, for bytes that do not decode or grey pixels of more than 8 bits.
     """
     try:
-        with Image.open(BytesIO(encoded)) as picture:
+        with _opened(encoded) as picture:
             stored = picture.mode
             if stored in GREY_MODES | COLOUR_MODES:
                 pixels = picture.convert("L" if stored in GREY_MODES else "RGB")
@@ -107,11 +108,9 @@ def decode(encoded: bytes, where: str, size: int | None, turn: bool = False) -> 
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation: 1 is upright; 1 too without the tag, or where it can't be read."""
+    """The EXIF orientation of a picture that is open: 1 is upright; 1 too without the tag, or if it is damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of tags that are damaged
-            found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # whatever Pillow's parsers raise on damaged tags: the picture itself is whole
         return 1
     return found if isinstance(found, int) and found in TURNS else 1
@@ -122,10 +121,19 @@ def is_turned(encoded: bytes) -> bool:
     if not any(mark in encoded for mark in (b"Exif", b"eXIf", b"tiff:Orientation")):
         return False
     try:
-        with Image.open(BytesIO(encoded)) as picture:
+        with _opened(encoded) as picture:
             return orientation(picture) != 1
     except DECODING_ERRORS:
         return False
+
+
+@contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """The picture, without Pillow's warnings of tags that are damaged; that of a decompression bomb stays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with Image.open(BytesIO(encoded)) as picture:
+            yield picture
 
 
 def resize(images: Tensor, size: int) -> Tensor:

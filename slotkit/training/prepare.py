@@ -140,6 +140,14 @@ def at_its_place(resolved: Resolved) -> Resolved:
     return resolve([*_given(resolved), Overrides(resolved.origins.get("data.dir", "data.dir"), moved)])
 
 
+def with_whole_paths(changes: Overrides) -> Overrides:
+    """The same with `data.dir` as a whole path: what is written down has to hold in another folder too."""
+    given = changes.values.get("data.dir")
+    if not isinstance(given, str) or not given:
+        return changes
+    return replace(changes, values={**changes.values, "data.dir": str(sources.resolve_data_dir(Path(given)))})
+
+
 def _with_absolute_paths(resolved: Resolved) -> Resolved:
     """A new run's dataset and data folder as whole paths."""
     data = resolved.config.data

@@ -11,7 +11,7 @@ from slotkit.config import Overrides, Resolved, resolve
 from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder, environment
-from slotkit.training.prepare import own_settings
+from slotkit.training.prepare import own_settings, with_whole_paths
 from slotkit.training.trainee import find_device
 
 # Settings that do not change the bits of a run: where data lies, and how often a checkpoint is written.
@@ -36,6 +36,7 @@ def continued(folder: RunFolder, changes: Sequence[Overrides]) -> Resolved:
     """
     folder.check_single()
     own = own_settings(folder)
+    changes = [with_whole_paths(given) for given in changes]
     before, after = resolve([own]), resolve([own, *changes])
     check_changes(before, after)
     epochs_before, epochs = before.config.training.epochs, after.config.training.epochs

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,21 @@ def test_names_that_are_no_names(folder: Path, names: Any) -> None:
     table = parquet.read_table(folder / TEST).replace_schema_metadata({"huggingface": stored})
     parquet.write_table(table, folder / TEST)
     assert refusal(folder).startswith(f"{folder / TEST} has 'huggingface' metadata that does not describe")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow also warns of what is damaged
+def test_damaged_files_are_read_or_refused_in_a_sentence(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.uint8]]
+) -> None:
+    for name in ("train.parquet", "test.parquet"):
+        put(tmp_path, name, [turned(picture, 6) for picture in pixels(4, 5, 5, 3)])
+    whole = (tmp_path / "train.parquet").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        for at in random.integers(0, len(content), random.integers(1, 6)):
+            content[at] = random.integers(0, 256)
+        cut = len(content) if random.random() < 0.7 else int(random.integers(0, len(content)))
+        (tmp_path / "train.parquet").write_bytes(content[:cut])
+        with suppress(SlotkitError):  # any other exception fails the test
+            load(f"parquet:{tmp_path}", None)

@@ -256,6 +256,7 @@ def test_a_folder_that_moved_is_named_with_data_dir(here: Path) -> None:
     branch = RunFolder(here / "runs" / "tuned" / "from-best")
     assert branch.config().data.dataset == f"imagefolder:{here / 'moved'}"
     assert invoke("train", "--resume", "one", "--epochs", "3", *moved).exit_code == 0
+    assert one(here).config().data.dir == str(here / "moved")
     assert invoke("train", "--resume", "one", "--epochs", "4").exit_code == 0  # remembered
 
 
