@@ -108,7 +108,7 @@ def decode(encoded: bytes, where: str, size: int | None, turn: bool = False) -> 
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation of a picture that is open: 1 is upright; 1 too without the tag, or if it is damaged."""
+    """The EXIF orientation of an open picture: 1 is upright; 1 too without the tag, or if it is damaged."""
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # whatever Pillow's parsers raise on damaged tags: the picture itself is whole
