@@ -31,7 +31,7 @@ class SlotWeight(nn.Module):
     of every connection, int64 of the weight's shape, until the next spin.
 
     A state_dict has the scores, `held`, the seed and, so that a different init or sharing is noticed,
-    the options of the last connection; the others follow from the seed.
+    the options of the last connection; the others are made from the seed.
 
     Args:
         reel: where options and initial scores come from.
@@ -52,7 +52,7 @@ class SlotWeight(nn.Module):
         super().__init__()
         self.update = find_update(update)
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
-        # Whether a state_dict of another seed is followed (a layer built by hand) or refused.
+        # Whether the seed of a loaded state_dict is adopted (a layer built by hand), or another seed refused.
         self.adopts_seed = False
         self.register_buffer("held", None)
         self._set_reel(reel, device, dtype)
@@ -198,7 +198,7 @@ class DenseForm:
             weight.held = None if follow else greedy(self.scores(name))
 
     def choose_sample(self, stream: int, number: int) -> None:
-        # All are looked at before the first is drawn: a refused draw changes nothing.
+        # All tensors are checked before the first is sampled, so that a refusal changes nothing.
         for name in self._weights:
             if not torch.isfinite(self.scores(name)).all():
                 raise SlotkitError(

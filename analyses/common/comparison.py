@@ -16,7 +16,7 @@ from slotkit.runs.folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-# They say where and how a run was made and watched, not what it is.
+# Settings that don't tell runs apart: they say where and how a run was made and recorded.
 INCIDENTAL = ("seeds.", "recording.", "data.dir", "data.download", "training.device", "training.log_every")
 
 # What people call a run by, first to last; other settings come after these.

@@ -61,7 +61,7 @@ def plot(table: pd.DataFrame) -> Figure:
     for axes, (quantity, title, x, y) in zip((grid[1, 0], grid[1, 1]), BARS, strict=True):
         _bars(axes, data[data["quantity"] == quantity], hue, order)
         _frame(axes, title, x, y)
-    # Few reels use many options: there is room to the right.
+    # Few reels use many options, so the right of this panel is empty.
     name_colours(grid[1, 1], order, "upper right")
     return figure
 

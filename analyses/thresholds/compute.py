@@ -118,7 +118,7 @@ def _rates(recorded: Recorded) -> Iterator[Row]:
 
 
 def _lines(recorded: Recorded) -> Iterator[Row]:
-    """What becomes of c, by which the initial scores and so all thresholds of A = c * u are scaled."""
+    """c over training. It scales the initial scores, and with them all thresholds of A = c * u."""
     for j, layer in enumerate(recorded.layers):
         c = np.abs(recorded.c[:, j])
         for at, value in zip(recorded.measured, recorded.c[:, j], strict=True):

@@ -16,7 +16,7 @@ from slotkit.data.sources import is_present
 from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
 from slotkit.training.prepare import own_settings, prepare
 
-# Images that a unit has to be silent for: the first of the training images, whose order is random.
+# A unit is dead if it is 0 for so many images: the first training images, whose order is random.
 IMAGES = 10_000
 
 
@@ -64,7 +64,7 @@ def _put(model: nn.Module, others: Mapping[str, Tensor], weights: Weights) -> No
 
 
 class _Watch:
-    """While it is entered: which units of the first ReLU behind each layer are ever above 0.
+    """A context that records which units of the first ReLU after each layer are ever above 0.
 
     Attributes:
         active: tensor name -> bool (units,).

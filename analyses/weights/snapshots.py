@@ -1,9 +1,9 @@
-"""The weights in use at several steps of a run: at the start, on the way, at a checkpoint.
+"""The weights in use at several steps of a run: at the start, in between, at a checkpoint.
 
-The start follows from the seed. On the way, the flips of a full trace give every step, and otherwise
-there are the checkpoints of the epochs that were kept. Under probabilistic selection, and in the dense
-form, the weights of a checkpoint are its greedy reading: of each connection the option of the highest
-score.
+The weights of the start are made from the seed. Between start and checkpoint a full trace gives the weights
+of every step; without one there are the checkpoints of kept epochs. Under probabilistic selection, and in
+the dense form, the weights of a checkpoint are its greedy reading: of each connection the option of the
+highest score.
 """
 
 from __future__ import annotations

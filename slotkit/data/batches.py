@@ -37,8 +37,8 @@ def _unchanged(images: Tensor, random: torch.Generator) -> Tensor:
     return images
 
 
-# torchvision.transforms.v2 draws once for a whole batch: it would flip all images or none, and crop all at
-# the same place. The next two functions draw once for each image instead.
+# torchvision.transforms.v2 takes one random number for a whole batch: it would flip all images or none, and
+# crop all at the same place. The next two functions take one for each image instead.
 def _flip(images: Tensor, random: torch.Generator) -> Tensor:
     mirrored = (torch.rand(len(images), generator=random) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

@@ -18,7 +18,7 @@ def load(source: Source, place: Path, size: int | None) -> Dataset:
     """1,437 training and 360 test images of shape (1, 8, 8), or (1, size, size); `place` is not read.
 
     scikit-learn's values 0 to 16 become round(v * 255 / 16). The set has no official test half: a fifth of
-    it, stratified by class, is drawn with a fixed state, so every run and every seed has the same test set.
+    it, stratified by class, is picked with a fixed seed, so every run and every seed has the same test set.
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its test half.
     """
     digits = load_digits()

@@ -122,7 +122,7 @@ class Split:
 
 
 def split(n: int, share: float, seed: int) -> Split:
-    """Draw `round(n * share)` of `n` images for validation; the others train.
+    """Pick `round(n * share)` of `n` images at random for validation; the others train.
 
     A function of (n, share, seed) alone. `share` is a fraction in [0, 1). A share above 0 gives at least
     one validation image, and at least one training image is always kept.

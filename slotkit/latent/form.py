@@ -96,7 +96,7 @@ class LatentForm:
             weight.follows = follow
 
     def choose_sample(self, stream: int, number: int) -> None:
-        # All are looked at before the first is drawn: a refused draw changes nothing.
+        # All tensors are checked before the first is sampled, so that a refusal changes nothing.
         relocate(list(self.weights.values()))
         for name, weight in self.weights.items():
             if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
@@ -118,7 +118,7 @@ class LatentForm:
         for name, weight in self.weights.items():
             values, weight.follows, steps = snapshot[name]
             if weight.follows and weight.line.steps != steps:
-                # The optimizer stepped meanwhile: the weights of before are no longer those of the scores.
+                # The optimizer has stepped since the snapshot: the weights in it do not fit the scores.
                 weight.choose_all()
             else:
                 weight.put(values)

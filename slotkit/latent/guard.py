@@ -1,4 +1,4 @@
-"""Who changed a weight: its values are options, and an ordinary optimizer makes them something else."""
+"""Notices when something else than slotkit writes to a weight, whose values must stay options."""
 
 from __future__ import annotations
 

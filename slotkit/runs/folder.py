@@ -100,8 +100,8 @@ class RunFolder:
         finally:
             lock.release()
 
-    def sweep(self) -> None:
-        """Delete the temporary files, ours and those of safetensors, that a killed process has left."""
+    def remove_temporary_files(self) -> None:
+        """Delete what a killed process has left: our temporary files and those of safetensors."""
         for pattern in ("*.tmp", ".tmp*"):
             for left in self.path.rglob(pattern):
                 left.unlink()
@@ -248,7 +248,7 @@ def default_name(config: Config) -> str:
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Where a number was measured: device, threads, versions and so on, as a report has to say."""
+    """What a report says beside a number: device, threads, versions and so on."""
     return {
         "command": " ".join(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,9 +1,9 @@
 """What the entropy coder sees of a connection: whether it still has its first option, else the rank.
 
-Options are independent of each other, so the number of an option says nothing. Two things do. Most
-connections keep the option that the initial scores picked, which the reader can recompute: they get
-one symbol of their own, K. Those that moved tend towards options of large size, so they are told by
-the rank of the option's value among the connection's K, 0 for the smallest.
+Options are independent of each other, so all indices are equally likely and can't be compressed. Two things
+can be used. Most connections keep the option that the initial scores picked, which the reader can recompute:
+they have a symbol of their own, K. The others prefer options of large magnitude: their symbol is the rank of
+the option's value among the K of the connection, 0 for the smallest.
 """
 
 from __future__ import annotations

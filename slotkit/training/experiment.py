@@ -85,7 +85,7 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
     """
     with folder.locked():
         resolved = continued(folder, changes)
-        folder.sweep()
+        folder.remove_temporary_files()
         with _deterministic(resolved.config.training.deterministic):
             training = _Training(prepare(resolved), folder, report)
             notes = training.take_up()
@@ -246,7 +246,7 @@ def _trace_owner(config: Config) -> str:
 
 
 def _check_trace(prepared: Prepared) -> None:
-    """Raise SlotkitError if every flip is asked for where there is no telling."""
+    """Raise SlotkitError for a trace "full" of a run whose flips can't be recorded."""
     config = prepared.config
     greedy_latent = config.method == "slot" and config.form == "latent" and not config.probabilistic
     if config.recording.trace == "full" and not greedy_latent:
@@ -265,10 +265,10 @@ def _readings(prepared: Prepared, part: str) -> dict[str, Reading]:
 
 @contextmanager
 def _signals() -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Events that SIGTERM sets, instead of ending the process, and that Ctrl-C sets, beside raising.
+    """Two events. SIGTERM sets the first and does not end the process; Ctrl-C sets the second and raises.
 
-    KeyboardInterrupt can get lost: what is raised while an object is deleted, or in a callback from
-    compiled code, is printed and ignored. (Signals reach the main thread only.)
+    The second is needed because KeyboardInterrupt can get lost: Python prints and ignores what is raised
+    while an object is deleted, or in a callback from compiled code. (Signals reach the main thread only.)
     """
     stop, interrupted = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -50,7 +50,7 @@ UNDERFLOW = -700.0
 def exponentials(x: Floats, out: Floats) -> None:
     """out = exp(x) of numbers <= 0, float64, to the last bit or two: math.exp won't run on vectors.
 
-    Below exp(-700) it is exp(-700). x is worked on, and not what it was.
+    Below exp(-700) it is exp(-700). x is overwritten.
     """
     bits = out.view(np.int64)
     for j in range(len(x)):
@@ -90,7 +90,7 @@ def sample_by_inversion(
         rest -= shares[j]
         if rest <= 0:
             return np.float32(w[j])
-    # Rounding left a rest behind the last option: the one with the highest score has the largest share.
+    # Rounding can leave a rest after the last option. Then the option with the largest share is taken.
     return np.float32(w[np.argmax(shares)])
 
 
@@ -175,8 +175,9 @@ def sample_block(
     tables: Tables,
     weight: Floats,
 ) -> int:
-    """Draw the options of the connections from `start` on: those of position and weight. Returns how many
-    changed.
+    """Sample the options of consecutive connections, the first of which is `start`, into `weight`.
+
+    Returns how many changed.
     """
     size, flat = len(position), abs(c) * largest_score
     waiting, proposed = np.empty(size, np.int64), np.empty(size, np.int64)
