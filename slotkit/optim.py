@@ -127,7 +127,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return {}
 
     def _show_lines(self) -> None:
-        """Update `state` after a step: only its numbers, and its tensors if those are other ones than before."""
+        """Update `state` after a step: its numbers, and its tensors if those are other ones than before."""
         for parameter, weight in self._latents.items():
             shown = self.state[parameter]
             if shown.get("latent") is weight.latent:
