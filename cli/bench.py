@@ -17,7 +17,9 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
     steps: Annotated[int, typer.Option(min=3, help="Steps that are timed; the figures are medians.")] = 30,
     dense_up_to: Annotated[int, typer.Option(help="Largest K for which the dense form is timed.")] = 64,
-    engines: Annotated[str, typer.Option(help="Engines of the latent form that are timed.")] = "numba,eager",
+    engines: Annotated[
+        str | None, typer.Option(help="Engines of the latent form that are timed. Default: all that can run.")
+    ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Also peak memory, a process each.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -32,9 +34,8 @@ def bench(
 
     from slotkit.benchmark import as_dicts, measure
 
-    rows = measure(
-        model, ks, selection, batch, steps, dense_up_to, memory, [name.strip() for name in engines.split(",")]
-    )
+    chosen = None if engines is None else [name.strip() for name in engines.split(",")]
+    rows = measure(model, ks, selection, batch, steps, dense_up_to, memory, chosen)
     setting = {"model": model, "selection": selection, "batch": batch, "steps": steps}
     setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     if as_json:

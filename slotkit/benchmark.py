@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.engines.registry import ENGINES
+from slotkit.latent.engines.registry import ENGINES, runnable
 from slotkit.machine import SlotMachine, slotify
 from slotkit.models import create
 
@@ -130,13 +130,15 @@ def measure(
     steps: int = 30,
     dense_up_to: int = 64,
     memory: bool = False,
-    engines: Sequence[str] = tuple(ENGINES),
+    engines: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Time `steps` steps of every contender, in turns, after five that are not counted.
+    """Time `steps` steps of every contender, in turns, after five that are not counted. Without `engines`
+    they are all that can run.
 
     Raises SlotkitError for an unknown network, selection or engine.
     """
-    listed = contenders(ks, selection, dense_up_to, engines)
+    chosen = runnable(torch.device("cpu")) if engines is None else engines
+    listed = contenders(ks, selection, dense_up_to, chosen)
     networks = [Network(contender, model, batch) for contender in listed]
     for network in networks:
         for _ in range(5):

@@ -83,7 +83,7 @@ class SlotSettings(Section):
         "auto",
         description="latent: one number a connection; dense: K scores; auto: dense if update is selected",
     )
-    engine: str = Field("auto", description="engine of the latent form: auto, numba, eager")
+    engine: str = Field("auto", description="engine of the latent form: auto, or its name")
     tables: Literal["auto", "stored", "recomputed"] = Field(
         "auto", description="latent form: keep options and scores, or recompute them when needed"
     )

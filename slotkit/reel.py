@@ -84,7 +84,7 @@ class ReelSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name, `kind` only if there is one. An init object is given by its
-        `init_name`, which `from_dict` can't read.
+        `init_name`; `from_dict` needs the object itself.
         """
         told = {
             "k": self.k,
@@ -96,10 +96,10 @@ class ReelSettings:
         return told if self.kind is None else told | {"kind": self.kind}
 
     @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> ReelSettings:
-        """The settings of a `to_dict`.
+    def from_dict(cls, settings: Mapping[str, Any], init: Init | None = None) -> ReelSettings:
+        """The settings of a `to_dict`; `init` is the init object, if it was one.
 
-        Raises SlotkitError if a name is missing or unknown, or a value is not accepted.
+        Raises SlotkitError if a name is missing or unknown, a value is not accepted, or `init` is another.
         """
         names = [field.name for field in fields(cls) if field.name != "kind"]
         if set(settings) - {"kind"} != set(names):
@@ -112,7 +112,18 @@ class ReelSettings:
             raise SlotkitError(
                 f"symmetric is {settings['symmetric']!r}. Give true for options in pairs +v, -v, or false."
             )
-        return cls(**settings)
+        told = settings["init"]
+        if init is None and not (isinstance(told, str) and told in INITS | MIXED_INITS):
+            raise SlotkitError(
+                f"The reels were made with the init {told}, an object that can't be written down. Give that "
+                "object again, as `init`."
+            )
+        if init is not None and init_name(init) != told:
+            raise SlotkitError(
+                f"The init is {init_name(init)}, and the reels were made with {told}. Give the object that "
+                "they were made with."
+            )
+        return cls(**{**settings, "init": told if init is None else init})
 
 
 class ReelSpec(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.recording.trace import Trace, flips
-from slotkit.reel import ROWS, Reel, ReelSettings
+from slotkit.reel import ROWS, Init, Reel, ReelSettings
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.selection import greedy
@@ -27,9 +27,13 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
     return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric).to_dict()
 
 
-def reels_of(folder: RunFolder) -> dict[str, Reel]:
-    """The reels of a traced run, by tensor name."""
-    settings = ReelSettings.from_dict(settings_of(folder))
+def reels_of(folder: RunFolder, init: Init | None = None) -> dict[str, Reel]:
+    """The reels of a traced run, by tensor name. `init` is the object that they were made with, if it was
+    one.
+
+    Raises SlotkitError if it is missing or another.
+    """
+    settings = ReelSettings.from_dict(settings_of(folder), init)
     return {
         name: settings.reel(name, tensor["shape"], tensor["channel_dim"])
         for name, tensor in Trace(folder.path / "trace").about()["tensors"].items()
@@ -43,15 +47,17 @@ def first_selection(reel: Reel) -> Tensor:
     return torch.cat([greedy(reel.rows(part)[1]) for part in parts])
 
 
-def selections(folder: RunFolder, step: int) -> dict[str, Tensor]:
+def selections(folder: RunFolder, step: int, init: Init | None = None) -> dict[str, Tensor]:
     """The options in use after `step` steps (0: before the first): name -> int64 of the tensor's shape.
 
     Raises SlotkitError if the run has no trace of every flip, or none of that step.
     """
-    return next(selections_at(folder, [step]))
+    return next(selections_at(folder, [step], init))
 
 
-def selections_at(folder: RunFolder, steps: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+def selections_at(
+    folder: RunFolder, steps: Sequence[int], init: Init | None = None
+) -> Iterator[dict[str, Tensor]]:
     """`selections` of several steps, which must be in rising order, in one pass over the trace.
 
     The tensors are reused: they are valid until the next ones are asked for.
@@ -65,7 +71,7 @@ def selections_at(folder: RunFolder, steps: Sequence[int]) -> Iterator[dict[str,
             f"The trace of {folder.name} is {about['level']!r} under {about['selection']} selection, and a "
             "replay needs every flip. Train with --trace full under greedy selection."
         )
-    reels = reels_of(folder)
+    reels = reels_of(folder, init)
     selected = [first_selection(reel) for reel in reels.values()]
     shaped = {
         name: index.view(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
@@ -90,10 +96,12 @@ def selections_at(folder: RunFolder, steps: Sequence[int]) -> Iterator[dict[str,
         yield shaped
 
 
-def replay(folder: RunFolder, step: int) -> dict[str, Tensor]:
-    """The exact weights of all reels after `step` steps: name -> float32 of the tensor's shape."""
-    chosen = selections(folder, step)
-    return {name: reel.chosen(chosen[name]) for name, reel in reels_of(folder).items()}
+def replay(folder: RunFolder, step: int, init: Init | None = None) -> dict[str, Tensor]:
+    """The exact weights of all reels after `step` steps: name -> float32 of the tensor's shape. `init` as for
+    `reels_of`.
+    """
+    chosen = selections(folder, step, init)
+    return {name: reel.chosen(chosen[name]) for name, reel in reels_of(folder, init).items()}
 
 
 def write_checkpoint(folder: RunFolder, step: int) -> Path:

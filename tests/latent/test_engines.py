@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.latent.engines.contract import Arrays, Flips, Move
 from slotkit.latent.engines.eager import Eager
-from slotkit.latent.engines.registry import ENGINES, EngineEntry, find_engine
+from slotkit.latent.engines.registry import ENGINES, EngineEntry, find_engine, runnable
 from slotkit.latent.line import Line, line_scores
 from slotkit.latent.state import STATE
 from slotkit.machine import SlotMachine, slotify
@@ -284,6 +284,7 @@ def test_an_engine_that_has_no_cpu_is_passed_over(monkeypatch: pytest.MonkeyPatc
     entry = EngineEntry("no.such.module", "for another device", lambda *about: "it needs a GPU")
     monkeypatch.setattr("slotkit.latent.engines.registry.ENGINES", {"third": entry, **ENGINES})
     assert first_weight(slotify(mlp())).engine.name == "numba"
+    assert runnable(CPU) == ["numba", "eager"], "what slotkit bench times"
     with pytest.raises(SlotkitError) as caught:
         slotify(mlp(), engine="third")
     assert str(caught.value) == (
@@ -326,7 +327,7 @@ def test_state_is_one_buffer_a_dtype(engine: str, device: torch.device) -> None:
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(SlotkitError) as caught:
         slotify(mlp(), engine="tritn")
-    assert str(caught.value) == "There is no engine 'tritn'. Choose auto, numba or eager."
+    assert str(caught.value) == f"There is no engine 'tritn'. Choose auto, {', '.join(ENGINES)}."
 
 
 REFUSALS = {
@@ -339,8 +340,8 @@ REFUSALS = {
     "recomputed-init": (
         torch.float32,
         {"init": Centred(), "tables": "recomputed"},
-        "The engine numba can't run for 0.weight: it recomputes uniform options only; store the tables "
-        "(tables='stored') for an init of your own. engine='auto' chooses another.",
+        "The engine numba can't run for 0.weight: it recomputes the options of slotkit's own inits and "
+        "kinds only; store the tables (tables='stored') for others. engine='auto' chooses another.",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from runs.test_resume import settings  # type: ignore[import-not-found]
-from torch import nn
+from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.inits import Fans
 from slotkit.machine import slotify
 from slotkit.recording import recorder, replay, trace
 from slotkit.recording.trace import LEVELS, Trace, flips
@@ -301,6 +303,47 @@ def test_a_state_that_the_trace_contradicts_is_not_continued(tmp_path: Path, sho
     with pytest.raises(SlotkitError, match="holds the trace of another run, of 45 steps"):
         steps_of(tmp_path / "one", range(0), "same settings").load(other.state())
     assert {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()} == files
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """An init of one's own."""
+
+    factor: float = 2.0
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform * self.factor
+
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return uniform * self.factor
+
+
+def test_an_init_of_ones_own_is_given_again(tmp_path: Path) -> None:
+    machine = slotify(nn.Linear(4, 3, bias=False), 5, init=Doubled())
+    flight = recorder.Recorder(machine, Trace(tmp_path / "trace"), "full", 10)
+    optimizer = machine.optimizer(5.0)
+    for step in range(1, 6):
+        machine.model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        flight.record(step, 5.0)
+    flight.flush()
+    folder = RunFolder(tmp_path)
+    assert torch.equal(replay.replay(folder, 5, Doubled())["weight"], machine.model.get_parameter("weight"))
+    for given, text in (
+        (
+            None,
+            "The reels were made with the init Doubled(factor=2.0), an object that can't be written down. "
+            "Give that object again, as `init`.",
+        ),
+        (
+            Doubled(3.0),
+            "The init is Doubled(factor=3.0), and the reels were made with Doubled(factor=2.0). Give the "
+            "object that they were made with.",
+        ),
+    ):
+        with pytest.raises(SlotkitError) as caught:
+            replay.replay(folder, 5, given)
+        assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("damage", ["last chunk", "no description", "broken description"])

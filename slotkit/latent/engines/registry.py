@@ -34,7 +34,8 @@ def _numba_refusal(device: torch.device, dtype: torch.dtype, reel: Reel, stored:
         return f"it works on float32 and float64 and the weight is {dtype}"
     if not stored and reel.compiled_spec() is None:
         return (
-            "it recomputes uniform options only; store the tables (tables='stored') for an init of your own"
+            "it recomputes the options of slotkit's own inits and kinds only; store the tables "
+            "(tables='stored') for others"
         )
     return None
 
@@ -50,13 +51,19 @@ ENGINES: dict[str, EngineEntry] = {
 }
 
 
+def runnable(device: torch.device) -> list[str]:
+    """The engines that can train float32 weights on a device."""
+    reel = Reel("weight", (1, 1), 1)
+    return [name for name, entry in ENGINES.items() if not entry.refusal(device, torch.float32, reel, False)]
+
+
 def find_engine(name: str, parameter: Tensor, reel: Reel, stored: bool) -> Engine:
     """The engine of that name, or under "auto" the first that can run.
 
     Raises SlotkitError for an unknown name, or with the reason why that engine can't run.
     """
     if name != "auto" and name not in ENGINES:
-        raise SlotkitError(f"There is no engine {name!r}. Choose auto, {' or '.join(ENGINES)}.")
+        raise SlotkitError(f"There is no engine {name!r}. Choose {', '.join(['auto', *ENGINES])}.")
     for candidate, entry in ENGINES.items():
         reason = entry.refusal(parameter.device, parameter.dtype, reel, stored)
         if name == candidate and reason is not None:

@@ -16,6 +16,7 @@ from made_runs import (  # type: ignore[import-not-found]
     write_flips,
 )
 from slotkit.analyses import weights
+from slotkit.analyses.weights import compute
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
@@ -314,9 +315,9 @@ def test_densities_need_a_bound() -> None:
             return uniform
 
     told = Reel("fc.weight", (3, 2), 4, init=UniformInit(5.0))
-    assert weights._bound(told) == told.bound == 1.0
+    assert compute._bound(told) == told.bound == 1.0
     with pytest.raises(SlotkitError) as caught:
-        weights._bound(Reel("fc.weight", (3, 2), 4, init=Square()))
+        compute._bound(Reel("fc.weight", (3, 2), 4, init=Square()))
     assert str(caught.value) == (
         f"fc.weight has options of the init {Square.__qualname__} and the kind independent. Densities are "
         "told in units of the bound of uniform options, and these have none. Analyze runs with one of the "
