@@ -120,15 +120,15 @@ def _last_options(reel: Reel) -> Tensor:
     return reel.rows(torch.tensor([math.prod(reel.shape) - 1]))[0][0]
 
 
-def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module:
+def attach(holders: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module:
     """Put `weight` in the place of a parameter.
 
     Returns the module whose `original` is the scores, the new Parameter (*shape, K).
 
-    `owners` lists every (module, parameter name) that holds the tensor: a tied weight has several,
+    `holders` lists every (module, parameter name) that holds the tensor: a tied weight has several,
     and all of them come to share one set of scores.
     """
-    (module, name), *tied = owners
+    (module, name), *tied = holders
     # unsafe: the checks would call right_inverse a second time, which is refused on purpose.
     parametrize.register_parametrization(module, name, weight, unsafe=True)
     shared = module.get_submodule(f"parametrizations.{name}")
@@ -148,10 +148,10 @@ class DenseForm:
         self.update = update
         self._weights: dict[str, SlotWeight] = {}
         self._lists: dict[str, nn.Module] = {}
-        for place, reel in zip(picked, reels, strict=True):
-            weight = SlotWeight(reel, selection, update, place.parameter.device, place.parameter.dtype)
+        for one, reel in zip(picked, reels, strict=True):
+            weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype)
             self._weights[reel.name] = weight
-            self._lists[reel.name] = attach(place.owners, weight)
+            self._lists[reel.name] = attach(one.holders, weight)
 
     @property
     def reels(self) -> Mapping[str, Reel]:

@@ -48,9 +48,9 @@ class _Trial:
 
     def check(self, uniform: Tensor) -> None:
         """Of uniform numbers (n,)."""
-        places = torch.arange(len(uniform), device="cpu").reshape(SHAPE)
-        whole = self.values(uniform, [places])
-        for how, parts in _ways(places):
+        indices = torch.arange(len(uniform), device="cpu").reshape(SHAPE)
+        whole = self.values(uniform, [indices])
+        for how, parts in _ways(indices):
             again = self.values(uniform, parts)
             wrong = (whole.view(torch.int32) != again.view(torch.int32)).nonzero().flatten()
             if len(wrong) and how == "the second time":
@@ -68,7 +68,7 @@ class _Trial:
                 )
 
     def values(self, uniform: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """The value of each uniform number (n,), handed over in parts: tensors of their places."""
+        """The value of each uniform number (n,), handed over in parts: tensors of their indices."""
         found = torch.empty_like(uniform)
         for part in parts:
             found[part] = self.values_of(uniform[part])
@@ -103,15 +103,15 @@ class _Trial:
         return SlotkitError(f"The init {init_name(self.init)} can't be used: its {self.what} {text}")
 
 
-def _ways(places: Tensor) -> Iterator[tuple[str, Sequence[Tensor]]]:
+def _ways(indices: Tensor) -> Iterator[tuple[str, Sequence[Tensor]]]:
     """The same numbers, handed over in other ways."""
-    flat = places.flatten()
-    yield "the second time", [places]
+    flat = indices.flatten()
+    yield "the second time", [indices]
     yield "in another shape", [flat]
     yield "one by one", torch.split(flat, 1)
-    yield "with fewer rows", torch.split(places, 3)
+    yield "with fewer rows", torch.split(indices, 3)
     yield "with other numbers beside them", torch.split(flat, 3)
-    yield "in another order", [places.flip(0, 1)]
+    yield "in another order", [indices.flip(0, 1)]
 
 
 def _text(number: Tensor) -> str:

@@ -87,7 +87,7 @@ class Plan:
     def neighbours(self, end: Cell) -> dict[int, Cell]:
         """The cells next to an end on the way to the other: factor -> the end with that factor changed."""
         return {
-            index: tuple(-level if place == index else level for place, level in enumerate(end))
+            index: tuple(-level if i == index else level for i, level in enumerate(end))
             for index, factor in enumerate(self.factors)
             if factor.between
         }

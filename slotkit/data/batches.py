@@ -105,9 +105,9 @@ def batches(
         order = order.to(images.labels.device)  # one transfer an epoch, not one a step
         starts = list(enumerate(range(0, len(images), batch_size)))
         for step, start in starts[skip:]:
-            places = order[start : start + batch_size]
-            pixels = change(images.images[places], generator("augment", seed, epoch, step))
-            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[places]
+            indices = order[start : start + batch_size]
+            pixels = change(images.images[indices], generator("augment", seed, epoch, step))
+            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[indices]
 
     return pairs()
 

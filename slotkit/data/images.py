@@ -51,8 +51,8 @@ class ImageSet:
 
     def subset(self, indices: Tensor) -> ImageSet:
         """The images at `indices` (int64, shape (m,), any device), copied, in that order."""
-        places = indices.to(self.labels.device)
-        return ImageSet(self.images[places], self.labels[places])
+        here = indices.to(self.labels.device)
+        return ImageSet(self.images[here], self.labels[here])
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images on `device`."""

@@ -145,14 +145,14 @@ class LatentState:
         self.velocity.zero_()
 
 
-def pack(states: Sequence[LatentState], places: Sequence[tuple[torch.device, torch.dtype]]) -> None:
+def pack(states: Sequence[LatentState], placements: Sequence[tuple[torch.device, torch.dtype]]) -> None:
     """Put the states into shared buffers, one for each device and dtype, and keep their values.
 
-    `places` says the device and dtype of each state. Its tables go to the device too.
+    `placements` says the device and dtype of each state. Its tables go to the device too.
     """
     groups: dict[tuple[torch.device, torch.dtype], list[LatentState]] = {}
-    for state, place in zip(states, places, strict=True):
-        groups.setdefault(place, []).append(state)
+    for state, placement in zip(states, placements, strict=True):
+        groups.setdefault(placement, []).append(state)
     for (device, dtype), members in groups.items():
         sizes = [len(state.latent) for state in members]
         buffer = _zeros(sum(sizes), device, dtype)

@@ -49,7 +49,7 @@ class LatentWeight(LatentState):
         self,
         reel: Reel,
         parameter: nn.Parameter,
-        owners: list[tuple[nn.Module, str]],
+        holders: list[tuple[nn.Module, str]],
         engine: str,
         stored: bool,
         follows: bool = True,
@@ -57,7 +57,7 @@ class LatentWeight(LatentState):
         self.parameter = parameter
         self._arrays: Arrays | None = None
         super().__init__(reel, parameter.device, self.state_dtype, stored)
-        self.guard = Guard(reel.name, parameter, owners)
+        self.guard = Guard(reel.name, parameter, holders)
         self.engine_name = engine
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.follows = follows
@@ -191,7 +191,7 @@ class LatentWeight(LatentState):
 
 
 def relocate(weights: Sequence[LatentWeight]) -> None:
-    """Move the state of weights that have gone to another device or dtype to the same place.
+    """Move the state of weights that have gone to another device or dtype there.
 
     Raises SlotkitError if a weight was replaced or changed.
     """
@@ -237,9 +237,9 @@ def choose(weights: Sequence[LatentWeight], anyway: bool = False) -> None:
 
 def sample(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
     """Sample every connection's option: draw `number` of `stream`."""
-    for engine, places in _calls(weights):
-        tensors = [(weights[i].arrays(), weights[i].line.c) for i in places]
-        for i, flips in zip(places, engine.sample(tensors, stream, number), strict=True):
+    for engine, indices in _calls(weights):
+        tensors = [(weights[i].arrays(), weights[i].line.c) for i in indices]
+        for i, flips in zip(indices, engine.sample(tensors, stream, number), strict=True):
             weights[i].written(flips)
 
 
@@ -258,8 +258,8 @@ def check_finite(steps: Sequence[WeightStep]) -> None:
 
 
 def _call(weights: Sequence[LatentWeight], moves: Sequence[Move]) -> None:
-    for engine, places in _calls(weights):
-        for i, flips in zip(places, engine.step([moves[i] for i in places]), strict=True):
+    for engine, indices in _calls(weights):
+        for i, flips in zip(indices, engine.step([moves[i] for i in indices]), strict=True):
             weights[i].written(flips)
 
 
@@ -267,6 +267,6 @@ def _calls(weights: Sequence[LatentWeight]) -> list[tuple[Engine, list[int]]]:
     """Which of the weights an engine can take in one call: those of one device and dtype."""
     groups: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
     for i, weight in enumerate(weights):
-        place = id(weight.engine), weight.latent.device, weight.latent.dtype
-        groups.setdefault(place, []).append(i)
-    return [(weights[places[0]].engine, places) for places in groups.values()]
+        key = id(weight.engine), weight.latent.device, weight.latent.dtype
+        groups.setdefault(key, []).append(i)
+    return [(weights[indices[0]].engine, indices) for indices in groups.values()]

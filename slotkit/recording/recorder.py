@@ -60,7 +60,7 @@ class Recorder:
             },
         }
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
-        self._others = trace.owner()
+        self._others = trace.run()
         if self._others is None:
             trace.write_about(self._about)
 

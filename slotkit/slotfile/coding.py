@@ -39,8 +39,8 @@ def pack(indices: Tensor, k: int) -> bytes:
     2**(j % 8)) of byte j // 8. The rest of the last byte is zero.
     """
     bits = np.empty((len(indices), bits_of(k)), np.uint8)
-    for place in range(bits_of(k)):
-        bits[:, place] = indices.numpy() >> place & 1
+    for bit in range(bits_of(k)):
+        bits[:, bit] = indices.numpy() >> bit & 1
     return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
 
 
@@ -53,8 +53,8 @@ def unpack(data: bytes, n: int, k: int) -> Tensor:
     if bits[used:].any():
         raise SlotkitError("the last byte has bits that belong to no index")
     indices = np.zeros(n, np.int64)
-    for place, column in enumerate(bits[:used].reshape(n, bits_of(k)).T):
-        indices |= column.astype(np.int64) << place
+    for bit, column in enumerate(bits[:used].reshape(n, bits_of(k)).T):
+        indices |= column.astype(np.int64) << bit
     if n and indices.max() >= k:
         raise SlotkitError(f"there is an index {indices.max()}, and K is {k}")
     return torch.from_numpy(indices)

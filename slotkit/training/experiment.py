@@ -233,11 +233,11 @@ def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
     if recording.trace == "off" or machine is None or not machine.form.latents:
         return None
-    run = _trace_owner(prepared.config)
+    run = _trace_run(prepared.config)
     return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every, run)
 
 
-def _trace_owner(config: Config) -> str:
+def _trace_run(config: Config) -> str:
     """A digest of the settings that decide a trace: without those that may change when a run is resumed."""
     told = {path: str(value) for path, value in flatten(config.model_dump(mode="json"))}
     deciding = {path: value for path, value in told.items() if path not in (*FREE, "training.epochs")}

@@ -283,8 +283,8 @@ class _Comparison:
     def _slot_reading(self, which: str, part: str) -> dict[str, Any]:
         if which.startswith("step-"):
             data = self.source.config.data
-            place = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
-            return evaluate(self.parent, which, part, [place])["learned"].as_dict()
+            data_dir = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
+            return evaluate(self.parent, which, part, [data_dir])["learned"].as_dict()
         self._load(which)
         images = self.source.images(part)
         return read(self.source.trainee, images, "greedy", self.source.config).as_dict()

@@ -69,9 +69,9 @@ class Flips(NamedTuple):
             raise AssertionError("these flips were not recorded")
         starts = torch.arange(len(self.counts), device=self.counts.device) * self.block
         ends = self.counts.cumsum(0)
-        places = torch.arange(int(ends[-1]), device=starts.device)
-        places += (starts - ends + self.counts).repeat_interleave(self.counts)
-        return self.connections[places].cpu(), self.options[places].cpu()
+        index = torch.arange(int(ends[-1]), device=starts.device)
+        index += (starts - ends + self.counts).repeat_interleave(self.counts)
+        return self.connections[index].cpu(), self.options[index].cpu()
 
 
 class Move(NamedTuple):
