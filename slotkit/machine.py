@@ -58,8 +58,8 @@ def slotify(
         k: options a connection, 1 or more.
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew in each forward in training mode).
         sharing: "none", "layer" or "channel": which connections have the same K options.
-        init: "authors", "paper", a mixture of them (`slotkit.reel.MIXED_INITS`) or an object
-            (`slotkit.reel.Init`).
+        init: "authors", "paper", a mixture of them (`slotkit.inits.MIXED_INITS`) or an object
+            (`slotkit.inits.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
         form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
             ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K

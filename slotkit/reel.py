@@ -1,6 +1,6 @@
 """Reels: the K options and K initial scores of every connection of a weight tensor.
 
-A reel is a pure function of (seed, tensor name, connection, option). Nothing is drawn from a
+A reel is a pure function of (seed, tensor name, connection, option). Nothing comes from a
 generator with a history, so one connection can be recomputed alone, on any device, and gives the
 same bits. The mapping from those four to bits is "reel spec 1", written down in docs/reel-spec-1.md
 and pinned by golden vectors in the tests. It never changes: a better mapping will be a spec 2.

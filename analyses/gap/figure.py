@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Interactions drawn below the effects: the largest.
+# How many interactions are shown below the effects: the largest ones.
 INTERACTIONS = 3
 
 # quantity -> (legend, colour, marker, how far above the middle of its row)
