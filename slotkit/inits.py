@@ -112,7 +112,7 @@ def find_init(init: str | Init) -> Init:
 
 
 def init_name(init: str | Init) -> str:
-    """How a state tells inits apart: the name, else the object's own repr, else its class."""
+    """What a state calls an init: its name, else the object's own repr, else its class."""
     if isinstance(init, str):
         return init
     return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)

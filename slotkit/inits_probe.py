@@ -47,7 +47,7 @@ class _Trial:
     fans: Fans
 
     def check(self, uniform: Tensor) -> None:
-        """Of uniform numbers (n,)."""
+        """Check the values for uniform numbers (n,)."""
         indices = torch.arange(len(uniform), device="cpu").reshape(SHAPE)
         whole = self.values(uniform, [indices])
         for how, parts in _ways(indices):

@@ -119,7 +119,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_everything(self, stepping: Stepping) -> None:
-        """WeightStep the machines' weights that have a gradient, and all other parameters that have one."""
+        """Step the machines' weights that have a gradient, and all other parameters that have one."""
         raise AssertionError("SlotSGD and SlotAdam define it")
 
     def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
 
 def read_any(folder: RunFolder, events: bool = False) -> Recorded:
-    """The trace of a slot machine, however it selects; the rest as `read`."""
+    """As `read`, for a slot machine of either selection."""
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)

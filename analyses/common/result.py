@@ -1,4 +1,4 @@
-"""What an analysis gives."""
+"""The result of an analysis: table, figure and verdict."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ COLUMNS = [
     *("value", "low", "high", "n", "run", "cell", "seed"),
 ]
 
-# Of the runs in the table; "collapsed" is given here.
+# The statuses of the runs in the table; whether a run collapsed is decided here.
 STATUSES = ("finished", "collapsed", "diverged")
 
 Row = dict[str, Any]

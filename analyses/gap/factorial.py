@@ -1,4 +1,4 @@
-"""Two-level factorial designs: which cells to run, and main effects with intervals from what they gave.
+"""Two-level factorial designs: which cells to run, and from their results main effects with intervals.
 
 Up to four factors the design is the full factorial. For more it is a Hadamard matrix H of order m, of which
 each factor takes a column, and its fold-over -H: 2 m cells for 5 .. m factors. A product of three columns of

@@ -74,7 +74,7 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _sum(table: pd.DataFrame) -> Iterator[str]:
-    """How far main effects go, and where they are averages over networks that learnt little."""
+    """The sum of the main effects, and the range of accuracies that they are averages over."""
     explained = table[table["quantity"] == "explained"].assign(low=np.nan).iloc[0]
     runs = table[(table["quantity"] == "accuracy") & (table["name"] == "finished")]
     lowest = runs.loc[runs["value"].idxmin()]

@@ -1,4 +1,4 @@
-"""How much of a spread comes from where: one-way random effects, in closed form."""
+"""How much of a variance comes from groups, and how much from repetitions: one-way random effects."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def components(values: NDArray[np.float64]) -> Components:
 
 
 def _share(ratio: float, n: int) -> float:
-    """The share at which the ratio of mean squares would be expected to be that."""
+    """The share for which `ratio` is the expected ratio of the mean squares."""
     return float((ratio - 1) / (ratio - 1 + n))

@@ -152,7 +152,7 @@ def _restarts(recorded: Recorded) -> Iterator[Row]:
 
 
 def _reachable(recorded: Recorded) -> Iterator[Row]:
-    """Expected reachable options by K, of reels as the run has them in its largest tensor."""
+    """Expected number of reachable options by K, for reels like those of the run's largest tensor."""
     from slotkit.analyses.thresholds.envelope import expected_reachable
 
     reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]

@@ -132,7 +132,7 @@ def _across_k(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _median(rows: pd.DataFrame, quantity: str, bound: str) -> float:
-    """Of a quantity's median at each run's own first ("min") or last ("max") step."""
+    """Mean over runs of a quantity's median, at each run's own first ("min") or last ("max") step."""
     return _mean(at_its_own(rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5)], bound))
 
 

@@ -23,7 +23,7 @@ IMAGES = 10_000
 def dead_units(
     course: Course, networks: Sequence[Weights], data_dir: Path | None
 ) -> list[dict[str, Tensor]] | str:
-    """For each of the networks and each layer with a ReLU behind it, which units are dead: bool (units,).
+    """For each of the networks and each layer with a ReLU after it, which units are dead: bool (units,).
 
     A weight is never zero here, so no unit is cut off by its weights. A unit is dead if its ReLU puts
     out 0 for every one of IMAGES training images; a channel of a convolution if it does so everywhere.
@@ -37,7 +37,7 @@ def dead_units(
             f"Nothing on dead units of {name}: they show on images only, and the dataset {data.dataset} is "
             "not there. Say where with --data-dir (a folder in a dataset's name counts from the current one)."
         )
-    # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
+    # An ordinary network, which `_put` fills. It starts as PyTorch has it, at no cost that grows with K.
     changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
     changes |= {"data.dir": str(place)} if place else {}
     prepared = prepare(resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)]))

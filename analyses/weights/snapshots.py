@@ -99,7 +99,7 @@ def open_course(folder: RunFolder, which: str, count: int) -> Course:
 def _between(
     folder: RunFolder, config: Config, end: int, count: int
 ) -> tuple[dict[int, Path | None], tuple[str, ...]]:
-    """Steps strictly between the start and `end`: evenly spread where a trace has them, else the kept."""
+    """Steps strictly between the start and `end`: evenly spread in a full trace, else of kept epochs."""
     trace = Trace(folder.path / "trace")
     if config.recording.trace == "full" and (trace.folder / "about.json").is_file():
         last = trace.last_step()

@@ -27,7 +27,7 @@ class NotFiniteError(Exception):
 
 
 class WeightStep(NamedTuple):
-    """A weight that is to step: its gradient, of the weight's shape in any layout and dtype."""
+    """One weight's part of a step: its gradient, of the weight's shape in any layout and dtype."""
 
     weight: LatentWeight
     gradient: Tensor

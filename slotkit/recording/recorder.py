@@ -91,7 +91,7 @@ class Recorder:
             self._rows, self._first = {}, step + 1
 
     def flush(self) -> None:
-        """Write the chunk that is going on, whole or not."""
+        """Write the present chunk, full or not."""
         if self._rows:
             columns = self._columns()
             if "connection" in columns:

@@ -41,7 +41,7 @@ def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state and what was told about it. Raises SlotkitError for a file that is not a whole checkpoint."""
+    """The state, and the `about` of its `save`. Raises SlotkitError if the file isn't a whole one."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])

@@ -66,7 +66,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
-        """The run at that path, or of that name in `runs_dir`; a trace that describes itself will do.
+        """The run at that path, or of that name in `runs_dir`; a folder with only a trace counts too.
 
         Raises SlotkitError if there is none.
         """

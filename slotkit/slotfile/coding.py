@@ -45,7 +45,10 @@ def pack(indices: Tensor, k: int) -> bytes:
 
 
 def unpack(data: bytes, n: int, k: int) -> Tensor:
-    """`pack` backwards. Raises SlotkitError for another length, an index of K or more, or other last bits."""
+    """The inverse of `pack`.
+
+    Raises SlotkitError for a wrong length, an index of K or more, or last bits that belong to no index.
+    """
     if len(data) != packed_bytes(n, k):
         raise SlotkitError(f"{n} indices of K = {k} take {packed_bytes(n, k)} bytes, not {len(data)}")
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
@@ -82,7 +85,7 @@ def encode(symbols: Tensor, alphabet: int) -> tuple[bytes, list[int]]:
 
 
 def decode(data: bytes, counts: Sequence[int]) -> Tensor:
-    """`encode` backwards. Raises SlotkitError if these bytes are not what `encode` made with these counts."""
+    """The inverse of `encode`. Raises SlotkitError if `encode` makes other bytes with these counts."""
     # Most damaged input has the wrong length, which is quick to find.
     if len(data) % 4 or abs(len(data) - _expected_bytes(counts)) > 16 + len(data) // 1000:
         raise SlotkitError(f"{len(data)} bytes can't hold symbols with these counts")

@@ -32,7 +32,7 @@ def to_symbols(reel: Reel, selected: Tensor) -> Tensor:
 
 
 def from_symbols(reel: Reel, symbols: Tensor) -> Tensor:
-    """`to_symbols` backwards."""
+    """The inverse of `to_symbols`."""
     selected = torch.empty_like(symbols)
     for chunk, order, initial in _chunks(reel):
         symbol = symbols[chunk]

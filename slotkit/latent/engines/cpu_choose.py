@@ -103,7 +103,7 @@ def fill(i: int, spec: ReelSpec, tables: Tables, w: Singles, s: Singles) -> None
 
 @inlined
 def any_above(values: Doubles, level: float) -> bool:
-    """Whether one of the values is larger. Without a branch, so that it runs on vectors."""
+    """Whether one of the values is larger. No branch, so that it compiles to vector instructions."""
     found = False
     for j in range(len(values)):
         found |= values[j] > level
@@ -163,7 +163,7 @@ def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperpa
 
 @compiled
 def any_outside(position: Floats, lower: Floats, upper: Floats, scale: float) -> bool:
-    """Whether any u has left its interval. Without a branch, so that it runs on vectors."""
+    """Whether any u has left its interval. No branch, so that it compiles to vector instructions."""
     found = np.int32(0)
     for i in range(len(position)):
         u = position[i] * scale
