@@ -117,7 +117,7 @@ class SlotWeight(nn.Module):
 
 def _last_options(reel: Reel) -> Tensor:
     """The options of the last connection, float32 (K,)."""
-    return reel.rows(torch.tensor([math.prod(reel.shape) - 1]))[0][0]
+    return reel.rows(torch.tensor([math.prod(reel.shape) - 1], device="cpu"))[0][0]
 
 
 def attach(holders: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module:

@@ -31,6 +31,8 @@ FORMS = ("latent", "dense")
 TABLES = ("auto", "stored", "recomputed")
 
 
+# What is made in inference mode can't be trained outside of it.
+@torch.inference_mode(False)
 def slotify(
     model: nn.Module,
     k: int = 8,

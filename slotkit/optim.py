@@ -105,6 +105,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
                 if gradient is None:
                     weight.rest()
                 else:
+                    _check_dense(weight, gradient)
                     weight.check_untouched()
                     stepping.append((weight, gradient, group))
         try:
@@ -292,6 +293,15 @@ class SlotAdam(_SlotOptimizer):
                 if moments:
                     self._adam.state[self._trained(parameter)] = moments
         self._show_state()
+
+
+def _check_dense(weight: LatentWeight, gradient: Tensor) -> None:
+    """Raise SlotkitError for a sparse gradient: weight decay and momentum move every connection."""
+    if gradient.layout is not torch.strided:
+        raise SlotkitError(
+            f"The gradient of {weight.reel.name} is sparse. Nothing was changed. Give a dense one: build the "
+            "embedding with sparse=False, or leave it out of `where`."
+        )
 
 
 def _plain_step(optimizer: torch.optim.Optimizer) -> None:

@@ -115,6 +115,16 @@ def _picked(name: str, holders: list[tuple[nn.Module, str]]) -> Picked:
         raise SlotkitError(
             f"{name} belongs to a lazy layer without a shape yet. Run one batch through the model first."
         )
+    if parameter.is_inference():
+        raise SlotkitError(
+            f"{name} was made in torch.inference_mode(), where PyTorch makes tensors that can't be trained. "
+            "Build the network outside of it."
+        )
+    if parameter.is_meta:
+        raise SlotkitError(
+            f"{name} is on the meta device, where tensors have no numbers. Give the model memory first: "
+            "model.to_empty(device='cpu')."
+        )
     if is_claimed(parameter, holders):
         raise SlotkitError(f"{name} belongs to a slot machine already. Leave it out of `where`.")
     if any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module, _ in holders):
