@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
+from torch import Tensor, nn
 
 from slotkit.data.images import ImageSet
 from slotkit.data.seeds import generator
@@ -47,7 +46,7 @@ def _flip(images: Tensor, random: torch.Generator) -> Tensor:
 def _crop(images: Tensor, random: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=random).to(images.device)
-    padded = transforms.pad(images, [CROP_PADDING])
+    padded = nn.functional.pad(images, [CROP_PADDING] * 4)
     # A view of shape (n, channels, 9, 9, height, width): every window of every image.
     windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
@@ -145,9 +144,10 @@ def _network_input(
     channels_last: bool,
 ) -> Tensor:
     # Normalising in bfloat16 would round three times.
-    scaled: Tensor = transforms.to_dtype(pixels, torch.promote_types(dtype, torch.float32), scale=True)
+    scaled = pixels.to(torch.promote_types(dtype, torch.float32)).mul_(1 / 255)
     if mean is not None and std is not None:
-        scaled = transforms.normalize(scaled, list(mean), list(std))
+        means, stds = (scaled.new_tensor(values)[:, None, None] for values in (mean, std))
+        scaled = scaled.sub_(means).div_(stds)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return scaled.to(dtype=dtype, memory_format=layout)
 
