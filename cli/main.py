@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, runs, train
+from slotkit.cli.output import check_utf8, print_anything
 
 from slotkit.errors import SlotkitError
 
@@ -28,9 +31,30 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from slotkit import __version__
+
+        print(f"slotkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Slot machines: networks of fixed random weights, trained by choosing among them."""
+
+
 def main() -> None:
     """Run a command; what a user can put right is one sentence on stderr and exit code 2."""
+    # A command opens no window, and a backend that a notebook left in the environment may not be here.
+    os.environ["MPLBACKEND"] = "agg"
+    print_anything()
     try:
+        check_utf8()
         app()
     except SlotkitError as fault:
         print(f"Error: {fault}", file=sys.stderr)

@@ -12,10 +12,10 @@ RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLO
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
-# As text it goes into the settings of a run as it was typed.
+# A text and no Path: it goes into the settings of a run as it was typed.
 DATA_DIR = typer.Option(help="Where datasets lie. Default: SLOTKIT_DATA, else ./data.")
 DataDir = Annotated[str | None, DATA_DIR]
-# For a run that is there, which knows where its data lay.
+# For an existing run, whose settings say where its data lay.
 DataDirNow = Annotated[str | None, typer.Option(help="Where datasets, or DIR of its dataset, lie now.")]
 
 Set = Annotated[

@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from slotkit.errors import SlotkitError
+
 if TYPE_CHECKING:
     from slotkit.training.experiment import Report
     from slotkit.training.loop import Event
+
+
+# Environment variables that name folders.
+FOLDERS = ("SLOTKIT_RUNS", "SLOTKIT_DATA")
+
+
+def print_anything() -> None:
+    """Let stdout and stderr take every text: what a terminal has no sign for is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_utf8() -> None:
+    """Raise SlotkitError if an argument, or a folder in the environment, is not UTF-8.
+
+    Runs write down the paths that they were made with, and checkpoints can only be opened by such.
+    """
+    named = {f"The argument {text!r}": text for text in sys.argv[1:]}
+    named |= {f"{name}={os.environ.get(name)!r}": os.environ.get(name, "") for name in FOLDERS}
+    for what, text in named.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise SlotkitError(f"{what} {_why_unreadable(text)}")
+
+
+def _why_unreadable(text: str) -> str:
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError:
+        return "is not UTF-8. Rename that file or folder, in letters of UTF-8."
+    return (
+        f"can't be read: this terminal's locale knows {sys.getfilesystemencoding()} only. Set PYTHONUTF8=1 "
+        "in the environment."
+    )
 
 
 @contextmanager

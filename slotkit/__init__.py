@@ -61,3 +61,8 @@ def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module 'slotkit' has no attribute {name!r}")
     return getattr(import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """For tab completion: names that were not used yet, too."""
+    return [*__all__, "__version__"]

@@ -180,7 +180,7 @@ def _peak(contender: Contender, model: str, batch: int) -> int:
         network.step()
     status = Path("/proc/self/status")
     if status.exists():
-        # Linux hands the ru_maxrss of the process that started this one on; this is its own.
+        # On Linux ru_maxrss starts from that of the parent process; VmHWM is this process's own.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

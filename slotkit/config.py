@@ -296,10 +296,10 @@ def _check_path(path: str, origin: str) -> None:
 
 def _sentence(fault: ValidationError, origins: Mapping[str, str]) -> str:
     error = fault.errors()[0]
-    place = [str(part) for part in error["loc"]]
+    keys = [str(part) for part in error["loc"]]
     path = next(
-        (".".join(place[:n]) for n in range(len(place), 0, -1) if ".".join(place[:n]) in origins),
-        ".".join(place),
+        (".".join(keys[:n]) for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in origins),
+        ".".join(keys),
     )
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1)
     origin = f" (from {origins[path]})" if path in origins else ""

@@ -1,4 +1,4 @@
-"""Find layers whose outputs are all zero: a network that can't learn, and doesn't say so."""
+"""Find layers whose outputs are all zero. A network with such a layer can't learn, and shows no error."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class SlotWeight(nn.Module):
     of every connection, int64 of the weight's shape, until the next spin.
 
     A state_dict has the scores, `held`, the seed and, so that a different init or sharing is noticed,
-    the options of the last connection; the others follow from the seed.
+    the options of the last connection; the others are made from the seed.
 
     Args:
         reel: where options and initial scores come from.
@@ -52,7 +52,7 @@ class SlotWeight(nn.Module):
         super().__init__()
         self.update = find_update(update)
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
-        # Whether a state_dict of another seed is followed (a layer built by hand) or refused.
+        # Whether the seed of a loaded state_dict is adopted (a layer built by hand), or another seed refused.
         self.adopts_seed = False
         self.register_buffer("held", None)
         self._set_reel(reel, device, dtype)
@@ -117,18 +117,18 @@ class SlotWeight(nn.Module):
 
 def _last_options(reel: Reel) -> Tensor:
     """The options of the last connection, float32 (K,)."""
-    return reel.rows(torch.tensor([math.prod(reel.shape) - 1]))[0][0]
+    return reel.rows(torch.tensor([math.prod(reel.shape) - 1], device="cpu"))[0][0]
 
 
-def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module:
+def attach(holders: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module:
     """Put `weight` in the place of a parameter.
 
     Returns the module whose `original` is the scores, the new Parameter (*shape, K).
 
-    `owners` lists every (module, parameter name) that holds the tensor: a tied weight has several,
+    `holders` lists every (module, parameter name) that holds the tensor: a tied weight has several,
     and all of them come to share one set of scores.
     """
-    (module, name), *tied = owners
+    (module, name), *tied = holders
     # unsafe: the checks would call right_inverse a second time, which is refused on purpose.
     parametrize.register_parametrization(module, name, weight, unsafe=True)
     shared = module.get_submodule(f"parametrizations.{name}")
@@ -148,10 +148,10 @@ class DenseForm:
         self.update = update
         self._weights: dict[str, SlotWeight] = {}
         self._lists: dict[str, nn.Module] = {}
-        for place, reel in zip(picked, reels, strict=True):
-            weight = SlotWeight(reel, selection, update, place.parameter.device, place.parameter.dtype)
+        for one, reel in zip(picked, reels, strict=True):
+            weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype)
             self._weights[reel.name] = weight
-            self._lists[reel.name] = attach(place.owners, weight)
+            self._lists[reel.name] = attach(one.holders, weight)
 
     @property
     def reels(self) -> Mapping[str, Reel]:
@@ -198,7 +198,7 @@ class DenseForm:
             weight.held = None if follow else greedy(self.scores(name))
 
     def choose_sample(self, stream: int, number: int) -> None:
-        # All are looked at before the first is drawn: a refused draw changes nothing.
+        # All tensors are checked before the first is sampled, so that a refusal changes nothing.
         for name in self._weights:
             if not torch.isfinite(self.scores(name)).all():
                 raise SlotkitError(

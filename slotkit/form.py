@@ -31,7 +31,7 @@ class Form(Protocol):
 
     @property
     def latents(self) -> Mapping[str, LatentWeight]:
-        """Tensor name -> its latents, which slotkit's optimizers move. Empty if this form has none."""
+        """Tensor name -> its latents, which slotkit's optimizers train. Empty if this form has none."""
 
     def state_bytes(self) -> int:
         """Memory of options, scores, latents and intervals, in bytes; without weights and gradients."""
@@ -46,7 +46,7 @@ class Form(Protocol):
         """(*weight.shape, K), detached."""
 
     def take_scores(self, scores: Mapping[str, Tensor]) -> None:
-        """Replace the scores of all reels, each (*weight.shape, K); what momentum was is forgotten.
+        """Replace the scores of all reels, each (*weight.shape, K). Momentum starts anew.
 
         Raises SlotkitError, before anything is changed, if this form can't have such scores.
         """
@@ -55,7 +55,7 @@ class Form(Protocol):
         """int64, of the weight's shape."""
 
     def choose_greedy(self, follow: bool) -> None:
-        """Use the highest scores; with `follow`, from now on after every step."""
+        """Use the options with the highest scores. With `follow`, do so again after every step."""
 
     def choose_sample(self, stream: int, number: int) -> None:
         """Use a sample of the scores: draw `number` of `stream`. It stays until the next choice."""
@@ -64,7 +64,7 @@ class Form(Protocol):
         """The choice in use, for `restore`."""
 
     def restore(self, snapshot: Any) -> None:
-        """Use a choice of before."""
+        """Use the choice of a `snapshot` again."""
 
     def entries(self, model: nn.Module) -> set[str]:
         """Names in model.state_dict() that are this form's own."""

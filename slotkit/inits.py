@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
@@ -64,7 +64,7 @@ class UniformInit:
     def bound(self, fans: Fans) -> float:
         """b, rounded to float32 once."""
         exact = math.sqrt(self.numerator / (fans.fan_in + fans.fan_out))
-        return float(torch.tensor(exact, dtype=torch.float32))
+        return float(np.float32(exact))
 
     def score_scale(self, fans: Fans) -> float:
         """l."""
@@ -112,7 +112,7 @@ def find_init(init: str | Init) -> Init:
 
 
 def init_name(init: str | Init) -> str:
-    """How a state tells inits apart: the name, else the object's own repr, else its class."""
+    """What a state calls an init: its name, else the object's own repr, else its class."""
     if isinstance(init, str):
         return init
     return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)

@@ -1,4 +1,4 @@
-"""Tries an init of one's own when it is given, so that no weights come back wrong later.
+"""Checks an init object when it is given, before it can produce wrong weights.
 
 A reel recomputes options and initial scores a few at a time: those of the connections that flip, or one
 option of each when a network is read. An init that makes other bits then than for a whole tensor is refused.
@@ -17,7 +17,7 @@ from slotkit.errors import SlotkitError
 from slotkit.inits import Fans, Init, init_name
 from slotkit.philox import WORD, symmetric_uniform, unit_uniform
 
-# Enough for the vector instructions of a processor, which may round otherwise than one number alone.
+# Large enough for vector instructions, which may round a number differently from scalar ones.
 SHAPE = (8, 5)
 
 KIND = "Return a float32 tensor with one value for each uniform number, in the same shape."
@@ -32,7 +32,7 @@ def check_init(init: Init, fans: Fans) -> None:
 
     The state of torch's generators stays as it is, whatever the init draws.
     """
-    # Scattered evenly, and both ends, which come up once in millions.
+    # Words from the whole range, and both of its ends, which are rare.
     words = torch.arange(SHAPE[0] * SHAPE[1], device="cpu") * 0x9E3779B1 & WORD
     words[0], words[1] = 0, WORD
     with torch.no_grad(), _generators_kept():
@@ -47,10 +47,10 @@ class _Trial:
     fans: Fans
 
     def check(self, uniform: Tensor) -> None:
-        """Of uniform numbers (n,)."""
-        places = torch.arange(len(uniform), device="cpu").reshape(SHAPE)
-        whole = self.values(uniform, [places])
-        for how, parts in _ways(places):
+        """Check the values for uniform numbers (n,)."""
+        indices = torch.arange(len(uniform), device="cpu").reshape(SHAPE)
+        whole = self.values(uniform, [indices])
+        for how, parts in _ways(indices):
             again = self.values(uniform, parts)
             wrong = (whole.view(torch.int32) != again.view(torch.int32)).nonzero().flatten()
             if len(wrong) and how == "the second time":
@@ -68,7 +68,7 @@ class _Trial:
                 )
 
     def values(self, uniform: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """The value of each uniform number (n,), handed over in parts: tensors of their places."""
+        """The value of each uniform number (n,), handed over in parts: tensors of their indices."""
         found = torch.empty_like(uniform)
         for part in parts:
             found[part] = self.values_of(uniform[part])
@@ -103,15 +103,15 @@ class _Trial:
         return SlotkitError(f"The init {init_name(self.init)} can't be used: its {self.what} {text}")
 
 
-def _ways(places: Tensor) -> Iterator[tuple[str, Sequence[Tensor]]]:
-    """The same numbers handed over otherwise."""
-    flat = places.flatten()
-    yield "the second time", [places]
+def _ways(indices: Tensor) -> Iterator[tuple[str, Sequence[Tensor]]]:
+    """The same numbers, handed over in other ways."""
+    flat = indices.flatten()
+    yield "the second time", [indices]
     yield "in another shape", [flat]
     yield "one by one", torch.split(flat, 1)
-    yield "with fewer rows", torch.split(places, 3)
+    yield "with fewer rows", torch.split(indices, 3)
     yield "with other numbers beside them", torch.split(flat, 3)
-    yield "in another order", [places.flip(0, 1)]
+    yield "in another order", [indices.flip(0, 1)]
 
 
 def _text(number: Tensor) -> str:

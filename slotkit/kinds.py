@@ -1,8 +1,8 @@
 """Kinds of options: how the K options of an owner come from uniform numbers.
 
-Option j is made in two steps: the init maps one uniform number of the owner to a value, and the kind says
-which number that is and what becomes of the value, as a function of j and the fans. So any option is made
-without the others. A kind is added here alone: engines know a kind by the numbers of a `ReelSpec`, or get
+To make option j, the kind names one uniform number of the owner, the init maps that number to a value, and
+the kind makes the option of the value, as a function of j and the fans. So any option is made without the
+others. A kind is added here alone: engines know a kind by the numbers of a `ReelSpec`, or get
 tables of its options. docs/reel-spec-1.md lists the kinds and the spec versions in which they appeared.
 """
 
@@ -53,7 +53,7 @@ class Kind:
         return score
 
     def key_name(self, name: str) -> str:
-        """The name in the options' key; one for all tensors has them share their uniform numbers."""
+        """The name in the options' key. Tensors with the same name here share their uniform numbers."""
         return name
 
 

@@ -3,8 +3,8 @@
     net = nn.Sequential(SlotLinear(784, 300, k=8), nn.ReLU(), SlotLinear(300, 10, k=8))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
-Each layer is a slot machine of its own (`layer.machine`). Networks that exist already are easier
-made with `slotkit.slotify`.
+Each layer is a slot machine of its own (`layer.machine`). For a network that exists already, use
+`slotkit.slotify`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _SlotLayer(nn.Module):
 
     Args:
         k, selection, init, sharing, symmetric, update: as in `slotkit.slotify`.
-        seed: of this layer's options and scores. None draws one from torch's global generator, as
+        seed: of this layer's options and scores. None takes one from torch's global generator, as
             ordinary layers do, so torch.manual_seed decides. Two layers of one seed are equal.
         bias: off by default, as in the paper's networks. If on, it is trained.
     """

@@ -31,6 +31,8 @@ FORMS = ("latent", "dense")
 TABLES = ("auto", "stored", "recomputed")
 
 
+# What is made in inference mode can't be trained outside of it.
+@torch.inference_mode(False)
 def slotify(
     model: nn.Module,
     k: int = 8,
@@ -58,8 +60,8 @@ def slotify(
         k: options a connection, 1 or more.
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew in each forward in training mode).
         sharing: "none", "layer" or "channel": which connections have the same K options.
-        init: "authors", "paper", a mixture of them (`slotkit.reel.MIXED_INITS`) or an object
-            (`slotkit.reel.Init`).
+        init: "authors", "paper", a mixture of them (`slotkit.inits.MIXED_INITS`) or an object
+            (`slotkit.inits.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
         form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
             ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
@@ -67,7 +69,7 @@ def slotify(
         engine: of the latent form: "auto", "numba" (CPU) or "eager" (plain PyTorch, every device).
         where: which parameters become reels: None (every weight of the layers above), names or glob
             patterns, or a predicate (name, parameter) -> bool.
-        others: what becomes of the other parameters: "frozen" (biases 0, norms identity, as in the
+        others: what becomes of the non-slot parameters: "frozen" (biases 0, norms identity, as in the
             paper's networks), "trained", or "kept" (as they are, untrained).
         update: "all" scores get a gradient (the paper) or only the "selected" one (CENG501).
         symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
@@ -84,8 +86,8 @@ def slotify(
     _check_form(form, engine, update, tables)
     check_others(others)
     picked = pick(model, where)
-    # All reels before the first change, so that a refused tensor leaves the model as it was.
-    reels = [_reel(place, settings) for place in picked]
+    # All reels are made before the model is changed, so that a refusal leaves it as it was.
+    reels = [_reel(one, settings) for one in picked]
     if form == "dense":
         chosen: Form = DenseForm(picked, reels, selection, update)
     else:
@@ -102,16 +104,16 @@ def randomize(
     picked uniformly: the start of the authors' learned-weight baselines (their `subnet_K_0`).
     """
     settings = ReelSettings(k, seed, init)
-    for place in pick(model, where):
-        reel = _reel(place, settings)
-        device = place.parameter.device
+    for one in pick(model, where):
+        reel = _reel(one, settings)
+        device = one.parameter.device
         index = pick_uniformly(k, reel.draw(INITIAL_PICK, 0, device))
         with torch.no_grad():
-            place.parameter.copy_(take(reel.options(device), index))
+            one.parameter.copy_(take(reel.options(device), index))
 
 
-def _reel(place: Picked, settings: ReelSettings) -> Reel:
-    return settings.reel(place.name, place.parameter.shape, place.channel_dim)
+def _reel(one: Picked, settings: ReelSettings) -> Reel:
+    return settings.reel(one.name, one.parameter.shape, one.channel_dim)
 
 
 def _check_form(form: str, engine: str, update: str, tables: str) -> None:
@@ -171,12 +173,12 @@ class SlotMachine:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """Name -> those of the other parameters that are trained."""
+        """Name -> those of the non-slot parameters that are trained."""
         # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
         return {name: self.model.get_parameter(name) for name in self._trained}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What an optimizer trains: the form's parameters, and the others if they are trained.
+        """What an optimizer trains: the form's, and the non-slot parameters that are trained.
 
         In the dense form these are the scores, for any torch optimizer. In the latent form they are
         the weights, which only slotkit's own optimizers may step on.
@@ -189,7 +191,7 @@ class SlotMachine:
     ) -> torch.optim.Optimizer:
         """SGD on the scores: `SlotSGD` in the latent form, torch.optim.SGD in the dense form.
 
-        Weight decay (L2) acts on the scores, not on the weights. Others are trained if they should be.
+        Weight decay (L2) acts on the scores, not on the weights. `trained` parameters are included.
         """
         options |= {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         if self.form.latents:
@@ -239,7 +241,7 @@ class SlotMachine:
             self.form.choose_sample(TRAINING_DRAWS, self.draws)
             self.draws += 1
         else:
-            # A greedy machine follows its scores; a probabilistic one stays where it was put.
+            # The weights of a greedy machine follow its scores; those of a probabilistic one stay.
             self.form.choose_greedy(follow=self.selection == "greedy")
 
     @contextmanager
@@ -292,7 +294,7 @@ class SlotMachine:
             raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
         tables = {table: names for table, names in self.form.state().items() if isinstance(names, Mapping)}
         if self.selection == "greedy" and not state.get("held"):
-            # That machine follows its scores, even if this one holds a sample just now.
+            # The weights of the saved machine followed their scores; this machine may hold a sample now.
             tables.pop("held", None)
         own = {(table, name): value for table, names in tables.items() for name, value in names.items()}
         absent = [f"{table}/{name}" for table, name in own if name not in state.get(table, {})]

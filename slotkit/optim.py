@@ -51,10 +51,10 @@ Stepping = list[tuple[LatentWeight, Tensor, dict[str, Any]]]
 class _SlotOptimizer(torch.optim.Optimizer):
     """What both optimizers share: the weights of the machines, their checks, and their state.
 
-    There is one param group for every machine, then those of the other parameters: the machines' own
-    trained ones, and what is given as `parameters`. `state` of a
-    machine's weight holds latent, velocity, lower, upper (tensors of float32 or float64), c and e
-    (floats, that is float64), and what the optimizer adds.
+    Every machine has a param group. Then come one group of ordinary parameters, if there are any (the
+    non-slot parameters that machines train, and those in `parameters`), and the groups in `parameters`.
+    `state` of a machine's weight holds latent, velocity, lower, upper (tensors of float32 or float64), the
+    numbers of its line (c and e are float64), and what the optimizer adds.
     """
 
     def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
@@ -105,6 +105,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
                 if gradient is None:
                     weight.rest()
                 else:
+                    _check_dense(weight, gradient)
                     weight.check_untouched()
                     stepping.append((weight, gradient, group))
         try:
@@ -119,7 +120,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_everything(self, stepping: Stepping) -> None:
-        """WeightStep the machines' weights that have a gradient, and all other parameters that have one."""
+        """Step the machines' weights that have a gradient, and all other parameters that have one."""
         raise AssertionError("SlotSGD and SlotAdam define it")
 
     def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return {}
 
     def _show_lines(self) -> None:
-        """Update `state` after a step: only its numbers, and its tensors if those are other ones than before."""
+        """Update `state` after a step: its numbers, and its tensors only if they are other ones."""
         for parameter, weight in self._latents.items():
             shown = self.state[parameter]
             if shown.get("latent") is weight.latent:
@@ -142,7 +143,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
 
-        The weights of the machines are brought in line with the latents, if they are not already.
+        Weights of the machines that do not agree with the loaded latents are chosen anew.
         """
         super().load_state_dict(dict(state_dict))
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
@@ -262,7 +263,7 @@ class SlotAdam(_SlotOptimizer):
                     self.state[parameter] = self._adam.state[parameter]
 
     def _take_along(self, weight: LatentWeight) -> None:
-        """Take the moments along when the weight and its latents went to another device or dtype."""
+        """Copy Adam's moments to the device and dtype of the latents, if these have changed."""
         before = self._moments_of.get(weight)
         if before is not None and before is not weight.latent and before in self._adam.state:
             moments = self._adam.state.pop(before)
@@ -292,6 +293,15 @@ class SlotAdam(_SlotOptimizer):
                 if moments:
                     self._adam.state[self._trained(parameter)] = moments
         self._show_state()
+
+
+def _check_dense(weight: LatentWeight, gradient: Tensor) -> None:
+    """Raise SlotkitError for a sparse gradient: weight decay and momentum move every connection."""
+    if gradient.layout is not torch.strided:
+        raise SlotkitError(
+            f"The gradient of {weight.reel.name} is sparse. Nothing was changed. Give a dense one: build the "
+            "embedding with sparse=False, or leave it out of `where`."
+        )
 
 
 def _plain_step(optimizer: torch.optim.Optimizer) -> None:
@@ -327,7 +337,7 @@ def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 
 def _hyperparameters(group: Mapping[str, Any], weight: LatentWeight) -> Hyperparameters:
-    # torch starts the momentum buffer with the first gradient, undamped; ours is zero until then.
+    # torch.optim.SGD starts its momentum buffer with the first gradient, without dampening. Ours starts at 0.
     intake = 1 - float(group["dampening"]) if weight.line.has_velocity else 1.0
     return Hyperparameters(
         float(group["lr"]),

@@ -28,7 +28,7 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[st
 
     The parameters of another slot machine in the same model are left alone.
     """
-    reels = {id(place.parameter) for place in picked}
+    reels = {id(one.parameter) for one in picked}
     reels |= {
         id(value)
         for module in model.modules()

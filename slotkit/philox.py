@@ -1,6 +1,6 @@
 """Philox-4x32-10 (Salmon et al., SC 2011): random bits as a pure function of a key and a counter.
 
-There is no generator state: the bits of one place are the same whatever was drawn before them, on
+There is no generator state: the bits of one place are the same whatever was computed before them, on
 every device, with any number of threads and in any order. Everything random in slotkit that has to
 last (options, initial scores, draws of probabilistic sampling) comes from here; `reel.py` says which
 counters mean what. Checked in the tests against the known-answer vectors of Random123.

@@ -23,28 +23,28 @@ class Picked:
 
     name: str
     parameter: nn.Parameter
-    owners: list[tuple[nn.Module, str]]
+    holders: list[tuple[nn.Module, str]]
     channel_dim: int
 
 
-Owners = Iterable[tuple[nn.Module, str]]
+Holders = Iterable[tuple[nn.Module, str]]
 
 
-def claim(parameter: Tensor, owners: Owners = ()) -> None:
+def claim(parameter: Tensor, holders: Holders = ()) -> None:
     """Mark a parameter as a slot machine's, so that no second machine takes or freezes it.
 
     The modules that hold it are marked too: a deep copy and load_state_dict(assign=True) make other
     Parameters, without the attributes of the old ones.
     """
     parameter.belongs_to_a_slot_machine = True  # type: ignore[attr-defined]
-    for module, name in owners:
+    for module, name in holders:
         module.__dict__.setdefault("of_a_slot_machine", set()).add(name)
 
 
-def is_claimed(parameter: Tensor, owners: Owners = ()) -> bool:
+def is_claimed(parameter: Tensor, holders: Holders = ()) -> bool:
     """Whether a slot machine has the parameter, or had the one in its place before a copy."""
     return getattr(parameter, "belongs_to_a_slot_machine", False) or any(
-        name in module.__dict__.get("of_a_slot_machine", ()) for module, name in owners
+        name in module.__dict__.get("of_a_slot_machine", ()) for module, name in holders
     )
 
 
@@ -54,44 +54,46 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     Raises SlotkitError if nothing is picked, if a pattern matches nothing, or if a parameter is lazy
     or already a slot machine's.
     """
-    holders = _holders(model)
+    by_name = _holders(model)
     if where is None:
         names = [
             name
-            for name, owners in holders.items()
-            if _is_layer_weight(owners) and not is_claimed(_parameter(owners), owners)
+            for name, holders in by_name.items()
+            if _is_layer_weight(holders) and not is_claimed(_parameter(holders), holders)
         ]
     elif callable(where):
-        names = [name for name, owners in holders.items() if where(name, _parameter(owners))]
+        names = [name for name, holders in by_name.items() if where(name, _parameter(holders))]
     else:
-        names = _matching([where] if isinstance(where, str) else list(where), list(holders))
+        names = _matching([where] if isinstance(where, str) else list(where), list(by_name))
     if not names:
         raise SlotkitError(
             f"{type(model).__name__} has no weight to slotify: `where` picks none of its parameters "
-            f"({', '.join(holders) or 'it has none'}). By default every weight of Linear and Conv "
+            f"({', '.join(by_name) or 'it has none'}). By default every weight of Linear and Conv "
             "layers is picked."
         )
-    return [_picked(name, holders[name]) for name in names]
+    return [_picked(name, by_name[name]) for name in names]
 
 
 def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """First full name of each parameter -> every (module, name) that holds it."""
     first_name: dict[int, str] = {}
-    holders: dict[str, list[tuple[nn.Module, str]]] = {}
+    by_name: dict[str, list[tuple[nn.Module, str]]] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
             first = first_name.setdefault(id(parameter), full)
-            holders.setdefault(first, []).append((module, name))
-    return holders
+            by_name.setdefault(first, []).append((module, name))
+    return by_name
 
 
-def _is_layer_weight(owners: list[tuple[nn.Module, str]]) -> bool:
-    return any(isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name == "weight" for module, name in owners)
+def _is_layer_weight(holders: list[tuple[nn.Module, str]]) -> bool:
+    return any(
+        isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name == "weight" for module, name in holders
+    )
 
 
-def _parameter(owners: list[tuple[nn.Module, str]]) -> nn.Parameter:
-    module, name = owners[0]
+def _parameter(holders: list[tuple[nn.Module, str]]) -> nn.Parameter:
+    module, name = holders[0]
     parameter = module._parameters[name]
     assert parameter is not None
     return parameter
@@ -107,15 +109,25 @@ def _matching(patterns: list[str], names: list[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _picked(name: str, owners: list[tuple[nn.Module, str]]) -> Picked:
-    parameter = _parameter(owners)
+def _picked(name: str, holders: list[tuple[nn.Module, str]]) -> Picked:
+    parameter = _parameter(holders)
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise SlotkitError(
             f"{name} belongs to a lazy layer without a shape yet. Run one batch through the model first."
         )
-    if is_claimed(parameter, owners):
+    if parameter.is_inference():
+        raise SlotkitError(
+            f"{name} was made in torch.inference_mode(), where PyTorch makes tensors that can't be trained. "
+            "Build the network outside of it."
+        )
+    if parameter.is_meta:
+        raise SlotkitError(
+            f"{name} is on the meta device, where tensors have no numbers. Give the model memory first: "
+            "model.to_empty(device='cpu')."
+        )
+    if is_claimed(parameter, holders):
         raise SlotkitError(f"{name} belongs to a slot machine already. Leave it out of `where`.")
-    if any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module, _ in owners):
+    if any(isinstance(module, nn.utils.parametrize.ParametrizationList) for module, _ in holders):
         raise SlotkitError(
             f"{name} is parametrized already (a slot machine, or weight norm). Remove that first, "
             "or leave it out of `where`."
@@ -124,4 +136,4 @@ def _picked(name: str, owners: list[tuple[nn.Module, str]]) -> Picked:
         raise SlotkitError(
             f"{name} is of type {parameter.dtype}. Reels are real numbers: leave it out of `where`."
         )
-    return Picked(name, parameter, owners, int(isinstance(owners[0][0], TRANSPOSED)))
+    return Picked(name, parameter, holders, int(isinstance(holders[0][0], TRANSPOSED)))

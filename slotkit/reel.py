@@ -1,9 +1,9 @@
-"""The front door: K options and K initial scores of every connection of a weight tensor.
+"""Reels: the K options and K initial scores of every connection of a weight tensor.
 
-A reel is a pure function of (seed, tensor name, connection, option). Nothing is drawn from a
+A reel is a pure function of (seed, tensor name, connection, option). Nothing comes from a
 generator with a history, so one connection can be recomputed alone, on any device, and gives the
 same bits. The mapping from those four to bits is "reel spec 1", written down in docs/reel-spec-1.md
-and pinned by golden vectors in the tests: it may never change, only be followed by a spec 2.
+and pinned by golden vectors in the tests. It never changes: a better mapping will be a spec 2.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ OPTIONS, SCORES, TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK = range(5)
 
 SHARINGS = ("none", "layer", "channel")
 
-# Connections are handled in runs whose int64 words stay in a core's cache.
+# Connections that are handled at once: their int64 words stay in a core's cache.
 CHUNK = 1 << 14
 
-# Connections whose K options are looked at together when a whole tensor is, times K: bounds the memory.
+# Options that are made at once, connections times K, when a whole tensor is read: bounds the memory.
 ROWS = 1 << 20
 
 
@@ -83,8 +83,8 @@ class ReelSettings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, `kind` only if there is one. An init object is told by `init_name`, and
-        has to be given again to read it back.
+        """Plain values by name, `kind` only if there is one. An init object is given by its
+        `init_name`; `from_dict` needs the object itself.
         """
         told = {
             "k": self.k,
@@ -97,7 +97,7 @@ class ReelSettings:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], init: Init | None = None) -> ReelSettings:
-        """The settings that `to_dict` told; `init` is the object, if it was one.
+        """The settings of a `to_dict`; `init` is the init object, if it was one.
 
         Raises SlotkitError if a name is missing or unknown, a value is not accepted, or `init` is another.
         """
@@ -237,7 +237,7 @@ class Reel:
         return None if spec is None else spec.bound
 
     def compiled_spec(self) -> ReelSpec | None:
-        """The reel in numbers, None if they don't make its options: an engine then needs them in tables."""
+        """The reel in numbers, None if they can't make its options: an engine then needs tables."""
         init, symmetric = find_init(self.init), self.rule.symmetric
         if symmetric is None or not isinstance(init, UniformInit):
             return None

@@ -26,7 +26,7 @@ def model() -> nn.Sequential:
 
 
 def names(where: Where = None) -> list[str]:
-    return [place.name for place in pick(model(), where)]
+    return [picked.name for picked in pick(model(), where)]
 
 
 PICKS: dict[str, tuple[Where, list[str]]] = {
@@ -67,19 +67,19 @@ def test_every_layer_and_its_output_channels(
     kind: type[nn.Module], kernel: tuple[int, ...], channel_dim: int
 ) -> None:
     layer = kind(3, 2, *kernel)
-    (place,) = pick(layer)
-    assert place.name == "weight"
-    assert place.channel_dim == channel_dim
-    assert place.parameter is layer.weight
-    assert place.parameter.shape[channel_dim] == 2
+    (picked,) = pick(layer)
+    assert picked.name == "weight"
+    assert picked.channel_dim == channel_dim
+    assert picked.parameter is layer.weight
+    assert picked.parameter.shape[channel_dim] == 2
 
 
 def test_a_tied_weight_is_picked_once_under_its_first_name() -> None:
     tied = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 3, bias=False))
     tied[1].weight = tied[0].weight
-    (place,) = pick(tied)
-    assert place.name == "0.weight"
-    assert place.owners == [(tied[0], "weight"), (tied[1], "weight")]
+    (picked,) = pick(tied)
+    assert picked.name == "0.weight"
+    assert picked.holders == [(tied[0], "weight"), (tied[1], "weight")]
 
 
 def test_nothing_to_pick() -> None:
@@ -150,7 +150,7 @@ def test_claims() -> None:
 
 
 def test_what_another_machine_has_is_not_picked() -> None:
-    assert [place.name for place in pick(claimed_model())] == ["conv.weight", "up.weight", "head.2.weight"]
+    assert [picked.name for picked in pick(claimed_model())] == ["conv.weight", "up.weight", "head.2.weight"]
 
 
 CLAIMED: dict[str, Where] = {
@@ -175,4 +175,4 @@ def test_a_claimed_weight_is_claimed_in_every_layer_that_holds_it() -> None:
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     tied[2].weight = tied[0].weight
     claim(tied.get_parameter("2.weight"))
-    assert [place.name for place in pick(tied)] == ["1.weight"]
+    assert [picked.name for picked in pick(tied)] == ["1.weight"]

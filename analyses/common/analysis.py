@@ -1,4 +1,4 @@
-"""What an analysis says of itself; `slotkit analyze` makes its command of that. Imports nothing heavy."""
+"""How an analysis declares itself; `slotkit analyze` makes its command of that. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Setting:
         return "--" + self.name.rstrip("_").replace("_", "-")
 
     def value(self, typed: Any) -> Any:
-        """What the function gets."""
+        """What the function gets for what was typed."""
         return typed if typed is None or self.parse is None else self.parse(typed)
 
 

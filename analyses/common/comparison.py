@@ -1,4 +1,4 @@
-"""Which runs are repetitions of which, and what of their tables is compared.
+"""Which runs are repetitions of each other, and which rows of their tables are compared.
 
 A group is runs that differ by their seeds only.
 """
@@ -17,10 +17,10 @@ from slotkit.runs.folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-# They say where and how a run was made and watched, not what it is.
+# Settings that don't tell runs apart: they say where and how a run was made and recorded.
 INCIDENTAL = ("seeds.", "recording.", "data.dir", "data.download", "training.device", "training.log_every")
 
-# What people call a run by, first to last; other settings come after these.
+# Settings that name a run, the most telling first; other settings come after these.
 TELLING = {
     "slots.k": "K",
     "slots.selection": "selection",

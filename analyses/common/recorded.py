@@ -99,7 +99,7 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
 
 def read_any(folder: RunFolder, events: bool = False) -> Recorded:
-    """The trace of a slot machine, however it selects; the rest as `read`."""
+    """As `read`, for a slot machine of either selection."""
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
@@ -179,7 +179,7 @@ def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) 
 
 
 def _events(folder: RunFolder, first: int, columns: Columns, sizes: NDArray[np.int64]) -> tuple[Any, ...]:
-    """Step, connection and option of the flips of a chunk: slotkit.recording.trace.flips at one stroke."""
+    """Step, connection and option of all flips of a chunk (see slotkit.recording.trace.flips)."""
     steps, tensors = np.nonzero(columns["changed"])
     counts = columns["changed"][steps, tensors].astype(np.int64)
     rises = columns.get("connection", np.zeros(0, np.uint32))
@@ -188,8 +188,8 @@ def _events(folder: RunFolder, first: int, columns: Columns, sizes: NDArray[np.i
             f"The trace of {folder.name} contradicts itself: the chunk of step {first} counts "
             f"{counts.sum()} flips and holds {len(rises)}. Train again."
         )
-    # Connections are differences within a step and tensor: a running sum over all of them, less what it
-    # was where each run begins.
+    # Connections are differences within a step and tensor: take the running sum over the chunk, and subtract
+    # its value where each step and tensor begins.
     total = np.cumsum(rises, dtype=np.int64)
     starts = np.cumsum(counts) - counts
     base = (total[starts] - rises[starts]) if len(starts) else np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""What an analysis gives."""
+"""The result of an analysis: table, figure and verdict."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result:
     plot: Callable[[pd.DataFrame], Figure]
 
     def figure(self) -> Figure:
-        """Drawn from the table alone; no pyplot state is touched."""
+        """Plotted from the table alone, without pyplot's global state."""
         with house_style():
             return self.plot(self.table)
 
@@ -64,7 +64,7 @@ class Result:
 
 
 def _write_png(figure: Figure, path: Path) -> None:
-    # savefig draws twice, and lays out each time: drawing once, here, is half of what an analysis takes.
+    # savefig renders and lays out the figure twice. Doing it once, here, halves the time of an analysis.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(150)

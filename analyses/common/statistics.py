@@ -22,13 +22,13 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
     mean = float(values.mean())
     if len(values) == 1 or values.min() == values.max() or not np.isfinite(mean):
         return mean, mean, mean
-    # The percentile interval: the corrected one has no answer for the handful of runs that one has.
+    # The percentile interval: the corrected one (BCa) can be undefined for a handful of runs.
     interval = bootstrap((values,), np.mean, n_resamples=999, method="percentile", random_state=0)
     return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
 
 
 def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
-    """The mean of one number of several runs, and its interval where that is not the same word."""
+    """The mean of one number of several runs, and its interval unless both ends read the same."""
     mean, low, high = mean_and_interval(values)
     if np.isnan(mean):
         return "no number"

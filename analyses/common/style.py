@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by people who are colour-blind, without the yellow that print loses.
+# Okabe and Ito's colours, which colour-blind people can tell apart; without yellow, too pale in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
@@ -52,21 +52,21 @@ def curves(axes: Axes, data: pd.DataFrame, hue: str, order: list[str], **looks: 
 
 
 def logarithmic(axes: Axes, which: str) -> None:
-    """Set axis "x" or "y" of drawn axes to a logarithmic scale, with numbers that can be read."""
+    """Set axis "x" or "y" of finished axes to a logarithmic scale, with numbers that can be read."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     if low > 0 and high < 300 * low:
-        # Powers of ten alone would leave one or two, and powers with a factor run into each other.
+        # Powers of ten alone would be one or two ticks, and the default's labels overlap.
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def name_colours(axes: Axes, order: list[str], corner: Literal["upper right", "lower right"]) -> None:
-    """A legend of the colours of `curves`, in axes that have room for it; none for a single name."""
+    """A legend of the colours of `curves`, in axes with space for it; none for a single name."""
     from matplotlib.lines import Line2D
 
     if len(order) > 1:

@@ -7,11 +7,11 @@ seed, layer (a tensor's name, or "all"), quantity, at and value. By quantity, `a
     flips                 -               flips a reel, over the whole trace
     reels by flips        0, 1, 2         share of reels that flipped never, once, more often
     still flipping        -               share of reels that flipped in the last tenth of the steps
-    settled               step            share of reels whose last flip is past
+    settled               step            share of reels that never flip again
     agreement             step            share of reels that use the option they end with
     decided               0.5, 0.9, 0.99  first step from which on so many agree
     options visited       1 .. K          share of reels that used so many different options
-    flip-flops            step            share of the flips since the row before that are returns a -> b -> a
+    flip-flops            step            share of returns a -> b -> a among the flips since the row before
     flip-flop share       -               the same, over the whole trace
     survival, initial     age (steps)     share of initial selections still in use at that age
     survival, taken       age (steps)     share of selections that a flip brought still in use at that age

@@ -101,7 +101,7 @@ def _layers(recorded: Recorded, within: int, windows: int) -> Iterator[tuple[str
 
 
 def _rates(flips: NDArray[Any], connections: int, edges: NDArray[np.int64]) -> Iterator[Row]:
-    """flips (n + 1,) by step."""
+    """Flip rates between the edges, and flips a reel; `flips` (n + 1,) are the counts by step."""
     per_window = np.diff(np.cumsum(flips)[edges])
     rates = per_window / np.diff(edges) / connections * 1e6
     yield from (("flip rate", float(at), float(rate)) for at, rate in zip(edges[1:], rates, strict=True))

@@ -46,8 +46,8 @@ def plot(table: pd.DataFrame) -> Figure:
     else:
         hue, data, order = "group", table[table["layer"] == "all"], groups
     figure, grid = panels(2, 3, f"Flips: {groups[0]}" if hue == "layer" else "Flips, all layers")
-    places = [grid[0, 0], grid[0, 1], grid[0, 2], grid[1, 2]]
-    for axes, (quantity, title, x, y, which) in zip(places, CURVES, strict=True):
+    curve_axes = [grid[0, 0], grid[0, 1], grid[0, 2], grid[1, 2]]
+    for axes, (quantity, title, x, y, which) in zip(curve_axes, CURVES, strict=True):
         rows = data[data["quantity"] == quantity]
         _frame(axes, title, x, y)
         curves(axes, rows, hue, order, legend=False)
@@ -61,7 +61,7 @@ def plot(table: pd.DataFrame) -> Figure:
     for axes, (quantity, title, x, y) in zip((grid[1, 0], grid[1, 1]), BARS, strict=True):
         _bars(axes, data[data["quantity"] == quantity], hue, order)
         _frame(axes, title, x, y)
-    # Few reels use many options: there is room to the right.
+    # Few reels use many options, so the right of this panel is empty.
     name_colours(grid[1, 1], order, "upper right")
     return figure
 

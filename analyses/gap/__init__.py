@@ -1,16 +1,17 @@
-"""Gap: which of the settings that two sources differ in explains that their accuracies differ.
+"""Gap: two sources differ in several settings. Which of them explains that their accuracies differ?
 
 The table is tidy: one number a row, with columns quantity, name, low_level, high_level, between (whether
 the two ends differ in that factor), value, low, high (ends of the 95 % interval; NaN without one), n (runs
 behind it), run, cell (levels of the factors, as "+--+") and seed. All accuracies are of the test set, at the
-best epoch by validation, which is read greedily and without dropout in every cell. Factors of evaluation are
-as the reference has them; the reproduction's end is read in its own way. By quantity, `name` and `value` are
+best epoch by validation, which is read greedily and without dropout in every cell. Factors of evaluation have
+the level of the reference everywhere; only `end` and `gap` read the reproduction at its own level. By
+quantity, `name` and `value` are
 
     effect          factor                points gained by its high level over its low one, averaged over
                                           all levels of the others (a main effect)
     reading         factor of evaluation  the same, both levels read from the same checkpoints
     interaction     "a x b = c x d"       half of what the effect of a grows by when b goes from low to high,
-                                          in points; of all pairs listed, summed: the design can't part them
+                                          in points; the sum over the pairs, which the design can't separate
     step up         factor                points gained by the reproduction, if this factor alone is changed
     step down       factor                points lost by the reference, if this factor alone is changed
     end             source                its accuracy in %, mean over seeds
@@ -19,13 +20,14 @@ as the reference has them; the reproduction's end is read in its own way. By qua
                                           effects simply added up
     accuracy        status                accuracy of one run in %, NaN if it diverged
 
-A run that collapsed (its network ends no better than chance, as with dead layers) has no part in main effects
-and interactions, which it would swamp; like one that diverged it is named in the verdict.
+A run that collapsed (its network ends no better than chance, as with dead layers) is left out of main
+effects and interactions, because it would dominate them. The verdict names such runs and those that diverged.
 
-Effects are least squares over the runs of the design and have t intervals, their noise being that between the
-seeds of a cell (`slotkit.analyses.gap.factorial`); ends, gap and steps have bootstrap intervals over the
-seeds. A main effect is an average over all combinations, also those that no source has and that may not learn
-at all; the steps are what happens at the ends. Factors are ranked by the mean of their two steps.
+Effects are estimated by least squares over the runs of the design. Their t intervals take the noise between
+the seeds of a cell (`slotkit.analyses.gap.factorial`); end, gap, step up and step down have bootstrap
+intervals over the seeds. A main effect is an average over all combinations, also over those that no source
+has and that may not learn at all. Step up and step down are measured at the ends, and factors are ranked by
+the mean of the two.
 """
 
 from __future__ import annotations

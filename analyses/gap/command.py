@@ -25,7 +25,7 @@ def start(
     name: str | None = None,
     **options: Any,
 ) -> Sweep:
-    """The sweep that is asked for, new or as far as it is there. Nothing is trained yet.
+    """The sweep that the options describe: a new one, or the one in its folder. Nothing is trained yet.
 
     Args:
         runs_dir: where its folder lies.

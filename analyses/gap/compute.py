@@ -27,7 +27,7 @@ COLUMNS = [
     *("value", "low", "high", "n", "run", "cell", "seed"),
 ]
 
-# Of the runs in the table; "collapsed" is given here.
+# The statuses of the runs in the table; whether a run collapsed is decided here.
 STATUSES = ("finished", "collapsed", "diverged")
 
 Row = dict[str, Any]
@@ -92,9 +92,11 @@ def _runs(sweep: Sweep) -> Iterator[Row]:
 
 
 def _collapsed(validation: Mapping[str, float]) -> bool:
-    """Whether a network does no better than chance: equal probabilities of C classes have a loss of log C
-    and are right once in C, so that accuracy * exp(loss) is 1 (and well above where classes are told apart,
-    but for a small loss). A network that is right more often than not is never said to have collapsed.
+    """Whether a network does no better than chance.
+
+    Equal probabilities of C classes have a loss of log C and an accuracy of 1 / C: accuracy * exp(loss) is 1.
+    A network that tells classes apart is well above 1, unless its loss is small. So one that is right more
+    often than not is never said to have collapsed.
     """
     accuracy, loss = validation["accuracy"], validation["loss"]
     return accuracy < 0.5 and math.log(max(accuracy, 1e-9)) + loss < 0.22
@@ -126,7 +128,7 @@ def _effects(plan: Plan, runs: list[Row]) -> Iterator[Row]:
 
 
 def _ranked(rows: Iterable[Row], steps: list[Row]) -> list[Row]:
-    """The largest first, of each quantity; what is unknown last."""
+    """Rows by quantity, the largest of each first; unknown values last."""
 
     def size(row: Row) -> float:
         own = [step["value"] for step in steps if step["name"] == row.get("name")]
@@ -138,7 +140,7 @@ def _ranked(rows: Iterable[Row], steps: list[Row]) -> list[Row]:
 
 
 def _steps(plan: Plan, runs: list[Row]) -> Iterator[Row]:
-    """One factor changed at either end; all are read as the reference is."""
+    """One factor changed at either end; all runs are read as the reference is."""
     usual = _usual(plan)
     for quantity, end, sign in zip(("step down", "step up"), plan.ends, (-1, 1), strict=True):
         at_end = _by_seed(plan, runs, end, usual)

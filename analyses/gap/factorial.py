@@ -1,4 +1,4 @@
-"""Two-level factorial designs: which cells to run, and main effects with intervals from what they gave.
+"""Two-level factorial designs: which cells to run, and from their results main effects with intervals.
 
 Up to four factors the design is the full factorial. For more it is a Hadamard matrix H of order m, of which
 each factor takes a column, and its fold-over -H: 2 m cells for 5 .. m factors. A product of three columns of
@@ -25,14 +25,14 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Estimates:
-    """Effects, in the unit of y; NaN where the cells at hand don't tell.
+    """Effects, in the unit of y; NaN where the cells at hand can't determine them.
 
     Attributes:
         mean: (3,) estimate, and the ends of its 95 % interval, of the mean over the design.
         main: (p, 3) of each factor: y at its high level less y at its low level, averaged over the others.
         pairs: (g, 3) of each group of two-factor interactions: half of what the effect of one factor grows
             by when the other goes from low to high, summed over the group.
-        freedom: degrees of freedom that the noise was measured with; 0 leaves no intervals.
+        freedom: degrees of freedom of the noise; with 0 there are no intervals.
     """
 
     mean: NDArray[np.float64]
@@ -69,9 +69,10 @@ def estimate(
     """Least squares over runs, with t intervals.
 
     y = mean + blocks + sum of (effect / 2) * level + sum of (interaction / 2) * product of levels. The noise
-    is that between repetitions of a cell, the blocks (seeds) taken out: what this model leaves unexplained
-    of the means of the cells is not taken for noise. A cell that is missing costs the last terms that can
-    then not be told from those before: blocks, main effects, interactions by group.
+    is the variance between repetitions of a cell, with the blocks (seeds) removed: what the model does not
+    explain of the means of the cells does not count as noise. If cells are missing, some terms can't be
+    separated: of such terms the first is estimated and the others are NaN. The order is blocks, main
+    effects, groups of interactions.
 
     Args:
         levels: (n, p) -1 or 1, the cell of each run.
@@ -118,7 +119,7 @@ def _dummies(labels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _independent(x: NDArray[np.float64]) -> list[int]:
-    """The columns that are no combination of those before."""
+    """The columns that are no linear combination of columns before them."""
     kept: list[int] = []
     for column in range(x.shape[1]):
         if np.linalg.matrix_rank(x[:, [*kept, column]]) > len(kept):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Interactions drawn below the effects: the largest.
+# How many interactions are shown below the effects: the largest ones.
 INTERACTIONS = 3
 
 # quantity -> (legend, colour, marker, how far above the middle of its row)
@@ -81,9 +81,9 @@ def _accuracies(axes: Axes, table: pd.DataFrame) -> None:
     runs = table[table["quantity"] == "accuracy"]
     ends = table[table["quantity"] == "end"]
     # Spread sideways by cell, so that the seeds of a cell stand above each other.
-    cells = {cell: place for place, cell in enumerate(sorted(runs["cell"].unique()))}
-    places = [(cells[cell] - (len(cells) - 1) / 2) / len(cells) for cell in runs["cell"]]
-    axes.scatter(places, runs["value"], s=12, color="0.45", linewidth=0)
+    cells = {cell: column for column, cell in enumerate(sorted(runs["cell"].unique()))}
+    offsets = [(cells[cell] - (len(cells) - 1) / 2) / len(cells) for cell in runs["cell"]]
+    axes.scatter(offsets, runs["value"], s=12, color="0.45", linewidth=0)
     for x, (_, end) in zip((1.0, 2.0), ends.iterrows(), strict=True):
         if np.isfinite(end["value"]):
             reach = np.nan_to_num([[end["value"] - end["low"]], [end["high"] - end["value"]]])

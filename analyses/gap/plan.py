@@ -29,7 +29,7 @@ from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
 from slotkit.selection import find_selection
 
-# How the best checkpoint is chosen is no factor: by validation, read this way, in every cell.
+# No factor: in every cell the best checkpoint is chosen by validation, read in this way.
 SELECTING = {DROPOUT: False, SAMPLING: "greedy"}
 
 SEEDS = ("seeds.reels", "seeds.data", "seeds.training")
@@ -87,13 +87,13 @@ class Plan:
     def neighbours(self, end: Cell) -> dict[int, Cell]:
         """The cells next to an end on the way to the other: factor -> the end with that factor changed."""
         return {
-            index: tuple(-level if place == index else level for place, level in enumerate(end))
+            index: tuple(-level if i == index else level for i, level in enumerate(end))
             for index, factor in enumerate(self.factors)
             if factor.between
         }
 
     def trained(self) -> list[Cell]:
-        """All cells: the design's, then the ends and their neighbours, where it lacks them."""
+        """All cells: the design's, then the ends and their neighbours that it lacks."""
         cells = [tuple(int(level) for level in cell) for cell in self.cells]
         near = [cell for end in self.ends for cell in self.neighbours(end).values()]
         return list(dict.fromkeys([*cells, *self.ends, *near]))

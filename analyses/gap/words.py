@@ -57,7 +57,7 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
     ranked = [name for name in table.loc[table["quantity"] == "effect", "name"] if name in up.index]
     known = [name for name in ranked if np.isfinite([up["value"][name], down["value"][name]]).all()]
     if known:
-        # What the reference does worse explains nothing, however large it is.
+        # A setting that makes the reference worse can't explain the gap, however large its effect is.
         best = max(known, key=lambda name: up["value"][name] + down["value"][name])
         first = up.loc[best]
         yield (
@@ -74,7 +74,7 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _sum(table: pd.DataFrame) -> Iterator[str]:
-    """How far main effects go, and where they are averages over networks that learnt little."""
+    """The sum of the main effects, and the range of accuracies that they are averages over."""
     explained = table[table["quantity"] == "explained"].assign(low=np.nan).iloc[0]
     runs = table[(table["quantity"] == "accuracy") & (table["name"] == "finished")]
     lowest = runs.loc[runs["value"].idxmin()]

@@ -1,9 +1,9 @@
-"""Probabilistic sampling: how far the sampled networks differ, why, and what else the scores could give.
+"""Probabilistic sampling: how far the sampled networks differ, why, and which other networks the scores give.
 
 The table is tidy: one number a row, with columns run, group (runs that differ by seed only share one), k,
 seed, checkpoint, epoch, at (the training step), layer (a tensor's name, or "all"), quantity, level and value.
-Accuracies are shares of the same images throughout, so their spread is none of the choice of images. For all
-layers at a checkpoint:
+All accuracies are measured on the same images, so the choice of images adds no spread. For all layers at a
+checkpoint:
 
     sample accuracy       of one sampled network; level is the number of the draw
     sampled accuracy      mean over the draws; at level 0.025 and 0.975 its bootstrap interval

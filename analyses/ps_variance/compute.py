@@ -101,7 +101,7 @@ def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None
 
 
 def _checkpoints(folder: RunFolder, asked: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of the checkpoints to read, and sentences on what is missing of all that the run was to keep."""
+    """Names of the checkpoints to read, and sentences on those that the run was to keep and has not."""
     if ALL not in asked:
         return list(dict.fromkeys(asked)), []
     there = folder.checkpoint("last").parent.glob("epoch-*.safetensors")
@@ -133,7 +133,7 @@ def _at_checkpoints(
     assert machine is not None
     measured: dict[int, list[Row]] = {}
     frames = []
-    for name in sorted(names, key=lambda name: name != START):  # loading ends the untrained machine
+    for name in sorted(names, key=lambda name: name != START):  # a loaded checkpoint overwrites START
         about = {"step": 0, "epoch": 0}
         if name != START or folder.checkpoint(START).exists():
             state, about = checkpoint.load(folder.checkpoint(name))
@@ -177,7 +177,7 @@ def _by_layer(
 
 
 def _trace(folder: RunFolder, layers: Layers) -> tuple[pd.DataFrame, list[str]]:
-    """Rows of the trace; none, and a sentence on why, for a run without one or with a damaged one."""
+    """Rows of the trace. Without a trace, or with a damaged one: no rows and a sentence that says why."""
     import pandas as pd
 
     if folder.config().form == "dense":
@@ -211,7 +211,7 @@ def _initial(prepared: Prepared) -> Layers:
 
 
 def _over_layers(values: Mapping[str, float], layers: Layers) -> float:
-    """Mean over the reels of all layers of what is a mean in each."""
+    """Mean over the reels of all layers, from the mean of each layer."""
     weighted = sum(layers[layer][0] * value for layer, value in values.items())
     return weighted / sum(size for size, _ in layers.values())
 

@@ -31,7 +31,7 @@ def plot(table: pd.DataFrame) -> Figure:
     """One group of runs: a colour for each layer. Several: a colour for each group, of all layers."""
     groups = list(table["group"].unique())
     runs = table[table["run"] != OVER_RUNS]
-    # Of checkpoints of the same step, such as the last and the best one, one.
+    # One of several checkpoints of the same step, such as last and best, is enough.
     runs = runs.drop_duplicates(["run", "layer", "quantity", "level", "at"])
     if len(groups) == 1:
         hue, order = "layer", [layer for layer in runs["layer"].unique() if layer != ALL]
@@ -166,7 +166,7 @@ def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     scores = positive.loc[positive["quantity"] == "score spread", "value"]
     if len(scores):
         axes.set_yscale("log")
-        # Under L2 the initial part falls without end: out of the picture where it has no part in the scores.
+        # Under L2 the initial part falls without end: it isn't shown where it is nothing beside the scores.
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * scores.min()))
     axes.set(title=title, xlabel="training step", ylabel="spread within a reel")
 

@@ -1,4 +1,4 @@
-"""How much of a spread comes from where: one-way random effects, in closed form."""
+"""How much of a variance comes from groups, and how much from repetitions: one-way random effects."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def components(values: NDArray[np.float64]) -> Components:
     """The ANOVA estimator for y_ij = mean + group_i + repetition_ij, values (a groups, n repetitions each).
 
     within**2 = MSW, between**2 = max(0, (MSB - MSW) / n), with the mean squares between and within groups.
-    (MSB / MSW) / (1 + n between**2 / within**2) follows F with a - 1 and a (n - 1) degrees of freedom, which
-    gives the test and the interval (Searle, Casella and McCulloch, Variance Components, 1992, sections 3.5
-    and 3.6).
+    (MSB / MSW) / (1 + n between**2 / within**2) has the F distribution with a - 1 and a (n - 1) degrees
+    of freedom, which gives the test and the interval (Searle, Casella and McCulloch, Variance Components,
+    1992, sections 3.5 and 3.6).
 
-    Everything that needs two groups is NaN for one, everything that needs two repetitions for one.
+    What needs two groups is NaN if there is one group, what needs two repetitions if there is one repetition.
     """
     from scipy.stats import f
 
@@ -64,5 +64,5 @@ def components(values: NDArray[np.float64]) -> Components:
 
 
 def _share(ratio: float, n: int) -> float:
-    """The share at which the ratio of mean squares would be expected to be that."""
+    """The share for which `ratio` is the expected ratio of the mean squares."""
     return float((ratio - 1) / (ratio - 1 + n))

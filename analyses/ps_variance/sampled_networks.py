@@ -17,10 +17,10 @@ from slotkit.training.evaluation import evaluation_mode, outputs
 from slotkit.training.prepare import Prepared
 from slotkit.training.trainee import Trainee, build
 
-# Draws whose options are compared, each with the next: they are hundreds of thousands of reels a pair.
+# The options of so many draws are compared, each with the next: a pair has hundreds of thousands of reels.
 COMPARED = 3
 
-# Numbers of a reel table that are looked at together: bounds the memory.
+# Options that are read at once, connections times K: bounds the memory.
 NUMBERS = 1 << 22
 
 
@@ -48,7 +48,7 @@ def read_networks(prepared: Prepared, images: ImageSet, draws: int) -> Readings:
     """The readings of a machine's present scores, in evaluation mode and without dropout.
 
     Sample number i is draw i of the evaluation stream: the one that `slotkit evaluate` takes, too.
-    Dropout is off even if the run evaluates with it: what is asked is the noise of the sampling alone.
+    Dropout is off even if the run evaluates with it, so that all noise comes from the sampling.
     """
     trainee, config = prepared.trainee, prepared.config
     machine = trainee.machine
@@ -146,7 +146,7 @@ def _sums(p: Tensor, options: Tensor, scores: Tensor) -> Tensor:
         entropy.exp(),
         p.amax(dim=-1),
         (p**2).sum(dim=-1),
-        # Of equal options rounding can leave less than nothing.
+        # With equal options, rounding can make the variance negative.
         (square - mean**2).clamp(min=0),
         square,
         scores.var(dim=-1, unbiased=False),

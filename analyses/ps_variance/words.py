@@ -107,12 +107,12 @@ def _reels(rows: pd.DataFrame, end: pd.DataFrame) -> Iterator[str]:
 
 
 def _fading(end: pd.DataFrame) -> Iterator[str]:
-    """With momentum or not, A without gradients decays as c does, by the same recurrence."""
+    """How fast scores fade. Without gradients A decays as c does, because the recurrence is the same."""
     lines = end[(end["quantity"] == "c") & (end["at"] > 0)]
     c = float(lines["value"].abs().mean())
     if lines.empty or c == 1:
         return
-    # A c that underflowed faded at least as fast as the smallest number says.
+    # If c underflowed, it faded at least as fast as the smallest normal number says.
     steps = -end["at"].mean() / np.log(max(c, np.finfo(np.float64).tiny))
     yield (
         f"  c is {c:.2g}: by the L2 penalty whatever a score holds, initial or learned, fades by 1/e in "

@@ -1,4 +1,4 @@
-"""Thresholds: how far reels are from their next flip, how fast they move, and what flip rate follows.
+"""Thresholds: how far reels are from their next flip, how fast they go there, and the flip rate predicted.
 
 Under greedy selection a reel's position is u = A / |c| (score units per option unit), and it flips when u
 passes the next threshold of its staircase. The table is tidy: one number a row, with columns run, group
@@ -18,8 +18,8 @@ passes the next threshold of its staircase. The table is tidy: one number a row,
 
 The prediction: a reel whose threshold lies tau steps ahead flips in the next step if tau <= 1. Positions are
 spread smoothly between thresholds, so the share of reels with tau below t grows as r * t for small t, and
-r is the flip rate. A recorded quantile gives r = level / steps_to_flip(level). It supposes that reels keep
-their velocity for that long; the 5 % level is the lowest recorded above the minimum, and asks the least.
+r is the flip rate. A recorded quantile gives r = level / steps_to_flip(level), if reels keep their velocity
+for that many steps. The 5 % level, the lowest recorded above the minimum, assumes this for the fewest steps.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _rates(recorded: Recorded) -> Iterator[Row]:
 
 
 def _lines(recorded: Recorded) -> Iterator[Row]:
-    """What becomes of c, by which the initial scores and so all thresholds of A = c * u are scaled."""
+    """c over training. It scales the initial scores, and with them all thresholds of A = c * u."""
     for j, layer in enumerate(recorded.layers):
         c = np.abs(recorded.c[:, j])
         for at, value in zip(recorded.measured, recorded.c[:, j], strict=True):
@@ -152,7 +152,7 @@ def _restarts(recorded: Recorded) -> Iterator[Row]:
 
 
 def _reachable(recorded: Recorded) -> Iterator[Row]:
-    """Expected reachable options by K, of reels as the run has them in its largest tensor."""
+    """Expected number of reachable options by K, for reels like those of the run's largest tensor."""
     from slotkit.analyses.thresholds.envelope import expected_reachable
 
     reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]

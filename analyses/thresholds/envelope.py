@@ -58,11 +58,11 @@ def _corners(x: Any, y: Any) -> Any:
 def expected_reachable(reel: Reel, ks: list[int], reels: int = REELS) -> dict[int, float]:
     """Mean number of reachable options of a reel's connections, by K: Monte Carlo over its own options.
 
-    The options of a smaller K are the first of a larger one, so all K are counted on the same draws.
+    The options of a smaller K are the first of a larger one, so all K are counted on the same options.
     """
     largest = next(k for k in itertools.count(max(ks)) if reel.rule.refusal(k) is None)
     count = int(np.prod(reel.shape))
-    # A tensor of few connections is stood in for by a longer one.
+    # A tensor of too few connections is made longer in its first dimension.
     shape = reel.shape if count >= reels else (-(-reels // count) * reel.shape[0], *reel.shape[1:])
     wide = replace(reel, k=largest, shape=shape)
     chosen = torch.linspace(0, int(np.prod(shape)) - 1, reels, dtype=torch.float64).long()

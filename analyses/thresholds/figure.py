@@ -136,7 +136,7 @@ def _line(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
 
 
 def _positive(rows: pd.DataFrame) -> pd.DataFrame:
-    # Reels behind inputs that are always zero never move: no place on a logarithmic axis.
+    # The latents of inputs that are always zero never change, and 0 has no place on a logarithmic axis.
     return rows.loc[(rows["value"] > 0) & np.isfinite(rows["value"])]
 
 

@@ -58,7 +58,7 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _verdict(mine: pd.DataFrame, first: float, margin: float, speed: float) -> str:
-    """Slow where most reels can't reach a threshold in as many steps as were trained; and why."""
+    """Slow if most reels can't reach a threshold within as many steps as were trained; and why."""
     waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
     by_level = waits.groupby("level")["value"].mean()
     late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
@@ -132,7 +132,7 @@ def _across_k(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _median(rows: pd.DataFrame, quantity: str, bound: str) -> float:
-    """Of a quantity's median at each run's own first ("min") or last ("max") step."""
+    """Mean over runs of a quantity's median, at each run's own first ("min") or last ("max") step."""
     return _mean(at_its_own(rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5)], bound))
 
 

@@ -9,7 +9,7 @@ that differ by seed only share one), k, seed, layer, quantity, step, at and valu
     moved                  share of connections that don't use the option of the start
     density, offered       probability density of the options          at: value over the options' bound
     density, selected      the same of the weights in use              at; at the start and the end
-    preference             mean |weight| over mean |option|: 1 if magnitude played no part in the choice
+    preference             mean |weight| over mean |option|: 1 if the choice ignored magnitude
     preference, moved      the same, of connections that don't use the option of the start
     preference, largest    what it would be if every connection used its largest magnitude
     preference, extreme    if a coin chose between a connection's largest and its smallest value
@@ -32,12 +32,13 @@ that differ by seed only share one), k, seed, layer, quantity, step, at and valu
     units                  that this is a share of
 
 Above K = 16, `rank` has 16 groups of ranks, each under its mean. A random choice is one of the K options
-with equal probabilities, and so is the initial one, whose scores know nothing of the options.
+with equal probabilities, and so is the initial one, because initial scores are independent of the options.
 
-Preference need not come from what was learned. A latent u that moves, in whichever direction, selects among
-more extreme values (s = S + u W), and the extremes of K values around 0 are large once K > 2: "extreme" is
-where that ends. Options and initial scores look the same from both sides, so a movement that is blind to
-them has the same preference mirrored; what the mirrored one lacks is what the direction of u contributes.
+A preference for large magnitudes need not be learned. The selected option maximises S + u W. As the latent u
+leaves 0, in either direction, it selects more and more extreme values, and for K > 2 the extremes of K values
+around 0 have large magnitudes: "extreme" is the limit of that. The options are distributed symmetrically
+around 0. So if the direction of u did not matter, the mirrored preference would be the same as the
+preference; the difference of the two is what the direction of u contributes.
 """
 
 from __future__ import annotations

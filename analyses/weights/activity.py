@@ -15,14 +15,14 @@ from slotkit.data.batches import ordered_batches
 from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
 from slotkit.training.prepare import is_there, own_settings, reopen
 
-# Images that a unit has to be silent for: the first of the training images, whose order is random.
+# A unit is dead if it is 0 for so many images: the first training images, whose order is random.
 IMAGES = 10_000
 
 
 def dead_units(
     course: Course, networks: Sequence[Weights], data_dir: Path | None
 ) -> list[dict[str, Tensor]] | str:
-    """For each of the networks and each layer with a ReLU behind it, which units are dead: bool (units,).
+    """For each of the networks and each layer with a ReLU after it, which units are dead: bool (units,).
 
     A weight is never zero here, so no unit is cut off by its weights. A unit is dead if its ReLU puts
     out 0 for every one of IMAGES training images; a channel of a convolution if it does so everywhere.
@@ -30,7 +30,7 @@ def dead_units(
     Returns a sentence instead if there are no images or no ReLU to look at.
     """
     name = course.folder.name
-    # An ordinary network, for weights from here; PyTorch's own initial ones cost nothing that grows with K.
+    # An ordinary network, which `_put` fills. It starts as PyTorch has it, at no cost that grows with K.
     changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
     changes |= {"data.dir": str(data_dir)} if data_dir else {}
     resolved = resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)])
@@ -64,7 +64,7 @@ def _put(model: nn.Module, others: Mapping[str, Tensor], weights: Weights) -> No
 
 
 class _Watch:
-    """While it is entered: which units of the first ReLU behind each layer are ever above 0.
+    """A context that records which units of the first ReLU after each layer are ever above 0.
 
     Attributes:
         active: tensor name -> bool (units,).

@@ -62,17 +62,17 @@ def compare(reel: Reel, chosen: Tensor, values: Tensor, ranked: list[int], bound
     """
     parts: list[tuple[Any, ...]] = []
     offered = np.zeros(len(EDGES) - 1)
-    for places in torch.split(torch.arange(len(chosen)), max(1, ROWS // reel.k)):
-        options, _ = reel.rows(chosen[places])
+    for some in torch.split(torch.arange(len(chosen)), max(1, ROWS // reel.k)):
+        options, _ = reel.rows(chosen[some])
         magnitudes = options.abs()
-        for snapshot in values[:, places]:
+        for snapshot in values[:, some]:
             if not (options == snapshot[:, None]).any(dim=-1).all():
                 raise SlotkitError(
                     f"Some weights of {reel.name} are none of their options: the files of this run don't "
                     "belong together. Restore them, or train again."
                 )
         offered += np.histogram((options / bound).numpy(), EDGES)[0]
-        mine = [snapshot[:, None] for snapshot in values[ranked][:, places]]
+        mine = [snapshot[:, None] for snapshot in values[ranked][:, some]]
         by_value = [1 + (options > w).sum(dim=-1) for w in mine]
         by_magnitude = [
             1 + ((magnitudes > w.abs()) | ((magnitudes == w.abs()) & (options > w))).sum(dim=-1) for w in mine

@@ -92,7 +92,7 @@ def analyze(
 
 
 def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row], str]:
-    """The rows of one run, and what is to be said of them."""
+    """The rows of one run, and a sentence on what is missing ("" if nothing is)."""
     rows: list[Row] = []
     chosen = {name: sample_of(int(np.prod(reel.shape)), sample) for name, reel in course.reels.items()}
     seen: dict[str, list[Tensor]] = {name: [] for name in course.reels}
@@ -108,7 +108,7 @@ def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row]
             rank = next(value for _, quantity, _, _, value in spectrum if quantity == "effective rank")
             start = ranks.setdefault(name, rank)
             rows += [*spectrum, (name, "effective rank / start", step, np.nan, rank / start)]
-    # One step alone is start and end.
+    # A single step is both start and end.
     ranked = sorted({0, len(steps) - 1})
     for name, reel in course.reels.items():
         bound = _bound(reel)
@@ -211,7 +211,11 @@ def _unit_norms(reel: Reel, weight: Tensor, square: float, step: int) -> Iterato
 def _with_dead_units(
     rows: list[Row], course: Course, steps: list[int], ends: list[Weights], data_dir: Path | None
 ) -> tuple[list[Row], str]:
-    """The start is left out where other parameters have been trained or batch norm has statistics."""
+    """Add the rows of dead units, and a sentence if there are none.
+
+    The start is left out if non-slot parameters were trained or batch norm has statistics: only those of the
+    end are known.
+    """
     tracked = any(name.endswith("num_batches_tracked") for name in course.others)
     networks = ends[-1:] if tracked or course.config.slots.others == "trained" else ends
     found = dead_units(course, networks, data_dir)

@@ -55,7 +55,7 @@ def _distribution(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) ->
 def _preference(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     rows = data.assign(at=data["step"])
     _over_training(axes, rows[rows["quantity"] == "preference"], hue, order)
-    # At its start nothing has moved, and soon after so little that the ratio is noise.
+    # At the start no connection has another option, and soon after so few have one that the ratio is noise.
     few = rows["step"] < 0.02 * rows["step"].max()
     moved = rows[(rows["quantity"] == "preference, moved") & ~few]
     if len(moved):

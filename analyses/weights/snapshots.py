@@ -1,9 +1,9 @@
-"""The weights in use at several steps of a run: at the start, on the way, at a checkpoint.
+"""The weights in use at several steps of a run: at the start, in between, at a checkpoint.
 
-The start follows from the seed. On the way, the flips of a full trace give every step, and otherwise
-there are the checkpoints of the epochs that were kept. Under probabilistic selection, and in the dense
-form, the weights of a checkpoint are its greedy reading: of each connection the option of the highest
-score.
+The weights of the start are made from the seed. Between start and checkpoint a full trace gives the weights
+of every step; without one there are the checkpoints of kept epochs. Under probabilistic selection, and in
+the dense form, the weights of a checkpoint are its greedy reading: of each connection the option of the
+highest score.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def open_course(folder: RunFolder, which: str, count: int) -> Course:
 def _between(
     folder: RunFolder, config: Config, end: int, count: int
 ) -> tuple[dict[int, Path | None], tuple[str, ...]]:
-    """Steps strictly between the start and `end`: evenly spread where a trace has them, else the kept."""
+    """Steps strictly between the start and `end`: evenly spread in a full trace, else of kept epochs."""
     trace = Trace(folder.path / "trace")
     if config.recording.trace == "full" and (trace.folder / "about.json").is_file():
         last = trace.last_step()

@@ -14,7 +14,7 @@ def as_matrix(weight: Tensor, channel_dim: int) -> Tensor:
 
 
 def singular_values(matrix: Tensor) -> NDArray[np.float64]:
-    """Those of a float64 matrix (m, n), min(m, n) of them, largest first.
+    """The singular values of a float64 matrix (m, n), min(m, n) of them, largest first.
 
     From the smaller of the two Gram matrices: values below 1e-8 of the largest are rounding.
     """
@@ -37,7 +37,7 @@ def effective_rank(values: NDArray[np.float64]) -> float:
 
 
 def edge(values: NDArray[np.float64], shape: tuple[int, int]) -> float:
-    """The largest singular value that a random matrix of that shape and energy has, as it grows.
+    """The largest singular value of a random matrix of that shape and energy, in the limit of large sizes.
 
     Marchenko and Pastur 1967: independent entries of mean 0 and variance s^2 in an (m, n) matrix have
     singular values between s |sqrt(n) - sqrt(m)| and s (sqrt(n) + sqrt(m)); s^2 is the sum of the

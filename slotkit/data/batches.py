@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
+from torch import Tensor, nn
 
 from slotkit.data.images import ImageSet
 from slotkit.data.seeds import generator
@@ -37,8 +36,8 @@ def _unchanged(images: Tensor, random: torch.Generator) -> Tensor:
     return images
 
 
-# torchvision.transforms.v2 draws once for a whole batch: it would flip all images or none, and crop all at
-# the same place. The next two functions draw once for each image instead.
+# torchvision.transforms.v2 takes one random number for a whole batch: it would flip all images or none, and
+# crop all at the same place. The next two functions take one for each image instead.
 def _flip(images: Tensor, random: torch.Generator) -> Tensor:
     mirrored = (torch.rand(len(images), generator=random) < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
@@ -47,7 +46,7 @@ def _flip(images: Tensor, random: torch.Generator) -> Tensor:
 def _crop(images: Tensor, random: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=random).to(images.device)
-    padded = transforms.pad(images, [CROP_PADDING])
+    padded = nn.functional.pad(images, [CROP_PADDING] * 4)
     # A view of shape (n, channels, 9, 9, height, width): every window of every image.
     windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
@@ -105,9 +104,9 @@ def batches(
         order = order.to(images.labels.device)  # one transfer an epoch, not one a step
         starts = list(enumerate(range(0, len(images), batch_size)))
         for step, start in starts[skip:]:
-            places = order[start : start + batch_size]
-            pixels = change(images.images[places], generator("augment", seed, epoch, step))
-            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[places]
+            indices = order[start : start + batch_size]
+            pixels = change(images.images[indices], generator("augment", seed, epoch, step))
+            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[indices]
 
     return pairs()
 
@@ -145,9 +144,10 @@ def _network_input(
     channels_last: bool,
 ) -> Tensor:
     # Normalising in bfloat16 would round three times.
-    scaled: Tensor = transforms.to_dtype(pixels, torch.promote_types(dtype, torch.float32), scale=True)
+    scaled = pixels.to(torch.promote_types(dtype, torch.float32)).mul_(1 / 255)
     if mean is not None and std is not None:
-        scaled = transforms.normalize(scaled, list(mean), list(std))
+        means, stds = (scaled.new_tensor(values)[:, None, None] for values in (mean, std))
+        scaled = scaled.sub_(means).div_(stds)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return scaled.to(dtype=dtype, memory_format=layout)
 

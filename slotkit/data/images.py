@@ -51,8 +51,8 @@ class ImageSet:
 
     def subset(self, indices: Tensor) -> ImageSet:
         """The images at `indices` (int64, shape (m,), any device), copied, in that order."""
-        places = indices.to(self.labels.device)
-        return ImageSet(self.images[places], self.labels[places])
+        here = indices.to(self.labels.device)
+        return ImageSet(self.images[here], self.labels[here])
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images on `device`."""
@@ -128,7 +128,7 @@ class Split:
 
 
 def split(n: int, share: float, seed: int) -> Split:
-    """Draw `round(n * share)` of `n` images for validation; the others train.
+    """Pick `round(n * share)` of `n` images at random for validation; the others train.
 
     A function of (n, share, seed) alone. `share` is a fraction in [0, 1). A share above 0 gives at least
     one validation image, and at least one training image is always kept.

@@ -1,4 +1,4 @@
-"""From a run's seed and a place in the run to a random generator: no draw depends on earlier draws."""
+"""From a run's seed and a place in the run to a random generator, whatever was random before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def subseed(purpose: str, *numbers: int) -> int:
 def generator(purpose: str, *numbers: int) -> torch.Generator:
     """A fresh CPU generator for `(purpose, *numbers)`.
 
-    It lives on the CPU whatever the device of the data, so that every device sees the same draws.
+    It lives on the CPU whatever the device of the data, so that every device sees the same numbers.
     """
     # torch's CPU engine (mt19937) looks at the low 32 bits of its seed only: two of 65,536 streams are
     # equal with probability 0.4. For shuffles and flips that is harmless.

@@ -1,5 +1,5 @@
 """The latent form: one trained number a connection instead of K scores.
 
-`latent.py` has the recurrence and the staircase, `eager.py` and `cpu.py` are engines that apply them,
-`engines.py` names the engines, `weight.py` is one tensor's state and `form.py` a whole machine's.
+`line.py` has the recurrence and the staircase, and `engines/` the engines that apply them to whole tensors.
+`state.py`, `guard.py` and `weight.py` are about one tensor, `form.py` is about all tensors of a machine.
 """

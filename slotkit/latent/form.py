@@ -34,17 +34,17 @@ class LatentForm:
     def __init__(
         self, picked: list[Picked], reels: list[Reel], selection: str, engine: str, tables: str
     ) -> None:
-        connections = sum(place.parameter.numel() for place in picked)
+        connections = sum(one.parameter.numel() for one in picked)
         self.stored = tables == "stored" or (
             tables == "auto" and _worth_storing(reels, connections, selection)
         )
-        for place, reel in zip(picked, reels, strict=True):
-            find_engine(engine, place.parameter, reel, self.stored)  # refused before anything is changed
+        for one, reel in zip(picked, reels, strict=True):
+            find_engine(engine, one.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
-        for place, reel in zip(picked, reels, strict=True):
-            claim(place.parameter.requires_grad_(True), place.owners)
+        for one, reel in zip(picked, reels, strict=True):
+            claim(one.parameter.requires_grad_(True), one.holders)
             self.weights[reel.name] = LatentWeight(
-                reel, place.parameter, place.owners, engine, self.stored, selection == "greedy"
+                reel, one.parameter, one.holders, engine, self.stored, selection == "greedy"
             )
         listed = list(self.weights.values())
         pack(listed, [(weight.parameter.device, weight.state_dtype) for weight in listed])
@@ -96,7 +96,7 @@ class LatentForm:
             weight.follows = follow
 
     def choose_sample(self, stream: int, number: int) -> None:
-        # All are looked at before the first is drawn: a refused draw changes nothing.
+        # All tensors are checked before the first is sampled, so that a refusal changes nothing.
         relocate(list(self.weights.values()))
         for name, weight in self.weights.items():
             if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
@@ -118,7 +118,7 @@ class LatentForm:
         for name, weight in self.weights.items():
             values, weight.follows, steps = snapshot[name]
             if weight.follows and weight.line.steps != steps:
-                # The optimizer stepped meanwhile: the weights of before are no longer those of the scores.
+                # The optimizer has stepped since the snapshot: the weights in it do not fit the scores.
                 weight.choose_all()
             else:
                 weight.put(values)

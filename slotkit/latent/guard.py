@@ -1,4 +1,4 @@
-"""Who changed a weight: its values are options, and an ordinary optimizer makes them something else."""
+"""Notices when something else than slotkit writes to a weight, whose values must stay options."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class Guard:
     """Watches one parameter.
 
     Attributes:
-        owners: every (module, parameter name) that holds the parameter.
+        holders: every (module, parameter name) that holds the parameter.
         placement: device and dtype that it had when it was last looked at.
     """
 
-    def __init__(self, name: str, parameter: nn.Parameter, owners: list[tuple[nn.Module, str]]) -> None:
-        self.name, self.parameter, self.owners = name, parameter, owners
+    def __init__(self, name: str, parameter: nn.Parameter, holders: list[tuple[nn.Module, str]]) -> None:
+        self.name, self.parameter, self.holders = name, parameter, holders
         self.placement = parameter.device, parameter.dtype
         self.mark()
 
@@ -34,7 +34,7 @@ class Guard:
 
     def check_in_place(self) -> None:
         """Raise SlotkitError if a module holds another parameter by now."""
-        for module, name in self.owners:
+        for module, name in self.holders:
             if module._parameters.get(name) is not self.parameter:
                 raise SlotkitError(
                     f"{self.name} has been replaced by another parameter since slotify (load_state_dict "

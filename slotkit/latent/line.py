@@ -5,8 +5,8 @@ Under SGD the scores of a connection stay on a line (docs/why-k-is-free.md has t
     s_k = c * S_k + A * W_k        S_k initial scores, W_k options, c one number a tensor,
     v_k = e * S_k + B * W_k        A and B one number a connection
 
-and c, e follow the recurrence of A, B with a gradient of zero. With u = A / c, the option in use is
-a non-decreasing step function of u: nothing changes while `lower <= u <= upper`.
+and c and e obey the recurrence of A and B with a gradient of zero. Let u = A / c. The option in use is a
+staircase in u, constant on intervals and never decreasing: nothing changes while `lower <= u <= upper`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class Line:
     has_velocity: bool = False
 
     def state(self) -> dict[str, Any]:
-        """Its numbers by name (dataclasses.asdict takes ten times as long, and this is in every step)."""
+        """Its numbers under the names that checkpoints have: "moving" is `has_velocity`.
+
+        dataclasses.asdict would take ten times as long, and every step calls this.
+        """
         return {"c": self.c, "e": self.e, "steps": self.steps, "moving": self.has_velocity}
 
     @classmethod
@@ -107,10 +110,11 @@ def reselect(
 
 
 def interval(options: Tensor, initial: Tensor, selected: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-    """Between which u = A / |c| the selected option wins: lower and upper, float64 (n,).
+    """The bounds of u = A / |c| between which the selected option wins: lower and upper, float64 (n,).
 
-    Against an option W_j > W_k* it wins up to (S_k* - S_j) / (W_j - W_k*), against a smaller one from
-    there. With c < 0 the initial scores count negatively. Equal options never cross.
+    The scores of options k* and j are equal at u = (S_k* - S_j) / (W_j - W_k*). Below it the smaller option
+    wins, above it the larger one. If c < 0, the initial scores enter with the opposite sign. The scores of
+    equal options never cross.
     """
     values, scores = options.double(), sign * initial.double()
     index = selected.unsqueeze(-1)
@@ -124,14 +128,14 @@ def interval(options: Tensor, initial: Tensor, selected: Tensor, sign: float) ->
 def fit_line(options: Tensor, initial: Tensor, scores: Tensor) -> tuple[float, Tensor, float]:
     """The c and A with scores = c * S + A * W, by least squares: all (n, K) -> c, latent (n,), error.
 
-    c is that of all n connections: regressed on what of S is orthogonal to W. `error` is the largest
-    distance from the line over the largest score: rounding if the scores came about by SGD.
+    All n connections share c: it is the regression on the part of S that is orthogonal to W. `error` is the
+    largest distance from the line over the largest score. It is a rounding error if SGD made the scores.
     """
     w, s, target = options.double(), initial.double(), scores.double()
     length = w.square().sum(dim=-1, keepdim=True).clamp_min(1e-300)
     across = s - (s * w).sum(dim=-1, keepdim=True) / length * w
     weight = across.square().sum()
-    # K = 1: every score is on every line, whatever c.
+    # With K = 1 the scores are on a line for every c.
     c = float((target * across).sum() / weight) if weight > 1e-12 * s.square().sum() else 1.0
     latent = ((target - c * s) * w).sum(dim=-1, keepdim=True) / length
     error = (target - c * s - latent * w).abs().max() / target.abs().max().clamp_min(1e-300)

@@ -16,7 +16,7 @@ from slotkit.selection import greedy, take
 
 STATE = ("latent", "velocity", "lower", "upper")
 
-# How far from the line rounding takes scores in training, as a share of the largest.
+# How far rounding in training may take scores from the line, as a share of the largest score.
 ON_THE_LINE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
@@ -41,10 +41,10 @@ class LatentState:
         self.reel = reel
         self.line = Line()
         self.tables = _all_rows(reel, device) if stored else None
-        self.place(_zeros(math.prod(reel.shape), device, dtype))
+        self.use_buffer(_zeros(math.prod(reel.shape), device, dtype))
 
-    def place(self, buffer: Tensor) -> None:
-        """Live in the rows of a buffer (4, n), whose values are not looked at."""
+    def use_buffer(self, buffer: Tensor) -> None:
+        """Take the four rows of a buffer (4, n) as the memory of this state, with their values."""
         # What is made in inference mode can't be changed outside of it.
         with torch.inference_mode(False):
             self.latent, self.velocity, self.lower, self.upper = buffer.unbind()
@@ -60,7 +60,7 @@ class LatentState:
         return options[connections // stride % count], scores[connections]
 
     def parts(self) -> Iterator[Tensor]:
-        """All connections, so many at a time that their options can be looked at together."""
+        """All connections, in parts whose options fit in memory together."""
         everything = torch.arange(len(self.latent), device=self.latent.device)
         yield from torch.split(everything, max(1, ROWS // self.reel.k))
 
@@ -84,8 +84,10 @@ class LatentState:
         return torch.cat(found)
 
     def is_of(self, weight: Tensor, greedily: bool) -> bool:
-        """Whether every number of a weight (n,) is one of its options, and, if it was chosen `greedily`, the
-        one whose interval is kept. Sampled weights have no interval.
+        """Whether every number of a weight (n,) is one of its options.
+
+        If the weight was chosen `greedily`, `lower` and `upper` must also be the interval of that option. A
+        sampled weight has no interval.
         """
         selected = self.selected_in(weight)
         for part in self.parts():
@@ -100,12 +102,12 @@ class LatentState:
         return True
 
     def empty_intervals(self) -> None:
-        """An empty interval has every connection's options looked at in the next choice."""
+        """Make every interval empty: the next choice then looks at the options of every connection."""
         self.lower.fill_(math.inf)
         self.upper.fill_(-math.inf)
 
     def as_dict(self) -> dict[str, Any]:
-        """The tensors, and c, e and what goes with them as plain numbers."""
+        """The four tensors and the numbers of the line, by name."""
         return {name: getattr(self, name) for name in STATE} | self.line.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -143,13 +145,14 @@ class LatentState:
         self.velocity.zero_()
 
 
-def pack(states: Sequence[LatentState], places: Sequence[tuple[torch.device, torch.dtype]]) -> None:
-    """Put states into one buffer a device and dtype, with the values that they have; tables follow to the
-    device. `places` says where each belongs.
+def pack(states: Sequence[LatentState], placements: Sequence[tuple[torch.device, torch.dtype]]) -> None:
+    """Put the states into shared buffers, one for each device and dtype, and keep their values.
+
+    `placements` says the device and dtype of each state. Its tables go to the device too.
     """
     groups: dict[tuple[torch.device, torch.dtype], list[LatentState]] = {}
-    for state, place in zip(states, places, strict=True):
-        groups.setdefault(place, []).append(state)
+    for state, placement in zip(states, placements, strict=True):
+        groups.setdefault(placement, []).append(state)
     for (device, dtype), members in groups.items():
         sizes = [len(state.latent) for state in members]
         buffer = _zeros(sum(sizes), device, dtype)
@@ -157,7 +160,7 @@ def pack(states: Sequence[LatentState], places: Sequence[tuple[torch.device, tor
             parts = torch.split(buffer, sizes, dim=1)
         for state, part in zip(members, parts, strict=True):
             part.copy_(torch.stack([getattr(state, name) for name in STATE]))
-            state.place(part)
+            state.use_buffer(part)
             if state.tables is not None:
                 state.tables = state.tables[0].to(device), state.tables[1].to(device)
 

@@ -27,7 +27,7 @@ class NotFiniteError(Exception):
 
 
 class WeightStep(NamedTuple):
-    """A weight that is to step: its gradient, of the weight's shape in any layout and dtype."""
+    """One weight's part of a step: its gradient, of the weight's shape in any layout and dtype."""
 
     weight: LatentWeight
     gradient: Tensor
@@ -49,7 +49,7 @@ class LatentWeight(LatentState):
         self,
         reel: Reel,
         parameter: nn.Parameter,
-        owners: list[tuple[nn.Module, str]],
+        holders: list[tuple[nn.Module, str]],
         engine: str,
         stored: bool,
         follows: bool = True,
@@ -57,7 +57,7 @@ class LatentWeight(LatentState):
         self.parameter = parameter
         self._arrays: Arrays | None = None
         super().__init__(reel, parameter.device, self.state_dtype, stored)
-        self.guard = Guard(reel.name, parameter, owners)
+        self.guard = Guard(reel.name, parameter, holders)
         self.engine_name = engine
         self.engine: Engine = find_engine(engine, parameter, reel, stored)
         self.follows = follows
@@ -87,12 +87,12 @@ class LatentWeight(LatentState):
             return torch.zeros(0, dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
         return self.flips.listed()
 
-    def place(self, buffer: Tensor) -> None:
-        super().place(buffer)
+    def use_buffer(self, buffer: Tensor) -> None:
+        super().use_buffer(buffer)
         self._arrays = None
 
     def arrays(self) -> Arrays:
-        """What engines see; made once for as long as the memory is the same."""
+        """What engines see. It is made again only if the weight or the state has other memory."""
         memory, in_place = self.parameter.data_ptr(), self.parameter.is_contiguous()
         if self._arrays is None or self._arrays_of != memory or not in_place:
             flat = self.parameter.detach().reshape(-1)
@@ -158,7 +158,10 @@ class LatentWeight(LatentState):
             self.guard.mark()
 
     def round_anew(self, before: torch.dtype) -> None:
-        """After a cast: a weight is one of its options in the new dtype, not what the old one left of it."""
+        """After a cast from `before`: write the options rounded to the new dtype.
+
+        The cast itself has rounded options that the old dtype had rounded already.
+        """
         found, touched = self.parameter.detach().clone(), self.guard.is_touched()
         self.choose_all()
         narrow = min(before, found.dtype, key=lambda dtype: dtype.itemsize)
@@ -173,7 +176,8 @@ class LatentWeight(LatentState):
     def _spec_and_bounds(self) -> tuple[ReelSpec, tuple[float, float]]:
         """The reel in numbers, and bounds that no |option| and no |initial score| exceeds.
 
-        Those of the distribution where they are known, stored or not: a draw depends on them.
+        If the distribution has bounds, these are taken, also for stored tables: the bits of a sample depend
+        on them.
         """
         spec = self.reel.compiled_spec()
         if spec is not None:
@@ -187,8 +191,9 @@ class LatentWeight(LatentState):
 
 
 def relocate(weights: Sequence[LatentWeight]) -> None:
-    """Take the state to where the weights have gone: another device or dtype. Raises SlotkitError if a
-    weight was replaced or changed.
+    """Move the state of weights that have gone to another device or dtype there.
+
+    Raises SlotkitError if a weight was replaced or changed.
     """
     for weight in weights:
         weight.guard.check_in_place()
@@ -208,7 +213,7 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
 
 
 def step(steps: Sequence[WeightStep]) -> None:
-    """One SGD step of the latents of each weight by its gradient, and of the weight if it follows them.
+    """One SGD step of each weight's latents. A weight that follows its scores is then chosen anew.
 
     Raises NotFiniteError, before anything is changed, if a number of a gradient is not finite.
     """
@@ -217,7 +222,7 @@ def step(steps: Sequence[WeightStep]) -> None:
     for weight, gradient, h in steps:
         before, weight.line = weight.line, weight.line.after(h)
         if weight.line.sign != before.sign:
-            # c changed its sign, which turns every staircase around.
+            # c has changed its sign: every interval belongs to the other sign.
             weight.empty_intervals()
         flat = row_major(weight, gradient)
         moves.append(Move(weight.arrays(), flat, h, weight.line, weight.follows, weight.recorded))
@@ -225,16 +230,16 @@ def step(steps: Sequence[WeightStep]) -> None:
 
 
 def choose(weights: Sequence[LatentWeight], anyway: bool = False) -> None:
-    """After the latents moved: let the weights follow, those that do or, `anyway`, all."""
+    """Choose the weights that follow their scores, or with `anyway` all weights, by the present latents."""
     chosen = [weight for weight in weights if weight.follows or anyway]
     _call(chosen, [Move(w.arrays(), None, AT_REST, w.line, True, w.recorded) for w in chosen])
 
 
 def sample(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
     """Sample every connection's option: draw `number` of `stream`."""
-    for engine, places in _calls(weights):
-        tensors = [(weights[i].arrays(), weights[i].line.c) for i in places]
-        for i, flips in zip(places, engine.sample(tensors, stream, number), strict=True):
+    for engine, indices in _calls(weights):
+        tensors = [(weights[i].arrays(), weights[i].line.c) for i in indices]
+        for i, flips in zip(indices, engine.sample(tensors, stream, number), strict=True):
             weights[i].written(flips)
 
 
@@ -245,16 +250,16 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
 
 
 def check_finite(steps: Sequence[WeightStep]) -> None:
-    """Raise NotFiniteError for the first weight with a gradient that has a number that is not finite."""
+    """Raise NotFiniteError for the first gradient that holds a number that is not finite."""
     for weight, gradient, _ in steps:
-        # A sum is a quick look: it is finite only if all are; it may also overflow.
+        # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
         if not (math.isfinite(gradient.sum()) or bool(torch.isfinite(gradient).all())):
             raise NotFiniteError(weight)
 
 
 def _call(weights: Sequence[LatentWeight], moves: Sequence[Move]) -> None:
-    for engine, places in _calls(weights):
-        for i, flips in zip(places, engine.step([moves[i] for i in places]), strict=True):
+    for engine, indices in _calls(weights):
+        for i, flips in zip(indices, engine.step([moves[i] for i in indices]), strict=True):
             weights[i].written(flips)
 
 
@@ -262,6 +267,6 @@ def _calls(weights: Sequence[LatentWeight]) -> list[tuple[Engine, list[int]]]:
     """Which of the weights an engine can take in one call: those of one device and dtype."""
     groups: dict[tuple[int, torch.device, torch.dtype], list[int]] = {}
     for i, weight in enumerate(weights):
-        place = id(weight.engine), weight.latent.device, weight.latent.dtype
-        groups.setdefault(place, []).append(i)
-    return [(weights[places[0]].engine, places) for places in groups.values()]
+        key = id(weight.engine), weight.latent.device, weight.latent.dtype
+        groups.setdefault(key, []).append(i)
+    return [(weights[indices[0]].engine, indices) for indices in groups.values()]

@@ -28,8 +28,8 @@ class Recorder:
         trace: where to.
         level: "summary" or "full" (every flip too, under GS).
         every: steps between two measurements of the latents.
-        run: whose trace it is, so that no two are mixed; None for a run that there is only one of. Runs that
-            write the same trace may have the same.
+        run: a text that names the run, so that two traces are never mixed. Runs that write the same trace may
+            have the same text. None makes a new one.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Recorder:
             },
         }
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
-        self._others = trace.owner()
+        self._others = trace.run()
         if self._others is None:
             trace.write_about(self._about)
 
@@ -91,7 +91,7 @@ class Recorder:
             self._rows, self._first = {}, step + 1
 
     def flush(self) -> None:
-        """Write the chunk that is going on, whole or not."""
+        """Write the present chunk, full or not."""
         if self._rows:
             columns = self._columns()
             if "connection" in columns:
@@ -113,7 +113,7 @@ class Recorder:
 
         Raises SlotkitError, before anything is changed, if the folder holds the trace of another run.
         """
-        # States and traces of before they named their run are taken for those of one.
+        # Old states and traces do not name their run: they count as of the same run.
         run = state.get("run", "")
         if self._others not in (None, UNKNOWN, run) or not self._continues(state):
             raise self._another_run()
@@ -125,8 +125,10 @@ class Recorder:
         self.trace.forget_after(self._first)
 
     def _continues(self, state: Mapping[str, Any]) -> bool:
-        """Whether the trace tells of the steps in `state` what the state does. Runs of equal settings may
-        differ, where a device rounds as it likes. A damaged chunk tells nothing: it is written anew.
+        """Whether trace and `state` agree on the steps that both have.
+
+        Two runs of equal settings may differ on a device whose rounding varies. A damaged chunk counts as
+        agreeing, because it is written anew.
         """
         try:
             chunk = self.trace.read_chunk(state["first"])
@@ -220,7 +222,7 @@ def _sample(weight: LatentWeight) -> Tensor:
 
 
 def _quantiles(values: Tensor) -> Any:
-    """At LEVELS, by the nearest lower rank; infinite ones (no threshold ahead) count, no numbers don't."""
+    """Quantiles at LEVELS, by the nearest lower rank. Infinity (no threshold ahead) counts, NaN doesn't."""
     ordered = values[~values.isnan()].sort().values
     if not len(ordered):
         return np.full(len(LEVELS), np.nan)
@@ -229,7 +231,7 @@ def _quantiles(values: Tensor) -> Any:
 
 
 def _differences(connections: Any, changed: Any) -> Any:
-    """Connections (flips,) as differences within a step and tensor; `changed` (n, t) are their numbers."""
+    """Connections (flips,) as differences within a step and tensor; `changed` (n, t) counts them."""
     counts = changed.reshape(-1).astype(np.int64)
     starts = (np.cumsum(counts) - counts)[counts > 0]
     rises = np.diff(connections, prepend=connections[:1])

@@ -22,7 +22,7 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
     about = Trace(folder.path / "trace").about()
     if "reels" in about:
         return dict(about["reels"])
-    # a trace of before it described itself
+    # an old trace, which does not have the settings
     slots, seed = folder.config().slots, folder.config().seeds.reels
     return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric).to_dict()
 
@@ -60,7 +60,7 @@ def selections_at(
 ) -> Iterator[dict[str, Tensor]]:
     """`selections` of several steps, which must be in rising order, in one pass over the trace.
 
-    The tensors are those of the pass: they hold until the next ones are asked for.
+    The tensors are reused: they are valid until the next ones are asked for.
 
     Raises SlotkitError as `selections` does, at the first step that the trace does not have.
     """

@@ -47,7 +47,7 @@ FORMAT = 1
 
 Columns = dict[str, Any]
 
-# The owner of a trace whose description can't be read.
+# The run of a trace whose description can't be read.
 UNKNOWN = "unknown"
 
 
@@ -91,8 +91,8 @@ class Trace:
             )
         return about
 
-    def owner(self) -> str | None:
-        """Whose trace it is, without reading a chunk: None if nothing is recorded, "" if it doesn't say.
+    def run(self) -> str | None:
+        """The text that names its run, without reading a chunk: None if nothing is recorded, "" without one.
 
         UNKNOWN if about.json is missing or damaged, which a resumed run writes anew.
         """

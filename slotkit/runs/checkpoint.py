@@ -33,7 +33,7 @@ def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
     A tensor that occurs twice in the state is written once.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps({"state": _plant(state, "", tensors, {}), "about": about})
+    tree = json.dumps({"state": _encode(state, "", tensors, {}), "about": about})
     # One entry only: of several, safetensors chooses the order, and equal states should give equal files.
     about_file = {"format": FORMAT, "checksum": _checksum(tree, tensors), "tree": tree}
     header = {HEADER: json.dumps(about_file)}
@@ -41,7 +41,7 @@ def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state and what was told about it. Raises SlotkitError for a file that is not a whole checkpoint."""
+    """The state, and the `about` of its `save`. Raises SlotkitError if the file isn't a whole one."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
@@ -52,7 +52,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if _checksum(text, tensors) != header["checksum"]:
             raise ValueError("its checksum is wrong")
         tree = json.loads(text)
-        state: dict[str, Any] = _harvest(tree["state"], tensors)
+        state: dict[str, Any] = _decode(tree["state"], tensors)
         about: dict[str, Any] = tree["about"]
     except FileNotFoundError:
         raise SlotkitError(
@@ -65,7 +65,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state, about
 
 
-def _plant(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, str]) -> Any:
+def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, str]) -> Any:
     """`value` as JSON, its tensors put into `tensors` under their path."""
     if isinstance(value, Tensor):
         memory = (value.data_ptr(), value.dtype, value.shape, value.stride())
@@ -75,27 +75,27 @@ def _plant(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, s
             tensors[entry] = value.detach().contiguous().cpu()
         return {TENSOR: entry}
     if isinstance(value, Mapping):
-        planted = {
-            key: _plant(entry, f"{path}/{key}" if path else str(key), tensors, known)
+        encoded = {
+            key: _encode(entry, f"{path}/{key}" if path else str(key), tensors, known)
             for key, entry in value.items()
         }
-        return planted if all(isinstance(key, str) for key in planted) else {PAIRS: list(planted.items())}
+        return encoded if all(isinstance(key, str) for key in encoded) else {PAIRS: list(encoded.items())}
     if isinstance(value, list | tuple):
-        return [_plant(entry, f"{path}/{i}", tensors, known) for i, entry in enumerate(value)]
+        return [_encode(entry, f"{path}/{i}", tensors, known) for i, entry in enumerate(value)]
     return value
 
 
-def _harvest(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The opposite of `_plant`."""
+def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The opposite of `_encode`."""
     if isinstance(tree, list):
-        return [_harvest(entry, tensors) for entry in tree]
+        return [_decode(entry, tensors) for entry in tree]
     if not isinstance(tree, dict):
         return tree
     if tree.keys() == {TENSOR}:
         return tensors[tree[TENSOR]]
     if tree.keys() == {PAIRS}:
-        return {key: _harvest(entry, tensors) for key, entry in tree[PAIRS]}
-    return {key: _harvest(entry, tensors) for key, entry in tree.items()}
+        return {key: _decode(entry, tensors) for key, entry in tree[PAIRS]}
+    return {key: _decode(entry, tensors) for key, entry in tree.items()}
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -67,7 +67,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
-        """The run at that path, or of that name in `runs_dir`; a trace that describes itself will do.
+        """The run at that path, or of that name in `runs_dir`; a folder with only a trace counts too.
 
         Raises SlotkitError if there is none.
         """
@@ -101,8 +101,8 @@ class RunFolder:
         finally:
             lock.release()
 
-    def sweep(self) -> None:
-        """Delete the temporary files, ours and those of safetensors, that a killed process has left."""
+    def remove_temporary_files(self) -> None:
+        """Delete what a killed process has left: our temporary files and those of safetensors."""
         for pattern in ("*.tmp", ".tmp*"):
             for left in self.path.rglob(pattern):
                 left.unlink()
@@ -266,7 +266,7 @@ def default_name(config: Config) -> str:
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Where a number was measured: device, threads, versions and so on, as a report has to say."""
+    """What a report says beside a number: device, threads, versions and so on."""
     return {
         "command": " ".join(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,6 +1,6 @@
 """The portable file `model.slot.safetensors`: a seed, and which option every connection uses.
 
-The options of a slot machine follow from its seed, so a trained network is that seed, the selected
+The options of a slot machine are made from its seed, so a trained network is that seed, the selected
 indices and the few tensors that are not reels. docs/export.md is the format, byte by byte.
 
     architecture.py   which network: built from a registry's name only, never from code in a file

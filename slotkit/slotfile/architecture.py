@@ -185,10 +185,10 @@ def ordinary_state(model: nn.Module, outline: Outline) -> dict[str, Tensor]:
 def first_reason(fault: ValidationError) -> str:
     """The first fault that pydantic found, as the part of a sentence, cut to a readable length."""
     error = fault.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in error["loc"])[:120] or "the text"
+    key = ".".join(str(part) for part in error["loc"])[:120] or "the text"
     came = repr(error["input"])
     shown = came if len(came) <= 60 else came[:60] + "..."
-    return f"{place} is {shown}: {error['msg'][:1].lower()}{error['msg'][1:200]}"
+    return f"{key} is {shown}: {error['msg'][:1].lower()}{error['msg'][1:200]}"
 
 
 def outline_of(name: str, model: nn.Module) -> Outline:

@@ -39,13 +39,16 @@ def pack(indices: Tensor, k: int) -> bytes:
     2**(j % 8)) of byte j // 8. The rest of the last byte is zero.
     """
     bits = np.empty((len(indices), bits_of(k)), np.uint8)
-    for place in range(bits_of(k)):
-        bits[:, place] = indices.numpy() >> place & 1
+    for bit in range(bits_of(k)):
+        bits[:, bit] = indices.numpy() >> bit & 1
     return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
 
 
 def unpack(data: bytes, n: int, k: int) -> Tensor:
-    """`pack` backwards. Raises SlotkitError for another length, an index of K or more, or other last bits."""
+    """The inverse of `pack`.
+
+    Raises SlotkitError for a wrong length, an index of K or more, or last bits that belong to no index.
+    """
     if len(data) != packed_bytes(n, k):
         raise SlotkitError(f"{n} indices of K = {k} take {packed_bytes(n, k)} bytes, not {len(data)}")
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
@@ -53,8 +56,8 @@ def unpack(data: bytes, n: int, k: int) -> Tensor:
     if bits[used:].any():
         raise SlotkitError("the last byte has bits that belong to no index")
     indices = np.zeros(n, np.int64)
-    for place, column in enumerate(bits[:used].reshape(n, bits_of(k)).T):
-        indices |= column.astype(np.int64) << place
+    for bit, column in enumerate(bits[:used].reshape(n, bits_of(k)).T):
+        indices |= column.astype(np.int64) << bit
     if n and indices.max() >= k:
         raise SlotkitError(f"there is an index {indices.max()}, and K is {k}")
     return torch.from_numpy(indices)
@@ -82,7 +85,7 @@ def encode(symbols: Tensor, alphabet: int) -> tuple[bytes, list[int]]:
 
 
 def decode(data: bytes, counts: Sequence[int]) -> Tensor:
-    """`encode` backwards. Raises SlotkitError if these bytes are not what `encode` made with these counts."""
+    """The inverse of `encode`. Raises SlotkitError if `encode` makes other bytes with these counts."""
     # Most damaged input has the wrong length, which is quick to find.
     if len(data) % 4 or abs(len(data) - _expected_bytes(counts)) > 16 + len(data) // 1000:
         raise SlotkitError(f"{len(data)} bytes can't hold symbols with these counts")

@@ -89,7 +89,7 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
     """
     with folder.locked():
         resolved = continued(folder, changes)
-        folder.sweep()
+        folder.remove_temporary_files()
         with _deterministic(resolved.config.training.deterministic):
             training = _Training(reopen(folder, resolved, ONLY_ITS_OWN), folder, report)
             notes = training.take_up()
@@ -255,11 +255,11 @@ def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
     if recording.trace == "off" or machine is None or not machine.form.latents:
         return None
-    run = _trace_owner(prepared.config)
+    run = _trace_run(prepared.config)
     return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every, run)
 
 
-def _trace_owner(config: Config) -> str:
+def _trace_run(config: Config) -> str:
     """A digest of the settings that decide a trace: without those that may change when a run is resumed."""
     told = {path: str(value) for path, value in flatten(config.model_dump(mode="json"))}
     deciding = {path: value for path, value in told.items() if path not in (*FREE, "training.epochs")}
@@ -268,7 +268,7 @@ def _trace_owner(config: Config) -> str:
 
 
 def _check_trace(prepared: Prepared) -> None:
-    """Raise SlotkitError if every flip is asked for where there is no telling."""
+    """Raise SlotkitError for a trace "full" of a run whose flips can't be recorded."""
     config = prepared.config
     greedy_latent = config.method == "slot" and config.form == "latent" and not config.probabilistic
     if config.recording.trace == "full" and not greedy_latent:
@@ -287,10 +287,10 @@ def _readings(prepared: Prepared, part: str) -> dict[str, Reading]:
 
 @contextmanager
 def _signals() -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Events that SIGTERM sets, instead of ending the process, and that Ctrl-C sets, beside raising.
+    """Two events. SIGTERM sets the first and does not end the process; Ctrl-C sets the second and raises.
 
-    KeyboardInterrupt can get lost: what is raised while an object is deleted, or in a callback from
-    compiled code, is printed and ignored. (Signals reach the main thread only.)
+    The second is needed because KeyboardInterrupt can get lost: Python prints and ignores what is raised
+    while an object is deleted, or in a callback from compiled code. (Signals reach the main thread only.)
     """
     stop, interrupted = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -313,12 +313,14 @@ def _signals() -> Iterator[tuple[threading.Event, threading.Event]]:
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
-        # cuBLAS is deterministic only with this set before its first use.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted or before)
+    if not wanted or torch.are_deterministic_algorithms_enabled():
+        # Setting it would import torch's compiler, which takes a second.
+        yield
+        return
+    # cuBLAS is deterministic only with this set before its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(False)

@@ -33,7 +33,7 @@ from slotkit.training.experiment import Report, StoppedError, evaluate, run
 from slotkit.training.loop import Note
 from slotkit.training.prepare import Prepared, at_its_place, own_settings, reopen
 
-# What the slot run has for its scores, and says nothing about weights. PS has learning rates of 25 and more.
+# Settings of the slot run that suit its scores and not weights: PS has learning rates of 25 and more.
 OF_SCORES = (
     "method",
     "recording.trace",
@@ -57,10 +57,10 @@ DEFAULTS = Overrides(
 FREE = ("training.", "recording.", "learned_", "data.augment", "data.dir", "data.download")
 FREE_SEEDS = ("seeds.training", "seeds.reels")
 
-# What a summary tells of the settings.
+# The settings that are written to the summary.
 TOLD = ("training.", "seeds.", "learned_")
 
-# Where the slot run is looked at, as the settings given say.
+# Settings that say where to read the slot run: those given now count, not the run's own.
 PLACE = ("data.dir", "data.download", "training.device")
 
 NEW_RUN = "Selected weights are trained on with the data of their run; on these, train a new run."
@@ -287,8 +287,8 @@ class _Comparison:
     def _slot_reading(self, which: str, part: str) -> dict[str, Any]:
         if which.startswith("step-"):
             data = self.source.config.data
-            place = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
-            return evaluate(self.parent, which, part, [place])["learned"].as_dict()
+            data_dir = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
+            return evaluate(self.parent, which, part, [data_dir])["learned"].as_dict()
         self._load(which)
         images = self.source.images(part)
         return read(self.source.trainee, images, "greedy", self.source.config).as_dict()

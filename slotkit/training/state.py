@@ -69,7 +69,7 @@ class TrainingState:
         self.loss = own["loss"].to(self.trainee.device)
         self.last_lr = own["last_lr"]
         self.best_accuracy, self.best_epoch = own["best_accuracy"], own["best_epoch"]
-        # The learning rate follows from the number of steps; a scheduler computes each from the last.
+        # The learning rate depends on the number of steps; a scheduler computes each rate from the last.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             for _ in range(self.step):

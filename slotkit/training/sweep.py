@@ -27,7 +27,7 @@ class Cell:
     Attributes:
         name: of its folder.
         settings: the later ones count.
-        words: what it is, for the one who waits.
+        words: what it is, for the progress messages.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Cell:
 
 
 def status(folder: RunFolder) -> str:
-    """That of the run; "missing" if it isn't there, or was killed before it said anything."""
+    """The status of a run; "missing" if it isn't there, or was killed before it wrote a summary."""
     return folder.status() if (folder.path / "summary.json").is_file() else "missing"
 
 
 def accuracy(folder: RunFolder) -> float:
-    """Of a finished run: the first reading of the test images at the best epoch, as a fraction."""
+    """The test accuracy of a finished run at its best epoch, as a fraction, in its first reading."""
     first = next(iter(folder.summary()["test"]["best"].values()))
     return float(first["accuracy"])
 
 
 def left_words(runs: int, left: int) -> str:
-    """What is said first: of so many runs so many are left."""
+    """The sentence that is reported first."""
     return f"{runs} runs, {left} of them left to train."
 
 
@@ -65,10 +65,10 @@ def train(
 
     Args:
         place: the folder of the sweep, which is there; the runs' folders lie in it.
-        begin: (runs, left to train) -> the sentence that is said first.
-        read: called once with each run when it is finished; gives the test accuracy that is said.
+        begin: (runs, left to train) -> the sentence that is reported first.
+        read: called once with each run when it is finished; gives the test accuracy that is reported.
 
-    Raises SlotkitError if another process trains this sweep, or for settings that can't be.
+    Raises SlotkitError if another process trains this sweep, or for settings that are refused.
     """
     with RunFolder(place).locked():
         left = [cell for cell in cells if status(RunFolder(place / cell.name)) not in DONE]
@@ -104,7 +104,7 @@ def _dataset(cell: Cell) -> tuple[str, int | None]:
 def _train(
     place: Path, cell: Cell, report: Report, data: dict[tuple[str, int | None], Identity]
 ) -> RunFolder:
-    """One run, new or from its last checkpoint; of its events only the steps are told.
+    """One run, new or from its last checkpoint; only its `Step` events are reported.
 
     Raises SlotkitError if a new run's data are not what `data` says; adds what they are.
     """

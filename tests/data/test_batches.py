@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
 
 from slotkit.data.batches import AUGMENTATIONS, CROP_PADDING, batches, ordered_batches
 from slotkit.data.images import ImageSet
@@ -213,3 +214,13 @@ def test_an_unknown_augmentation_is_answered_with_the_list() -> None:
         "there is no augmentation 'mixup'. Accepted are none, flip, flip-crop; "
         "use none to train on the images as they are."
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_bits_are_torchvisions(dtype: torch.dtype) -> None:
+    """torchvision is not imported for it, because that takes longer than a short training."""
+    images, mean, std = random_images(9), [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+    scaled = transforms.to_dtype(images.images, torch.promote_types(dtype, torch.float32), scale=True)
+    expected = transforms.normalize(scaled, mean, std).to(dtype)
+    found, _ = together(ordered_batches(images, 4, mean=mean, std=std, dtype=dtype))
+    assert torch.equal(found, expected)

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
+from slotkit.data import digits
 from slotkit.data.sources import find, load
+from slotkit.errors import SlotkitError
 
 
 def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
@@ -13,6 +21,26 @@ def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
     theirs = torch.from_numpy(original.data * 255 / 16).round().sort(0).values
     assert torch.equal(ours, theirs)
     assert (dataset.channels, dataset.size, dataset.classes) == (1, (8, 8), tuple("0123456789"))
+
+
+def test_the_halves_are_scikit_learns() -> None:
+    """The order is stored, so that scikit-learn is not imported; it is that of train_test_split."""
+    dataset, original = load("digits", None), load_digits()
+    split = train_test_split(range(1797), test_size=0.2, random_state=0, stratify=original.target)
+    for half, rows in zip((dataset.train, dataset.test), split, strict=True):
+        images = np.rint(original.images[rows] * 255 / 16).astype(np.uint8)
+        assert torch.equal(half.images, torch.from_numpy(images).unsqueeze(1))
+        assert torch.equal(half.labels, torch.from_numpy(original.target[rows]))
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    with pytest.raises(SlotkitError, match=r"and it isn't there: pip install scikit-learn\."):
+        load("digits", None)
+    spec = ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(digits, "find_spec", lambda name: spec)
+    with pytest.raises(SlotkitError, match="This scikit-learn has no digits at "):
+        load("digits", None)
 
 
 def test_the_test_fifth_is_stratified_and_fixed() -> None:

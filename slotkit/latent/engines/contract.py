@@ -23,8 +23,8 @@ class Arrays:
     """One weight tensor of n connections. An engine writes the first five, in place.
 
     Attributes:
-        weight: the options in use (n,), in the weight's dtype. The owner copies it to where the weight lies
-            if that is not contiguous.
+        weight: the options in use (n,), in the weight's dtype. The caller copies it to the weight if
+            the weight is not contiguous.
         latent, velocity: A and B (n,), float32, or float64 beside a float64 weight.
         lower, upper: the interval of u = A / |c| in which nothing changes (n,), of the same dtype.
         spec: the reel in numbers. They make its options and scores, unless those are stored in `tables`.
@@ -50,8 +50,8 @@ class Arrays:
 class Flips(NamedTuple):
     """The connections that took another option, in blocks of `block` connections.
 
-    counts is int64 (blocks,). If flips are recorded, connections and options are int32 (n,): block b has its
-    flips, in rising order of the connection, at b * block and the counts[b] - 1 places after it.
+    counts is int64 (blocks,). If flips are recorded, connections and options are int32 (n,): the counts[b]
+    flips of block b stand from index b * block on, in rising order of the connection.
     """
 
     counts: Tensor
@@ -69,16 +69,17 @@ class Flips(NamedTuple):
             raise AssertionError("these flips were not recorded")
         starts = torch.arange(len(self.counts), device=self.counts.device) * self.block
         ends = self.counts.cumsum(0)
-        places = torch.arange(int(ends[-1]), device=starts.device)
-        places += (starts - ends + self.counts).repeat_interleave(self.counts)
-        return self.connections[places].cpu(), self.options[places].cpu()
+        index = torch.arange(int(ends[-1]), device=starts.device)
+        index += (starts - ends + self.counts).repeat_interleave(self.counts)
+        return self.connections[index].cpu(), self.options[index].cpu()
 
 
 class Move(NamedTuple):
-    """A step of one tensor: its gradient (n,), finite, of the state's dtype, None where A has moved already.
+    """One tensor's part of a step.
 
-    `line` is that of the scores after the step. `choose`: let the weight follow its scores. `recorded`: name
-    the flips, don't only count them.
+    `gradient` is (n,), finite, of the state's dtype; None if A has its new value already. `line` is that of
+    the scores after the step. `choose` says whether to choose the weight anew, `recorded` whether to name the
+    flips or only to count them.
     """
 
     arrays: Arrays

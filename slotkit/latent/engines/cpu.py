@@ -1,4 +1,4 @@
-"""The engine for the CPU: what the compiled loops need to be called with PyTorch's tensors."""
+"""The engine for the CPU: it calls the compiled loops with the memory of PyTorch's tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_NAMED: Integers = np.empty(0, np.int32)
 
 
 class Views(NamedTuple):
-    """The memory of `Arrays` as numpy has it. Making it anew costs as much as a small step."""
+    """The memory of `Arrays` as numpy arrays. They are kept: making them costs as much as a small step."""
 
     weight: Floats
     state: tuple[Floats, Floats, Floats, Floats]
@@ -45,7 +45,7 @@ class Cpu:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
 
     def __reduce__(self) -> str:
-        """A copy of it is itself: what it holds belongs to arrays, which copies have of their own."""
+        """A copy is the same object: its views belong to `Arrays`, and a copied machine makes its own."""
         return "ENGINE"
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:

@@ -1,7 +1,7 @@
 """The step on the CPU: one plain loop over a tensor, compiled and run by several threads.
 
-`slotkit.reel` and `slotkit.latent.line` once more, for loops that can't call PyTorch: the bits are the same,
-and the engine suite holds them to it.
+It repeats `slotkit.reel` and `slotkit.latent.line` for loops that can't call PyTorch. The bits are the same;
+tests/latent/test_engines.py checks it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Words: TypeAlias = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 # Options (owners, K) and initial scores (n, K); of no rows where they are recomputed.
 Tables: TypeAlias = tuple[Singles, Singles]
 
-# Connections that a thread takes at once, and those whose intervals are looked at before one is told apart.
+# Connections that a thread takes at once, and connections whose intervals are tested together first.
 BLOCK, GROUP = 4096, 64
-# Scores that are looked at before one is told apart.
+# Scores that are compared together first.
 FEW = 32
 
 # The smallest normal float32 and float64.
@@ -103,7 +103,7 @@ def fill(i: int, spec: ReelSpec, tables: Tables, w: Singles, s: Singles) -> None
 
 @inlined
 def any_above(values: Doubles, level: float) -> bool:
-    """Whether one of the values is larger. Without a branch, so that it runs on vectors."""
+    """Whether one of the values is larger. No branch, so that it compiles to vector instructions."""
     found = False
     for j in range(len(values)):
         found |= values[j] > level
@@ -112,7 +112,7 @@ def any_above(values: Doubles, level: float) -> bool:
 
 @compiled
 def highest(values: Doubles) -> tuple[int, float]:
-    """Place and value of the first of the highest; (0, -inf) if none is a number above -inf."""
+    """Index and value of the highest, the first of equals; (0, -inf) if none is a number above -inf."""
     best, top = 0, -math.inf
     for start in range(0, len(values), FEW):
         group = values[start : start + FEW]
@@ -145,7 +145,7 @@ def bounds(selected: int, sign: float, w: Singles, s: Singles, workspace: Double
         crossing = (score - sign * np.float64(s[j])) / gap
         below[j] = crossing if gap < 0 else -math.inf
         above[j] = -crossing if gap > 0 else -math.inf
-    # Adding 0.0 makes -0.0 what it is in `interval`.
+    # Adding 0.0 turns -0.0 into 0.0, as in `interval`.
     return highest(below)[1] + 0.0, 0.0 - highest(above)[1]
 
 
@@ -153,7 +153,7 @@ def bounds(selected: int, sign: float, w: Singles, s: Singles, workspace: Double
 def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperparameters) -> None:
     """One step of A and B (m,)."""
     # The velocity of a dead unit shrinks until it is denormal, where processors take a hundred cycles for a
-    # multiplication. It is nothing by then, in every sum that it is part of.
+    # multiplication. It is then too small to change any sum, so it becomes 0.
     kind = position.dtype.type
     least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
     for i in range(len(position)):
@@ -163,7 +163,7 @@ def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperpa
 
 @compiled
 def any_outside(position: Floats, lower: Floats, upper: Floats, scale: float) -> bool:
-    """Whether any u has left its interval. Without a branch, so that it runs on vectors."""
+    """Whether any u has left its interval. No branch, so that it compiles to vector instructions."""
     found = np.int32(0)
     for i in range(len(position)):
         u = position[i] * scale
@@ -205,8 +205,10 @@ def step_tensor(
     connections: Integers,
     options: Integers,
 ) -> None:
-    """`Engine.step` for one tensor of n connections; no gradient: (0,). Flips go to `counts` (blocks,) and,
-    if those are (n,) and not (0,), to `connections` and `options`.
+    """`Engine.step` for one tensor of n connections. A gradient (0,) stands for none.
+
+    How many flips each block has goes to `counts` (blocks,). The flips go to `connections` and `options`
+    (n,), or nowhere if these are (0,).
     """
     kind: Callable[[float], float] = position.dtype.type  # type: ignore[assignment]
     u_scale = kind(scale)

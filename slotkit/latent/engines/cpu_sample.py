@@ -1,4 +1,4 @@
-"""Probabilistic sampling on the CPU: rejection, on vectors, and the inverse CDF where it must be.
+"""Probabilistic sampling on the CPU: rejection with vector instructions, else the inverse CDF.
 
 Rejection proposes an option uniformly and accepts it with probability exp(score - ceiling), where
 `ceiling` is at least every score of the connection. Exact, and a few tries whatever K is while scores
@@ -39,8 +39,8 @@ FLAT = 4.0
 REJECTION = 16
 LAST_TRY = np.uint64(0xFFFF << 16)
 
-# exp(x) = 2**n * exp(r) with n whole and |r| <= log(2) / 2: log(2) in two parts, the first of which times
-# n is exact, and the Taylor polynomial of degree 13, whose rest is below 1e-17.
+# exp(x) = 2**n * exp(r) with n whole and |r| <= log(2) / 2. log(2) is the sum of two numbers, and n times the
+# first is exact. exp(r) is the Taylor polynomial of degree 13, with an error below 1e-17.
 LOG2_HIGH, LOG2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 T2, T3, T4, T5, T6, T7, T8, T9, T10, T11, T12, T13 = (1.0 / math.factorial(n) for n in range(2, 14))
 UNDERFLOW = -700.0
@@ -48,9 +48,9 @@ UNDERFLOW = -700.0
 
 @compiled
 def exponentials(x: Floats, out: Floats) -> None:
-    """out = exp(x) of numbers <= 0, float64, to the last bit or two: math.exp won't run on vectors.
+    """out = exp(x) of numbers <= 0, float64, to the last bit or two. math.exp is no vector instruction.
 
-    Below exp(-700) it is exp(-700). x is worked on, and not what it was.
+    Below exp(-700) it is exp(-700). x is overwritten.
     """
     bits = out.view(np.int64)
     for j in range(len(x)):
@@ -90,7 +90,7 @@ def sample_by_inversion(
         rest -= shares[j]
         if rest <= 0:
             return np.float32(w[j])
-    # Rounding left a rest behind the last option: the one with the highest score has the largest share.
+    # Rounding can leave a rest after the last option. Then the option with the largest share is taken.
     return np.float32(w[np.argmax(shares)])
 
 
@@ -104,7 +104,7 @@ def propose(
     proposed: Integers,
     chance: Singles,
 ) -> None:
-    """For every waiting connection an option's index and the number it has to beat."""
+    """An option for every waiting connection, and the uniform number, `chance`, that decides about it."""
     k, key_0, key_1 = np.uint64(spec.k), spec.key_0, spec.key_1
     pair = np.uint64(attempt // 2) << np.uint64(16)
     second = attempt % 2 == 1
@@ -151,8 +151,9 @@ def look_up(
 
 @inlined
 def accepts(chance: float, x: float) -> bool:
-    """chance < exp(x) for x <= 0, mostly without the exponential: its Taylor polynomials of odd degree
-    are below it, those of even degree above.
+    """chance < exp(x) for x <= 0, mostly without the exponential.
+
+    Taylor polynomials of odd degree are below exp(x), those of even degree are above it.
     """
     cubic = 1 + x * (1 + x * (0.5 + x / 6))
     if chance < cubic:
@@ -175,8 +176,9 @@ def sample_block(
     tables: Tables,
     weight: Floats,
 ) -> int:
-    """Draw the options of the connections from `start` on: those of position and weight. Returns how many
-    changed.
+    """Sample the options of consecutive connections, the first of which is `start`, into `weight`.
+
+    Returns how many changed.
     """
     size, flat = len(position), abs(c) * largest_score
     waiting, proposed = np.empty(size, np.int64), np.empty(size, np.int64)

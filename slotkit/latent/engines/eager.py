@@ -36,7 +36,7 @@ class Eager:
         u = arrays.latent * line.scale
         # Written so that a u that is not a number (0 * inf: no score left at all) counts as outside.
         outside = ~((u >= arrays.lower) & (u <= arrays.upper))
-        # Not yet flips: where c changed its sign every connection is looked at.
+        # Not all of these flip: after c has changed its sign, every connection is looked at.
         looked_at = outside.nonzero().squeeze(-1)
         connections, options = [looked_at[:0].int()], [looked_at[:0].int()]
         for part in torch.split(looked_at, max(1, ROWS // arrays.spec.k)):

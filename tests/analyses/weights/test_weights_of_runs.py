@@ -48,20 +48,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
 
 def test_real_runs_over_training(trained: dict[str, RunFolder]) -> None:
     """What a trace replays at the end of an epoch is what was kept of it."""
-    replayed = dict(snapshots.follow(trained["full"], "last", 100).snapshots())
-    kept = dict(snapshots.follow(trained["kept"], "last", 100).snapshots())
+    replayed = dict(snapshots.open_course(trained["full"], "last", 100).snapshots())
+    kept = dict(snapshots.open_course(trained["kept"], "last", 100).snapshots())
     assert list(replayed) == list(range(9))
     assert list(kept) == [0, 4, 8]
     for step, tensors in kept.items():
         for name, weight in tensors.items():
             assert torch.equal(weight, replayed[step][name])
-    assert list(dict(snapshots.follow(trained["full"], "epoch-1", 1).snapshots())) == [0, 2, 4]
+    assert list(dict(snapshots.open_course(trained["full"], "epoch-1", 1).snapshots())) == [0, 2, 4]
 
 
 @pytest.mark.parametrize("kind", ["full", "kept", "sampled", "dense", "convolutions"])
 def test_weights_are_the_greedy_reading(kind: str, trained: dict[str, RunFolder]) -> None:
     folder = trained[kind]
-    course = snapshots.follow(folder, "last", 2)
+    course = snapshots.open_course(folder, "last", 2)
     trainee = build(folder.config(), (1, 8, 8), 10)
     trainee.load(checkpoint.load(folder.checkpoint("last"))[0])
     assert trainee.machine is not None
@@ -97,7 +97,7 @@ def test_dead_units(trained: dict[str, RunFolder], tmp_path: Path) -> None:
     smallest = replay.reels_of(folder)["fc1.weight"].options().amin(dim=-1)
     state["others"]["fc1.weight"][7] = smallest[7]
     checkpoint.save(folder.checkpoint("last"), state, step=about["step"], epoch=2)
-    course = snapshots.follow(folder, "last", 0)
+    course = snapshots.open_course(folder, "last", 0)
     *_, (_, last) = course.snapshots()
     (dead,) = activity.dead_units(course, [last], None)
     assert dead.keys() == {"fc1.weight", "fc2.weight"}

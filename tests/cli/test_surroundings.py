@@ -1,0 +1,96 @@
+"""Commands where people run them: notebooks' leftovers, terminals of few letters, folders of odd names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slotkit
+
+SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
+SHORT = ["train", "--set", "training.epochs=1", "--set", "training.limit_batches=3", "--trace", "full"]
+ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+ODD = os.fsdecode(b"bad\xffdir")
+
+
+def command(place: Path, *arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*SLOTKIT, *arguments], cwd=place, env=os.environ | environment, capture_output=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds runs/a."""
+    place = tmp_path_factory.mktemp("place")
+    assert command(place, *SHORT, "--name", "a").returncode == 0
+    return place
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend"])
+def test_a_backend_that_a_notebook_left_behind(backend: str, trained: Path) -> None:
+    done = command(trained, "analyze", "flips", "a", MPLBACKEND=backend)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (trained / "runs" / "a" / "analyses" / "flips.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("runs", "show", "a"), ("recipes", "list"), ("data", "list"), ("analyze", "flips", "a")]
+)
+def test_a_terminal_of_ascii(arguments: tuple[str, ...], trained: Path) -> None:
+    done = command(trained, *arguments, PYTHONIOENCODING="ascii", **ASCII)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode("ascii")
+
+
+def test_a_folder_that_is_not_utf8(trained: Path) -> None:
+    name = os.fsencode(ODD)
+    for done in (
+        command(trained, *SHORT, "--runs-dir", name),
+        command(trained, "evaluate", name),
+        command(trained, "runs", "show", name),
+        command(trained, "analyze", "flips", name),
+    ):
+        assert done.returncode == 2
+        assert done.stdout == b""
+        assert done.stderr.decode() == (
+            "Error: The argument 'bad\\udcffdir' is not UTF-8. Rename that file or folder, in letters of "
+            "UTF-8.\n"
+        )
+    done = command(trained, "runs", "list", SLOTKIT_RUNS=ODD)
+    assert done.stderr.decode() == (
+        "Error: SLOTKIT_RUNS='bad\\udcffdir' is not UTF-8. Rename that file or folder, in letters of UTF-8.\n"
+    )
+
+
+def test_inside_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    """Nothing of it is named, so everything works."""
+    place = tmp_path / ODD
+    place.mkdir()
+    for arguments in ([*SHORT, "--name", "a"], ["evaluate", "a"], ["analyze", "flips", "a"], ["export", "a"]):
+        done = command(place, *arguments)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def test_letters_that_the_locale_does_not_know(trained: Path) -> None:
+    done = command(trained, *SHORT, "--runs-dir", "Größe", **ASCII)
+    assert done.returncode == 2
+    assert "can't be read: this terminal's locale knows ascii only. Set PYTHONUTF8=1" in done.stderr.decode()
+    assert command(trained, *SHORT, "--runs-dir", "Größe", **ASCII | {"PYTHONUTF8": "1"}).returncode == 0
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert command(tmp_path, "--version").stdout.decode() == f"slotkit {slotkit.__version__}\n"
+
+
+def test_tab_completion_shows_the_public_names() -> None:
+    code = "import slotkit, sys; print(*dir(slotkit)); print('torch' in sys.modules)"
+    shown, torch = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert set(shown.split()) == {*slotkit.__all__, "__version__"}
+    assert torch == "False"
