@@ -148,7 +148,7 @@ class RecordingSettings(Section):
         2,
         ge=1,
         le=100,
-        description="checkpoints to resume from that are kept; an older one replaces a damaged one",
+        description="checkpoints to resume from that are kept, the newest included",
     )
     keep_epochs: tuple[int, ...] = Field((), description="epochs whose checkpoints are kept")
 

@@ -6,6 +6,7 @@ about.json, then the numbers. Nothing is decompressed that is larger than its si
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -74,7 +75,7 @@ def _shapes(archive: zipfile.ZipFile) -> dict[str, tuple[int, ...]]:
             length = file.tell()
         if by_columns or dtype.str[1:] not in KINDS[name][0].split() or dtype.str[0] == ">":
             raise ValueError(f"{name} is of the type {dtype}")
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         total += size
         if member.file_size != length + size or total > LARGEST_BYTES:
             raise ValueError(f"{name} has {member.file_size} bytes, and its shape {shape} needs others")
@@ -91,17 +92,18 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], sizes: dict[str, int]) 
         letters = KINDS[name][1]
         expected = tuple(sizes.setdefault(*pair) for pair in zip(letters, shapes[name], strict=False))
         if len(shapes[name]) != len(letters) or shapes[name] != expected:
-            raise ValueError(
-                f"{name} has the shape {shapes[name]}, which does not fit the others or about.json"
-            )
+            raise ValueError(f"{name} has the shape {shapes[name]}, which fits not the others or about.json")
     if not 1 <= sizes["n"] <= LARGEST_STEPS:
         raise ValueError(f"it has {sizes['n']} steps")
 
 
+def _sizes(about: Mapping[str, Any]) -> list[int]:
+    """Connections of each tensor."""
+    return [math.prod(tensor["shape"]) for tensor in about["tensors"].values()]
+
+
 def _check_counts(changed: Any, about: Mapping[str, Any]) -> None:
-    connections = np.array(
-        [int(np.prod(t["shape"], dtype=object)) for t in about["tensors"].values()], object
-    )
+    connections = np.array(_sizes(about), object)
     if (changed < 0).any() or (changed > connections).any():
         raise ValueError("changed counts fewer than none or more than all connections of a tensor")
 
@@ -130,7 +132,7 @@ def _check_flips(columns: Columns, about: Mapping[str, Any]) -> None:
     starts = np.cumsum(counts) - counts
     total = np.cumsum(rises)
     connections = total - np.repeat(total[starts] - rises[starts], counts)
-    sizes = np.array([int(np.prod(t["shape"], dtype=object)) for t in about["tensors"].values()], np.int64)
+    sizes = np.array(_sizes(about), np.int64)
     inner = np.ones(len(rises), bool)
     inner[starts] = False
     if (rises[inner] < 1).any() or (connections >= np.repeat(sizes[tensors], counts)).any():

@@ -111,7 +111,7 @@ class Trace:
         return len(data), _digest(data)
 
     def check_written(self, written: Sequence[Sequence[Any]] | None, first: int) -> None:
-        """Hold the chunks that begin before step `first` to what was written: (first step, length, digest) each.
+        """Hold the chunks that begin before step `first` to what was written: each as (step, length, digest).
 
         None of a trace of before, which doesn't say: its chunks are read.
 
@@ -127,8 +127,8 @@ class Trace:
             data = path.read_bytes() if path.is_file() else b""
             if len(data) != length or _digest(data) != digest:
                 raise SlotkitError(
-                    f"{path} is missing or is not the file that was written, and the trace would lack it. Put "
-                    "it back, or train again."
+                    f"{path} is missing or is not the file that was written, and the trace would lack it. "
+                    "Put it back, or train again."
                 )
 
     def read_chunk(self, first_step: int) -> Columns:

@@ -1,7 +1,7 @@
 """The checkpoint to resume from is the commit point of a run, and names the files that belong to it.
 
-    checkpoints/last.safetensors   the newest commit: it says how long metrics.jsonl was, with a digest of that
-                                   much, and which best network belongs to it
+    checkpoints/last.safetensors   the newest commit: it says how long metrics.jsonl was, with a digest of
+                                   that much, and which best network belongs to it
     checkpoints/best.safetensors   the best network of that commit
     checkpoints/best.next          a better one, whose commit is still to come
     earlier/                       the commits before (recording.keep_last), and their best networks if
@@ -166,9 +166,7 @@ def metrics_digest(folder: RunFolder, size: int | None = None) -> str:
 def _check_metrics(folder: RunFolder, commit: Commit) -> None:
     path, size = folder.path / "metrics.jsonl", commit.about.get("metrics_bytes")
     if size is None:
-        raise SlotkitError(
-            f"{commit.path} doesn't say how long metrics.jsonl was, so it can't be resumed from."
-        )
+        raise SlotkitError(f"{commit.path} doesn't say how long metrics.jsonl was. Train again.")
     there = path.stat().st_size if path.exists() else 0
     digest = commit.about.get("metrics_digest")
     advice = "Put the whole file back, or train again."
@@ -186,16 +184,16 @@ def _check_metrics(folder: RunFolder, commit: Commit) -> None:
 
 def _check_entries(folder: RunFolder, commit: Commit, size: int) -> None:
     """The epochs that the metrics tell, up to that length, are those of the commit."""
-    epochs, best, length = 0, 0, 0
-    for length, entry in _measured_entries(folder, size):
-        if entry["kind"] == "epoch":
-            epochs, best = entry["epoch"], entry["epoch"] if entry["best"] else best
+    measured = list(_measured_entries(folder, size))
+    length = measured[-1][0] if measured else 0
+    told = [entry for _, entry in measured if entry["kind"] == "epoch"]
+    epochs, best = len(told), max((entry["epoch"] for entry in told if entry["best"]), default=0)
     own = commit.state.get("training", {})
-    told = own.get("validated"), own.get("best_epoch")
-    if length != size or (epochs, best) != told:
+    here = own.get("validated"), own.get("best_epoch")
+    if length != size or (epochs, best) != here:
         raise SlotkitError(
             f"{folder.path / 'metrics.jsonl'} and {commit.path} contradict each other: {epochs} epochs, the "
-            f"best {best}, in {length:,} bytes there, and {told[0]}, {told[1]}, in {size:,} here. Put the "
+            f"best {best}, in {length:,} bytes there, and {here[0]}, {here[1]}, in {size:,} here. Put the "
             "whole files back, or train again."
         )
 
@@ -227,8 +225,8 @@ def _find_best(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> Path 
         except SlotkitError:
             continue
     raise SlotkitError(
-        f"{best} is missing, or is not the one of epoch {named['epoch']} that belongs to {path}, and the end of "
-        "the training needs it. Put it back, or train again."
+        f"{best} is missing, or is not the one of epoch {named['epoch']} that belongs to {path}, and the end "
+        "of the training needs it. Put it back, or train again."
     )
 
 

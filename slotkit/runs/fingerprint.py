@@ -65,7 +65,7 @@ def check(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> None:
         )
     if about.get("data") is not None and about["data"] != _data(folder.path):
         raise SlotkitError(
-            f"{folder.path / DATA} was changed since {path} was written, so the run's data may be other data. "
+            f"{folder.path / DATA} was changed since {path} was written, so the data may be other data. "
             "Put it back, or train a new run."
         )
 
@@ -85,7 +85,7 @@ def _data(folder: Path) -> str | None:
 def load(folder: RunFolder, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """State and description of a checkpoint of a run: "best", "last", "epoch-N", "step-N" or "start".
 
-    Raises SlotkitError if it is missing or damaged, or comes from other settings or data than the run has now.
+    Raises SlotkitError if it is missing or damaged, or comes from other settings or data than the run's.
     """
     path = folder.checkpoint(which)
     state, about = checkpoint.load(path)

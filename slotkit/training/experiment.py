@@ -246,7 +246,7 @@ class _Training:
             state, about = load(self.folder, "best")
             if about["epoch"] != self.state.best_epoch:
                 raise SlotkitError(
-                    f"it is of epoch {about['epoch']}, and epoch {self.state.best_epoch} was best"
+                    f"it is of epoch {about['epoch']}, not of {self.state.best_epoch}, the best"
                 )
             self.prepared.trainee.load(state)
         return {"best": _readings(self.prepared, "test"), "last": last}

@@ -44,7 +44,7 @@ def finished(folder: RunFolder, resolved: Resolved) -> Note | None:
 
 
 def summary_of(folder: RunFolder) -> dict[str, Any]:
-    """The summary, empty if it is missing or damaged: all of it but the seconds follows from the other files."""
+    """The summary, empty if it is missing or damaged: all but the seconds follows from the other files."""
     try:
         return folder.summary()
     except SlotkitError:

@@ -88,7 +88,7 @@ class TrainingState:
         epochs, per_epoch = own["validated"], self.steps_per_epoch
         if not (0 <= own["step"] - epochs * per_epoch <= per_epoch and own["best_epoch"] <= epochs):
             raise SlotkitError(
-                f"it tells of {own['step']} steps, {epochs} epochs and the best epoch {own['best_epoch']}, where "
+                f"it tells of {own['step']} steps, {epochs} epochs and the best {own['best_epoch']}, where "
                 f"an epoch has {per_epoch} steps"
             )
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -82,7 +82,7 @@ class Trainee:
 
 
 def check_like(there: Any, own: Any, place: str = "the state") -> None:
-    """Hold a state that was read to the structure of one's own: names, types, shapes, numbers that are finite.
+    """Hold a state that was read to the structure of one's own: names, types, shapes, finite numbers.
 
     Raises SlotkitError, the part of a sentence, for the first difference. More names may be there.
     """
