@@ -187,9 +187,21 @@ class RunFolder:
         """The runs in this one, if it compares several (`slotkit finetune`)."""
         return list_runs(self.path)
 
+    def is_comparison(self) -> bool:
+        """Whether it compares several runs, which lie in it or will."""
+        try:
+            return self.summary().get("kind") == "finetune"
+        except SlotkitError:
+            return bool(self.branches())
+
     def check_single(self) -> None:
         """Raise SlotkitError if this folder holds runs instead of being one."""
         names = [branch.name for branch in self.branches()]
+        if not names and self.is_comparison():
+            raise SlotkitError(
+                f"{self.name} is to compare several networks, and none is trained yet. "
+                f"`slotkit train --resume {self.path}` trains them."
+            )
         if names:
             raise SlotkitError(
                 f"{self.name} compares {len(names)} networks, each a run of its own. Choose "

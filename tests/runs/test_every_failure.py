@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from slotkit.runs import folder as folders
 from slotkit.runs.folder import RunFolder
 from slotkit.training import prepare as preparing
 from slotkit.training.experiment import resume, run
+from slotkit.training.finetune import finetune
+from slotkit.training.finetune import go_on as comparison
 
 pytestmark = pytest.mark.usefixtures("one_thread", "narrow_networks")
 
@@ -72,10 +75,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "_git_commit", lambda: "none")
 
 
-def go_on(place: Path, name: str, start: Callable[[], object]) -> str:
+def go_on(place: Path, start: Callable[[], object]) -> str:
     """What a user does: resume what is there, else start it. Returns what happened."""
-    if (place / name).exists():
-        resume(RunFolder(place / name), [])
+    folder = RunFolder(place / "run")
+    if folder.path.exists():
+        (comparison if folder.is_comparison() else resume)(folder, [])
         return "resumed"
     start()
     return "made anew"
@@ -84,22 +88,68 @@ def go_on(place: Path, name: str, start: Callable[[], object]) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_survives_every_failure(kind: str, tmp_path: Path) -> None:
     resolved = settings(**KINDS[kind])
-    whole = run(resolved, tmp_path / "whole", "run").path
-    outcome, disk = attempt(lambda: run(resolved, tmp_path / "counted", "run"), 0, "kill")
+    fail_everywhere(kind, tmp_path, lambda place: run(resolved, place, "run"), assert_same_run)
+
+
+def test_an_extension_survives_every_failure(tmp_path: Path) -> None:
+    """Its epochs are asked for again, unless they are in the configuration already."""
+    changes = [Overrides("--epochs", {"training.epochs": 3})]
+    short = run(settings(training__schedule="cosine"), tmp_path / "short", "run").path
+
+    def start(place: Path) -> object:
+        if not (place / "run").exists():
+            shutil.copytree(short, place / "run")
+        return resume(RunFolder(place / "run"), changes)
+
+    def same(whole: Path, other: Path) -> None:
+        start(other.parent)  # a finished one is left as it is
+        assert_same_run(whole, other)
+
+    fail_everywhere("extension", tmp_path, start, same)
+
+
+def test_a_comparison_survives_every_failure(tmp_path: Path) -> None:
+    parent = run(settings(training__epochs=1), tmp_path / "parent", "parent")
+    shorter = [Overrides("--epochs", {"training.epochs": 1, "training.lr": 0.1})]
+
+    def same(whole: Path, other: Path) -> None:
+        for name in ("from-last", "scratch"):
+            assert_same_run(whole / name, other / name)
+        summaries = [RunFolder(folder).summary() for folder in (whole, other)]
+        for summary in summaries:
+            del summary["seconds"]
+            for branch in summary["branches"]:
+                del branch["seconds"]
+        assert summaries[0] == summaries[1]
+
+    fail_everywhere(
+        "finetune",
+        tmp_path,
+        lambda place: finetune(parent, place, ["last"], shorter, scratch=True, name="run"),
+        same,
+    )
+
+
+def fail_everywhere(
+    kind: str, tmp_path: Path, work: Callable[[Path], object], same: Callable[[Path, Path], None]
+) -> None:
+    """`work` makes PLACE/run; `same` compares two of them."""
+    work(tmp_path / "whole")
+    outcome, disk = attempt(lambda: work(tmp_path / "counted"), 0, "kill")
     assert outcome == "done"
     outcomes: Counter[str] = Counter()
     for n, mode in points(kind, disk.count):
         place = tmp_path / f"{n}-{mode}"
 
         def start(place: Path = place) -> object:
-            return run(resolved, place, "run")
+            return work(place)
 
         first, failed = attempt(start, n, mode)
         what = f"{mode} at {n}, {failed.operations[n - 1]}: {first}"
         assert first in ("killed", "done") or "could not be written" in first, what
         try:
-            outcomes[go_on(place, "run", start)] += 1
-            assert_same_run(whole, place / "run")
+            outcomes[go_on(place, start)] += 1
+            same(tmp_path / "whole" / "run", place / "run")
         except BaseException as fault:
             raise AssertionError(what) from fault
         assert [path.name for path in place.iterdir() if not path.name.startswith(".")] == ["run"]
