@@ -91,7 +91,7 @@ class RunFolder:
         Raises SlotkitError if there is none.
         """
         for path in (Path(run), runs_dir / run):
-            if (path / "config.toml").is_file() or (path / "trace" / "about.json").is_file():
+            if any((path / name).is_file() for name in (*MARKS, "trace/about.json")):
                 return cls(path)
         raise SlotkitError(
             f"There is no run {str(run)!r}, neither as a path nor in {runs_dir}. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from slotkit.config import Config, Overrides, Resolved, resolve
+from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.images import Dataset, ImageSet, Split, split
 from slotkit.data.sources import find, load
 from slotkit.errors import SlotkitError
@@ -58,9 +58,14 @@ def fill_from_source(resolved: Resolved) -> Resolved:
         raise SlotkitError(
             "data.mean and data.std come together: give both, or neither for the dataset's own."
         )
+    usual = dict(flatten(Config().model_dump()))
     open_paths = [path for path in defaults if getattr(data, path.removeprefix("data.")) is None]
-    given = {path: value for path, value, _ in resolved.explain() if path in resolved.origins}
-    own = [Overrides(resolved.origins[path], {path: value}) for path, value in given.items()]
+    # Every setting that has a value, whether or not its origin is known: config.toml may have been edited.
+    own = [
+        Overrides(origin, {path: value})
+        for path, value, origin in resolved.explain()
+        if value is not None and (origin != "default" or value != usual.get(path))
+    ]
     return resolve([Overrides(f"dataset {source.name}", {path: defaults[path] for path in open_paths}), *own])
 
 
