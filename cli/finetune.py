@@ -71,7 +71,7 @@ def finetune(
         return
     folder = _run(parent, which, layers, from_scratch, place, name)
     summary = folder.summary() | {"folder": str(folder.path)}
-    (print_json if as_json else _print_result)(summary)
+    (print_json if as_json else print_comparison)(summary)
 
 
 def _layers(
@@ -100,9 +100,7 @@ def _run(
     from slotkit.training.experiment import StoppedError
     from slotkit.training.finetune import finetune as finetune_run
 
-    advice = (
-        "`slotkit runs list` shows the folder; `slotkit train --resume FOLDER/BRANCH` goes on with a branch."
-    )
+    advice = "`slotkit runs list` shows the folder; `slotkit train --resume FOLDER` goes on with it."
     try:
         with progress() as report:
             return finetune_run(parent, runs_dir, which, layers, scratch, name, report)
@@ -114,7 +112,8 @@ def _run(
         raise typer.Exit(143) from None
 
 
-def _print_result(summary: dict[str, Any]) -> None:
+def print_comparison(summary: dict[str, Any]) -> None:
+    """The table of a comparison, and what to do next."""
     rows = [
         (
             row["network"],

@@ -103,6 +103,6 @@ def percent(reading: dict[str, Any] | None) -> str:
     """A reading of a summary as "97.65 %" or "96.90 ± 0.12 % (n = 5)"."""
     if not reading:
         return "-"
-    if reading["spread"] is None:
+    if reading.get("spread") is None:
         return f"{100 * reading['accuracy']:.2f} %"
-    return f"{100 * reading['accuracy']:.2f} ± {100 * reading['spread']:.2f} % (n = {reading['n']})"
+    return f"{100 * reading['accuracy']:.2f} ± {100 * reading['spread']:.2f} % (n = {reading.get('n', '?')})"

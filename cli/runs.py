@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import percent, print_json, table
+
+from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
     from slotkit.runs.folder import RunFolder
@@ -16,11 +19,17 @@ app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
 @app.command("list")
 def list_(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Every run: its settings in short, how far it is, its accuracies."""
+    """Every run: its settings in short, how far it is, its accuracies. Nothing is written."""
     from slotkit.runs.folder import default_runs_dir, list_runs
 
     place = runs_dir or default_runs_dir()
-    rows = [_row(folder) for folder in list_runs(place)]
+    rows = []
+    for folder in list_runs(place):
+        try:
+            rows.append(_row(folder))
+        except SlotkitError as fault:
+            rows.append(_damaged_row(folder))
+            print(fault, file=sys.stderr)
     if as_json:
         print_json(rows)
     elif rows:
@@ -90,16 +99,21 @@ def replay(
 
 
 def _row(folder: RunFolder) -> dict[str, Any]:
-    tables, summary = folder.tables(), folder.summary()
-    slots = tables["slots"]
+    config, summary = folder.config(), folder.summary()
+    slots = config.slots
     test = summary.get("test", {}).get("best", {})
     return {
         "run": folder.name,
-        "model": tables["model"]["name"],
-        "dataset": tables["data"]["dataset"],
-        "method": f"K={slots['k']} {slots['selection']}" if tables["method"] == "slot" else "learned",
+        "model": config.model.name,
+        "dataset": config.data.dataset,
+        "method": f"K={slots.k} {slots.selection}" if config.method == "slot" else "learned",
         "status": folder.status(),
-        "epochs": f"{summary.get('epochs', 0)}/{tables['training']['epochs']}",
+        "epochs": f"{summary.get('epochs', 0)}/{config.training.epochs}",
         "validation": percent(summary.get("validation", {}).get("best")),
         "test": percent(next(iter(test.values()), None)),
     }
+
+
+def _damaged_row(folder: RunFolder) -> dict[str, Any]:
+    blank = dict.fromkeys(("model", "dataset", "method", "status", "epochs", "validation", "test"), "-")
+    return {"run": folder.name, **blank, "status": "damaged"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.finetune import print_comparison
 from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set, ShowConfig
 from slotkit.cli.output import percent, print_json, progress, table
 
@@ -84,7 +85,11 @@ def train(
         _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
         folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir)
-        (print_json if as_json else _print_result)([folder.summary() | {"folder": str(folder.path)}])
+        summary = folder.summary() | {"folder": str(folder.path)}
+        if folder.is_comparison():
+            (print_json if as_json else print_comparison)(summary)
+        else:
+            (print_json if as_json else _print_result)([summary])
         return
     several = _several(seed, seeds, name)
     resolved = [_resolve(recipe, flags, set_ or [], one) for one in several]
@@ -169,8 +174,10 @@ def _start(resolved: Resolved, runs_dir: Path, name: str | None, report: Report)
 def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import resume
+    from slotkit.training.finetune import go_on
 
-    return resume(RunFolder.open(wanted, runs_dir), changes, report)
+    folder = RunFolder.open(wanted, runs_dir)
+    return (go_on if folder.is_comparison() else resume)(folder, changes, report)
 
 
 def _print_result(summaries: list[dict[str, Any]]) -> None:

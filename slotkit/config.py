@@ -144,6 +144,12 @@ class RecordingSettings(Section):
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="minutes after which a checkpoint is also written within an epoch"
     )
+    keep_last: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="checkpoints to resume from that are kept, the newest included",
+    )
     keep_epochs: tuple[int, ...] = Field((), description="epochs whose checkpoints are kept")
 
 

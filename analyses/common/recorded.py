@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
+from slotkit.recording.chunks import Columns
 from slotkit.recording.replay import settings_of
-from slotkit.recording.trace import Columns, Trace
+from slotkit.recording.trace import Trace
 from slotkit.runs.folder import RunFolder, default_runs_dir
 
 Run = RunFolder | Path | str

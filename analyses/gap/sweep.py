@@ -14,10 +14,10 @@ from slotkit.analyses.gap.sources import DROPOUT
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
+from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
 from slotkit.training import sweep as engine
 from slotkit.training.experiment import Report, evaluate
-from slotkit.training.resume import FREE
 
 PLAN = "gap.json"
 READINGS = "readings.json"

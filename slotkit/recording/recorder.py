@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
-from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Columns, Trace, option_type
+from slotkit.recording.chunks import Columns, pack, unpack
+from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Trace, option_type
 
 # For the estimate of a trace "full". Measured on LeNet and MNIST: 2.6 bytes a flip over 2,000 steps at
 # K = 8, and 630 (K = 8) to 1,720 (K = 64) flips a step and million connections.
@@ -46,6 +48,7 @@ class Recorder:
         self._before: list[Tensor] = []
         self._rows: dict[str, list[Any]] = {}
         self._first = 1
+        self._written: list[list[Any]] = []
         reel = self.weights[0].reel
         self._about = {
             "run": uuid4().hex if run is None else run,
@@ -87,16 +90,18 @@ class Recorder:
         elif step % self.every == 0:
             self._measure(step)
         if step % CHUNK == 0:
-            self.flush()
+            self._written.append([self._first, *self.flush()])
             self._rows, self._first = {}, step + 1
 
-    def flush(self) -> None:
-        """Write the present chunk, full or not."""
-        if self._rows:
-            columns = self._columns()
-            if "connection" in columns:
-                columns["connection"] = _differences(columns["connection"], columns["changed"])
-            self.trace.write_chunk(self._first, columns)
+    def flush(self) -> tuple[int, str]:
+        """Write the chunk that is going on, whole or not. Returns its length and digest."""
+        return self.trace.write_chunk(self._first, self._chunk()) if self._rows else (0, "")
+
+    def _chunk(self) -> Columns:
+        columns = self._columns()
+        if "connection" in columns:
+            columns["connection"] = _differences(columns["connection"], columns["changed"])
+        return columns
 
     def state(self) -> dict[str, Any]:
         """What is not in the trace yet, as tensors."""
@@ -104,6 +109,7 @@ class Recorder:
         return {
             "run": self._about["run"],
             "first": self._first,
+            "written": list(self._written),
             "columns": columns,
             "before": self._before,
         }
@@ -111,18 +117,29 @@ class Recorder:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`: what the trace has of later steps is forgotten.
 
-        Raises SlotkitError, before anything is changed, if the folder holds the trace of another run.
+        Raises SlotkitError, before anything is written, if the folder holds the trace of another run or the
+        state is none.
         """
         # Old states and traces do not name their run: they count as of the same run.
         run = state.get("run", "")
         if self._others not in (None, UNKNOWN, run) or not self._continues(state):
             raise self._another_run()
+        self._first, self._before = state["first"], list(state["before"])
+        self._written = list(state.get("written") or [])
+        self._rows = {name: _as_rows(name, column.numpy()) for name, column in state["columns"].items()}
+        self._check_loaded()
         self._others = None
         self._about["run"] = run or self._about["run"]
         self.trace.write_about(self._about)
-        self._first, self._before = state["first"], list(state["before"])
-        self._rows = {name: _as_rows(name, column.numpy()) for name, column in state["columns"].items()}
         self.trace.forget_after(self._first)
+
+    def _check_loaded(self) -> None:
+        """Raise SlotkitError, the part of a sentence, if what was loaded makes no chunk of a trace."""
+        if self._rows:
+            unpack(BytesIO(pack(self._chunk())), self._first, {"levels": LEVELS, **self._about})
+        shapes = [sample.shape for sample in self._samples]
+        if self._before and [before.shape for before in self._before] != shapes:
+            raise SlotkitError("its positions are not those of the sampled connections")
 
     def _continues(self, state: Mapping[str, Any]) -> bool:
         """Whether trace and `state` agree on the steps that both have.

@@ -27,17 +27,19 @@ q = len(LEVELS), e flips):
 
 from __future__ import annotations
 
+import hashlib
 import json
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slotkit.errors import SlotkitError
-from slotkit.files import write_whole
+from slotkit.files import make_folder, remove, write_bytes, write_text
+from slotkit.recording.chunks import Columns, pack, unpack
+from slotkit.runs.schema import TraceAbout, naming, read_json
 
 CHUNK = 1000
 SAMPLE = 4096
@@ -45,7 +47,7 @@ LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 FORMAT = 1
 
-Columns = dict[str, Any]
+CHUNK_NAME = re.compile(r"steps-\d{8,12}\.npz")
 
 # The run of a trace whose description can't be read.
 UNKNOWN = "unknown"
@@ -67,29 +69,28 @@ class Trace:
         self.folder = folder
 
     def write_about(self, about: Mapping[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         text = json.dumps({"format": FORMAT, "levels": LEVELS, **about}, indent=2) + "\n"
-        write_whole(self.folder / "about.json", lambda path: _write_text(path, text))
+        write_text(self.folder / "about.json", text)
 
     def about(self) -> dict[str, Any]:
         """What about.json has (see above). Raises SlotkitError if there is no trace."""
         path = self.folder / "about.json"
-        try:
-            about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             raise SlotkitError(
                 f"There is no trace in {self.folder.parent}. Train with --trace summary or full."
-            ) from None
-        except (OSError, ValueError) as fault:
-            raise SlotkitError(
-                f"{path} can't be read: {fault}. The trace is of no use without it."
-            ) from fault
-        if about.get("format") != FORMAT:
-            raise SlotkitError(
-                f"{path} is of trace format {about.get('format')}, and this slotkit reads {FORMAT}. "
-                "Update slotkit."
             )
-        return about
+        with naming(path, "The trace is of no use without it."):
+            about: dict[str, Any] = read_json(path)
+            if not isinstance(about, dict) or type(about.get("format")) is not int:
+                raise ValueError("it doesn't say of which format it is")
+            if about["format"] != FORMAT:
+                raise SlotkitError(
+                    f"{path} is of trace format {about['format']}, and this slotkit reads {FORMAT}. "
+                    "Update slotkit."
+                )
+            TraceAbout.model_validate(about)
+            return about
 
     def run(self) -> str | None:
         """The text that names its run, without reading a chunk: None if nothing is recorded, "" without one.
@@ -99,32 +100,59 @@ class Trace:
         if not self._chunks():
             return None
         try:
-            return str(json.loads((self.folder / "about.json").read_text(encoding="utf-8")).get("run", ""))
-        except (OSError, ValueError):
+            return str(self.about().get("run", ""))
+        except SlotkitError:
             return UNKNOWN
 
-    def write_chunk(self, first_step: int, columns: Columns) -> None:
-        write_whole(self.folder / chunk_name(first_step), lambda path: _write_columns(path, columns))
+    def write_chunk(self, first_step: int, columns: Columns) -> tuple[int, str]:
+        """Returns length and digest of the file, for `check_written`."""
+        data = pack(columns)
+        write_bytes(self.folder / chunk_name(first_step), data)
+        return len(data), _digest(data)
+
+    def check_written(self, written: Sequence[Sequence[Any]] | None, first: int) -> None:
+        """Hold the chunks that begin before step `first` to what was written: each as (step, length, digest).
+
+        None of a trace of before, which doesn't say: its chunks are read.
+
+        Raises SlotkitError if one is missing, or another file.
+        """
+        if written is None:
+            missing = first - 1 - sum(len(columns["lr"]) for _, columns in self.chunks(until=first - 1))
+            if missing > 0:
+                raise SlotkitError(f"The trace in {self.folder} lacks {missing} steps before step {first}.")
+            return
+        for step, length, digest in written:
+            path = self.folder / chunk_name(step)
+            data = path.read_bytes() if path.is_file() else b""
+            if len(data) != length or _digest(data) != digest:
+                raise SlotkitError(
+                    f"{path} is missing or is not the file that was written, and the trace would lack it. "
+                    "Put it back, or train again."
+                )
 
     def read_chunk(self, first_step: int) -> Columns:
         """The columns of one chunk, none if it isn't there. Raises SlotkitError if it is damaged."""
         path = self.folder / chunk_name(first_step)
-        return _read_columns(path) if path.is_file() else {}
+        return _read_columns(path, first_step, self.about()) if path.is_file() else {}
 
     def forget_after(self, step: int) -> None:
         """Delete the chunks that begin after `step`."""
         for first, path in self._chunks():
             if first > step:
-                path.unlink()
+                remove(path)
 
     def last_step(self) -> int:
         """The last step that is recorded, 0 if none is. Raises SlotkitError if its chunk is damaged."""
         found = self._chunks()
-        return found[-1][0] + len(_read_columns(found[-1][1])["lr"]) - 1 if found else 0
+        if not found:
+            return 0
+        first, path = found[-1]
+        return first + len(_read_columns(path, first, self.about())["lr"]) - 1
 
     def chunks(self, until: int | None = None) -> Iterator[tuple[int, Columns]]:
         """(first step, columns) in order. Raises SlotkitError where one is damaged or missing."""
-        expected = 1
+        expected, about = 1, self.about()
         for first, path in self._chunks():
             if until is not None and first > until:
                 return
@@ -133,13 +161,13 @@ class Trace:
                     f"The trace in {self.folder} lacks steps {expected} to {first - 1}: "
                     f"{chunk_name(expected)} is missing. Put the file back, or train again."
                 )
-            columns = _read_columns(path)
+            columns = _read_columns(path, first, about)
             expected = first + len(columns["lr"])
             yield first, columns
 
     def _chunks(self) -> list[tuple[int, Path]]:
-        found = sorted(self.folder.glob("steps-*.npz"))
-        return [(int(path.stem.removeprefix("steps-")), path) for path in found]
+        found = [path for path in self.folder.glob("steps-*.npz") if CHUNK_NAME.fullmatch(path.name)]
+        return sorted((int(path.stem.removeprefix("steps-")), path) for path in found)
 
 
 def flips(columns: Columns) -> Iterator[tuple[int, int, Any, Any]]:
@@ -152,23 +180,10 @@ def flips(columns: Columns) -> Iterator[tuple[int, int, Any, Any]]:
         at += count
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _write_columns(path: Path, columns: Columns) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **columns)
-
-
-def _read_columns(path: Path) -> Columns:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
-        if not {"lr", "changed"} <= columns.keys():
-            raise ValueError("it lacks columns")
-        return columns
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
-        raise SlotkitError(
-            f"{path} is not a whole chunk of a trace: {fault}. Put the file back, or train again."
-        ) from fault
+def _read_columns(path: Path, first: int, about: Mapping[str, Any]) -> Columns:
+    with naming(path, "Put the file back, or train again.", "is not a whole chunk of a trace"):
+        return unpack(path, first, about)

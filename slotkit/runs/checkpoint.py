@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
+from slotkit.runs.schema import About, Header, naming
 
 HEADER = "slotkit"
 FORMAT = 1
@@ -27,42 +28,46 @@ FORMAT = 1
 TENSOR, PAIRS = "$tensor", "$pairs"
 
 
-def save(path: Path, state: Mapping[str, Any], **about: Any) -> None:
-    """Write a state: nested mappings and lists of tensors, numbers, texts and None.
+def save(path: Path, state: Mapping[str, Any], aside: Path | None = None, **about: Any) -> str:
+    """Write a state: nested mappings and lists of tensors, numbers, texts and None. Returns its checksum.
 
-    A tensor that occurs twice in the state is written once.
+    A tensor that occurs twice in the state is written once. `aside` is where the file of before goes.
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps({"state": _encode(state, "", tensors, {}), "about": about})
     # One entry only: of several, safetensors chooses the order, and equal states should give equal files.
-    about_file = {"format": FORMAT, "checksum": _checksum(tree, tensors), "tree": tree}
-    header = {HEADER: json.dumps(about_file)}
-    write_whole(path, lambda file: save_file(tensors, file, metadata=header))
+    checksum = _checksum(tree, tensors)
+    header = {HEADER: json.dumps({"format": FORMAT, "checksum": checksum, "tree": tree})}
+    write_whole(path, lambda file: save_file(tensors, file, metadata=header), aside)
+    return checksum
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The state, and the `about` of its `save`. Raises SlotkitError if the file isn't a whole one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            if header.get("format") != FORMAT:
-                raise ValueError(f"it is of format {header.get('format')} and this slotkit reads {FORMAT}")
-            text = header["tree"]
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if _checksum(text, tensors) != header["checksum"]:
-            raise ValueError("its checksum is wrong")
-        tree = json.loads(text)
-        state: dict[str, Any] = _decode(tree["state"], tensors)
-        about: dict[str, Any] = tree["about"]
-    except FileNotFoundError:
+    """The state and what was told about it. Raises SlotkitError for a file that is not a whole checkpoint."""
+    state, about, _ = read(path)
+    return state, about
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """`load`, and the checksum."""
+    if not path.exists():
         raise SlotkitError(
             f"There is no checkpoint {path}. The run has not come that far, or it was deleted."
-        ) from None
-    except (SafetensorError, OSError, KeyError, ValueError) as fault:
-        raise SlotkitError(
-            f"{path} is not a whole slotkit checkpoint: {fault}. Use another one, or train again."
-        ) from fault
-    return state, about
+        )
+    with naming(path, "Use another one, or train again.", "is not a whole slotkit checkpoint"):
+        with safe_open(path, framework="pt") as file:
+            header = Header.model_validate_json((file.metadata() or {})[HEADER])
+            if header.format != FORMAT:
+                raise ValueError(f"it is of format {header.format} and this slotkit reads {FORMAT}")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if _checksum(header.tree, tensors) != header.checksum:
+            raise ValueError("its checksum is wrong")
+        tree = json.loads(header.tree)
+        state, about = _decode(tree["state"], tensors), tree["about"]
+        if not isinstance(state, dict):
+            raise ValueError("its state is not a table")
+        About.model_validate(about)
+        return state, about, header.checksum
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, str]) -> Any:
@@ -94,7 +99,10 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if tree.keys() == {TENSOR}:
         return tensors[tree[TENSOR]]
     if tree.keys() == {PAIRS}:
-        return {key: _decode(entry, tensors) for key, entry in tree[PAIRS]}
+        pairs = [(key, _decode(entry, tensors)) for key, entry in tree[PAIRS]]
+        if not all(isinstance(key, str | int) for key, _ in pairs):
+            raise ValueError("a key in it is neither a text nor a number")
+        return dict(pairs)
     return {key: _decode(entry, tensors) for key, entry in tree.items()}
 
 

@@ -1,5 +1,7 @@
 """The run folder: config.toml, data.json, metrics.jsonl, times.jsonl, summary.json, split.safetensors,
-checkpoints/, trace/, log.txt, lock.
+checkpoints/, earlier/, trace/, log.txt, lock.
+
+It is made in one stroke: written beside its place under a hidden name, then renamed.
 """
 
 from __future__ import annotations
@@ -11,23 +13,33 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import tomli_w
-from filelock import FileLock, Timeout
 
 from slotkit.config import Config, Resolved
 from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
-from slotkit.files import unwritable, write_whole
+from slotkit.files import append_line, cut, flush, make_folder, move, remove, write_text
+from slotkit.runs.lock import is_locked, locked
+from slotkit.runs.schema import ENTRIES, EpochEntry, StepEntry, Summary, Tables, naming, read_json, read_text
 
 # Tables of config.toml beside the settings.
 NOT_SETTINGS = ("origins", "environment", "parent")
+
+# What a run lies in until it is whole ends with this, and is left for so long if its process was killed.
+BESIDE, STALE_SECONDS = ".new", 3600
+
+# A folder in which one of these lies is a run, whole or not.
+MARKS = ("config.toml", "summary.json")
+
+RESTORE = "Restore it, or train again."
 
 VERSIONS = ("slotkit", "torch", "torchvision", "timm", "numpy")
 
@@ -46,24 +58,32 @@ class RunFolder:
         resolved: Resolved,
         environment: Mapping[str, Any],
         parent: Mapping[str, Any] | None = None,
+        fill: Callable[[RunFolder], None] = lambda folder: None,
     ) -> RunFolder:
-        """Make a new folder and write the resolved configuration into it, and the parent run if there is one.
+        """Make a new folder with the resolved configuration in it, and the parent run if there is one.
+
+        `fill` writes what else belongs to the run before its first step. The folder has its name only
+        when all of that is in it.
 
         Raises SlotkitError if a run of that name is there or the folder can't be made.
         """
         wanted = name or default_name(resolved.config)
-        if Path(wanted).name != wanted or wanted in ("", ".", ".."):
+        if Path(wanted).name != wanted or wanted.startswith(".") or not wanted:
             raise SlotkitError(
                 f"{wanted!r} can't name a run: use one folder name, and --runs-dir for the place."
             )
-        folder = cls(_free(runs_dir / wanted, exactly=name is not None))
+        place = _free(runs_dir / wanted, exactly=name is not None)
+        _sweep_beside(runs_dir)
+        folder = cls(runs_dir / f".{wanted}.{uuid4().hex[:8]}{BESIDE}")
         try:
-            (folder.path / "checkpoints").mkdir(parents=True)
-        except OSError as fault:
-            raise unwritable(folder.path, fault) from fault
-        folder.write_config(resolved, environment, parent)
-        folder.write_summary({"status": "running"})
-        return folder
+            make_folder(folder.path / "checkpoints")
+            folder.write_config(resolved, environment, parent)
+            folder.write_summary({"status": "running"})
+            fill(folder)
+            return cls(_put_in_place(folder.path, place, exactly=name is not None))
+        finally:
+            if folder.path.exists():
+                remove(folder.path)
 
     @classmethod
     def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
@@ -72,7 +92,7 @@ class RunFolder:
         Raises SlotkitError if there is none.
         """
         for path in (Path(run), runs_dir / run):
-            if (path / "config.toml").is_file() or (path / "trace" / "about.json").is_file():
+            if any((path / name).is_file() for name in (*MARKS, "trace/about.json")):
                 return cls(path)
         raise SlotkitError(
             f"There is no run {str(run)!r}, neither as a path nor in {runs_dir}. "
@@ -83,40 +103,20 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training here. The lock ends with this process, even if it is killed.
-
-        Raises SlotkitError if another process has it.
-        """
-        lock = FileLock(self.path / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise SlotkitError(
-                f"The run {self.name} is being trained by another process. Wait for it, or stop it first."
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes from training here, see `slotkit.runs.lock`."""
+        return locked(self.path)
 
     def remove_temporary_files(self) -> None:
         """Delete what a killed process has left: our temporary files and those of safetensors."""
         for pattern in ("*.tmp", ".tmp*"):
             for left in self.path.rglob(pattern):
-                left.unlink()
+                remove(left)
 
     def status(self) -> str:
         """The status in the summary, or "killed" if that is "running" and no process trains here."""
         status = str(self.summary()["status"])
-        if status != "running":
-            return status
-        try:
-            with self.locked():
-                return "killed"
-        except SlotkitError:
-            return status
+        return "killed" if status == "running" and not is_locked(self.path) else status
 
     def write_config(
         self,
@@ -129,7 +129,7 @@ class RunFolder:
         extra = {"origins": dict(resolved.origins), "environment": dict(environment)}
         if parent is not None:
             extra["parent"] = dict(parent)
-        self._write_text("config.toml", tomli_w.dumps({**tables, **extra}))
+        write_text(self.path / "config.toml", tomli_w.dumps({**tables, **extra}))
 
     def has_config(self) -> bool:
         """Whether there is a config.toml; a trace alone can be analysed without."""
@@ -138,52 +138,55 @@ class RunFolder:
     def config(self) -> Config:
         """The configuration that the run was made with."""
         tables = self.tables()
-        return Config.model_validate({key: value for key, value in tables.items() if key not in NOT_SETTINGS})
+        with naming(self.path / "config.toml", RESTORE):
+            return Config.model_validate(
+                {key: value for key, value in tables.items() if key not in NOT_SETTINGS}
+            )
 
     def tables(self) -> dict[str, Any]:
-        """config.toml as it is, with origins, environment and parent."""
-        try:
-            return tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
-            raise SlotkitError(
-                f"{self.path / 'config.toml'} can't be read: {fault}. Restore it, or train again."
-            ) from fault
+        """config.toml as it is, with origins, environment and parent; the settings are not looked at."""
+        path = self.path / "config.toml"
+        with naming(path, RESTORE):
+            told = tomllib.loads(read_text(path))
+            Tables.model_validate(told)
+            return {"origins": {}, "environment": {}} | told
 
     def summary(self) -> dict[str, Any]:
         """summary.json."""
         path = self.path / "summary.json"
-        try:
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as fault:
-            raise SlotkitError(
-                f"{path} can't be read: {fault}. The other files of the run may still be whole."
-            ) from fault
-        return summary
+        with naming(path, "The other files of the run may still be whole."):
+            summary: dict[str, Any] = read_json(path)
+            Summary.model_validate(summary)
+            return summary
 
     def data(self) -> Identity | None:
         """data.json: what the run's data were when it was made; None for a run from before there was one."""
         path = self.path / "data.json"
         if not path.exists():
             return None
-        try:
-            return Identity.model_validate_json(path.read_bytes())
-        except (OSError, ValueError) as fault:
-            reason = str(fault).replace("\n", " ")
-            raise SlotkitError(
-                f"{path} can't be read: {reason}. It says what the run's data were; restore it from a copy."
-            ) from fault
+        with naming(path, "It says what the run's data were; restore it from a copy."):
+            return Identity.model_validate_json(read_text(path))
 
     def write_data(self, data: Identity) -> None:
         """data.json, once, when the run is made."""
-        self._write_text("data.json", data.model_dump_json(indent=2) + "\n")
+        write_text(self.path / "data.json", data.model_dump_json(indent=2) + "\n")
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The entries of metrics.jsonl; a last line that was cut off is left out."""
-        path = self.path / "metrics.jsonl"
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        path, epochs = self.path / "metrics.jsonl", 0
+        if not path.is_file():
+            return
+        with naming(path, RESTORE):
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        for number, line in enumerate(lines, start=1):
+            with naming(path, RESTORE, f"can't be read in line {number}"):
+                entry: dict[str, Any] = json.loads(line)
+                told = _entry(entry)
+                if isinstance(told, EpochEntry):
+                    epochs += 1
+                    if told.epoch != epochs:
+                        raise ValueError(f"it is of epoch {told.epoch}, and epoch {epochs} is the next")
+            yield entry
 
     def checkpoint(self, which: str) -> Path:
         """Where the checkpoint "best", "last" or "epoch-N" lies.
@@ -195,11 +198,23 @@ class RunFolder:
 
     def branches(self) -> list[RunFolder]:
         """The runs in this one, if it compares several (`slotkit finetune`)."""
-        return [RunFolder(path.parent) for path in sorted(self.path.glob("*/config.toml"))]
+        return list_runs(self.path)
+
+    def is_comparison(self) -> bool:
+        """Whether it compares several runs, which lie in it or will."""
+        try:
+            return self.summary().get("kind") == "finetune"
+        except SlotkitError:
+            return bool(self.branches())
 
     def check_single(self) -> None:
         """Raise SlotkitError if this folder holds runs instead of being one."""
         names = [branch.name for branch in self.branches()]
+        if not names and self.is_comparison():
+            raise SlotkitError(
+                f"{self.name} is to compare several networks, and none is trained yet. "
+                f"`slotkit train --resume {self.path}` trains them."
+            )
         if names:
             raise SlotkitError(
                 f"{self.name} compares {len(names)} networks, each a run of its own. Choose "
@@ -208,41 +223,27 @@ class RunFolder:
 
     def append(self, name: str, entry: Mapping[str, Any]) -> None:
         """One line of a .jsonl file."""
-        self._append(name, json.dumps(entry))
+        append_line(self.path / name, json.dumps(entry))
 
     def flush_metrics(self) -> int:
         """Flush the metrics to the disk. Returns their size in bytes."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return 0
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(path)
         return path.stat().st_size
 
     def cut_metrics(self, size: int) -> None:
         """Keep the first `size` bytes of the metrics and remove the rest."""
         path = self.path / "metrics.jsonl"
-        if path.exists():
-            os.truncate(path, size)
+        if path.exists() and path.stat().st_size > size:
+            cut(path, size)
 
     def log(self, text: str) -> None:
-        self._append("log.txt", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
+        append_line(self.path / "log.txt", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self._write_text("summary.json", json.dumps(summary, indent=2) + "\n")
-
-    def _write_text(self, name: str, text: str) -> None:
-        def write(path: Path) -> None:
-            path.write_text(text, encoding="utf-8")
-
-        write_whole(self.path / name, write)
-
-    def _append(self, name: str, line: str) -> None:
-        try:
-            with (self.path / name).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as fault:
-            raise unwritable(self.path / name, fault) from fault
+        write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def default_runs_dir() -> Path:
@@ -251,10 +252,11 @@ def default_runs_dir() -> Path:
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:
-    """Every run in that folder, oldest first by name."""
+    """Every run in that folder, oldest first by name; one that has lost its config.toml too."""
     if not runs_dir.is_dir():
         return []
-    return [RunFolder(path.parent) for path in sorted(runs_dir.glob("*/config.toml"))]
+    found = {path.parent for name in MARKS for path in runs_dir.glob(f"*/{name}")}
+    return [RunFolder(path) for path in sorted(found) if not path.name.startswith(".")]
 
 
 def default_name(config: Config) -> str:
@@ -310,9 +312,37 @@ def _git_commit() -> str:
     return done.stdout.strip() or "none"
 
 
+def _entry(entry: Any) -> StepEntry | EpochEntry:
+    """A line of metrics.jsonl, checked."""
+    kind = entry.get("kind") if isinstance(entry, dict) else None
+    if not isinstance(kind, str) or kind not in ENTRIES:
+        raise ValueError(f"its kind is {kind!r:.60}, and there are {' and '.join(ENTRIES)}")
+    return ENTRIES[kind].model_validate(entry)
+
+
 def _free(path: Path, exactly: bool) -> Path:
     if not path.exists():
         return path
     if exactly:
         raise SlotkitError(f"There is a run {path} already. Choose another --name, or delete it.")
     return next(free for n in range(2, 1000) if not (free := path.with_name(f"{path.name}-{n}")).exists())
+
+
+def _put_in_place(beside: Path, place: Path, exactly: bool) -> Path:
+    """Give a new run its name, another one if it was taken meanwhile. Returns where it lies."""
+    while True:
+        try:
+            move(beside, place)
+        except SlotkitError:
+            if not (beside.exists() and place.exists()):
+                raise
+            place = _free(place, exactly)
+        else:
+            return place
+
+
+def _sweep_beside(runs_dir: Path) -> None:
+    """Delete what processes that were killed while they made a run have left."""
+    for left in runs_dir.glob(f".*{BESIDE}"):
+        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+            remove(left)

@@ -25,12 +25,23 @@ from slotkit.files import write_whole
 from slotkit.recording.recorder import Recorder, estimated_bytes
 from slotkit.recording.trace import Trace
 from slotkit.runs import checkpoint
+from slotkit.runs.commits import Commit, Commits, find
+from slotkit.runs.fingerprint import FREE, fingerprint, load
 from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.schema import naming
 from slotkit.training.evaluation import Reading, read, reading_kinds
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
 from slotkit.training.prepare import Prepared, own_settings, prepare, reopen
-from slotkit.training.resume import FREE, ONLY_ITS_OWN, continued, record_data, write_continued
+from slotkit.training.resume import (
+    ONLY_ITS_OWN,
+    check_rest,
+    continued,
+    finished,
+    record_data,
+    summary_of,
+    write_continued,
+)
 from slotkit.training.state import TrainingState
 
 Report = Callable[[Event], None]
@@ -68,13 +79,18 @@ def run(
         prepared = prepare(resolved, data)
         _check_trace(prepared)
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
-        folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent)
-        with folder.locked():
+
+        def fill(folder: RunFolder) -> None:
             folder.write_data(prepared.identity)
             indices = {"train": prepared.split.train, "validation": prepared.split.validation}
             write_whole(folder.path / "split.safetensors", lambda path: save_file(indices, path))
             if start is not None:
-                checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0)
+                held = fingerprint(folder, prepared.config)
+                checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0, **held)
+
+        folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent, fill)
+        with folder.locked():
+            if start is not None:
                 prepared.trainee.load(dict(start))
             _Training(prepared, folder, report).complete()
     return folder
@@ -83,16 +99,22 @@ def run(
 def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lambda event: None) -> RunFolder:
     """Go on with a run that was stopped or killed, from its last checkpoint, to the same bits.
 
-    `changes` are settings that may differ, such as more epochs; see `slotkit.training.resume`.
+    `changes` are settings that may differ, such as more epochs; see `slotkit.training.resume`. A finished
+    run is left as it is, and that is reported.
 
-    Raises SlotkitError if the run is finished, is being trained, or another setting differs.
+    Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
     with folder.locked():
         resolved = continued(folder, changes)
+        done = finished(folder, resolved)
+        if done:
+            report(done)
+            return folder
+        commit = find(folder, lambda commit: check_rest(folder, commit))
         folder.remove_temporary_files()
         with _deterministic(resolved.config.training.deterministic):
             training = _Training(reopen(folder, resolved, ONLY_ITS_OWN), folder, report)
-            notes = training.take_up()
+            notes = training.take_up(commit)
             write_continued(folder, resolved)
             record_data(folder, training.prepared.identity)
             training.complete(notes)
@@ -121,13 +143,14 @@ def evaluate(
             "Which of the training images are validation images is known of a run's own data only. With "
             "--other-data, leave --split at test."
         )
-    state, _ = checkpoint.load(folder.checkpoint(which))
+    state, _ = load(folder, which)
     # Weights without scores, as `slotkit.recording.replay` writes them: an ordinary network.
     ordinary = [Overrides(f"checkpoint {which}", {"method": "learned"})] if "weights" in state else []
     resolved = resolve([own_settings(folder), *ordinary, *changes])
     way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
     prepared = reopen(folder, resolved, way_on, other_data, tell)
-    prepared.trainee.load(state)
+    with naming(folder.checkpoint(which), "Use another one, or train again."):
+        prepared.trainee.load(state)
     return _readings(prepared, part)
 
 
@@ -147,6 +170,8 @@ class _Training:
         self.state = TrainingState(trainee, self.config.training, per_epoch)
         self.journal = Journal(folder, trainee)
         self.recorder = _recorder(prepared, folder)
+        self.commits = Commits(folder, self.config.recording.keep_last)
+        self.held = fingerprint(folder, self.config)
         self.saved_at, self.saved = time.monotonic(), (-1, -1)
 
     def complete(self, notes: Sequence[Note] = ()) -> None:
@@ -188,23 +213,27 @@ class _Training:
         validation = self.prepared.images("validation")
         yield from fit(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder)
 
-    def take_up(self) -> list[Note]:
-        """Go on from the last checkpoint. Raises SlotkitError, before a file is changed, if it is damaged."""
-        path = self.folder.checkpoint("last")
-        if not path.exists():
+    def take_up(self, commit: Commit | None) -> list[Note]:
+        """Go on from a commit. Raises SlotkitError, before a file is changed, if it can't be used."""
+        seconds = float(summary_of(self.folder).get("seconds", 0.0))
+        if commit is None:
             if "checkpoint" in self.folder.tables().get("parent", {}):
-                self.prepared.trainee.load(checkpoint.load(self.folder.checkpoint("start"))[0])
+                with naming(self.folder.checkpoint("start"), "Train again."):
+                    self.prepared.trainee.load(load(self.folder, "start")[0])
             if self.recorder:
                 self.recorder.begin_anew()
-            self.journal.go_on(0)
+            self.commits.begin_anew()
+            self.journal.go_on(0, seconds)
             return [Note("Resumed before the first checkpoint: from the start.")]
-        state, about = checkpoint.load(path)
-        there = self.state.load(state)
-        self.journal.go_on(about["metrics_bytes"])
-        if self.recorder:
-            self.recorder.load(state["trace"])
+        with naming(commit.path, "Use another one, or train again."):
+            there = self.state.load(commit.state)
+            if self.recorder:
+                self.recorder.load(commit.state["trace"])
+        self.commits.settle(commit)
+        self.journal.go_on(commit.about["metrics_bytes"], seconds)
         self.saved = self.state.step, self.state.validated
-        notes = [Note(f"Resumed after step {self.state.step}, epoch {self.state.validated} done.")]
+        notes = [Note(f"{fault} An older checkpoint takes its place.") for fault in commit.faults]
+        notes.append(Note(f"Resumed after step {self.state.step}, epoch {self.state.validated} done."))
         if there != self.state.lr:
             notes.append(
                 Note(
@@ -218,36 +247,38 @@ class _Training:
         recording = self.config.recording
         if isinstance(event, Epoch):
             if event.best:
-                self._save_as("best")
+                self.commits.stage_best(self.prepared.trainee.state(), **self._told())
             if event.epoch in recording.keep_epochs:
-                self._save_as(f"epoch-{event.epoch}")
-            if event.epoch % recording.checkpoint_epochs == 0:
+                path = self.folder.checkpoint(f"epoch-{event.epoch}")
+                checkpoint.save(path, self.prepared.trainee.state(), **self._told())
+            if event.best or event.epoch % recording.checkpoint_epochs == 0:
                 self._save()
         elif time.monotonic() - self.saved_at > 60 * recording.checkpoint_minutes:
             self._save()
 
-    def _save_as(self, which: str) -> None:
-        """A checkpoint to evaluate, without what only training needs."""
-        state = self.prepared.trainee.state()
-        checkpoint.save(
-            self.folder.checkpoint(which), state, step=self.state.step, epoch=self.state.validated
-        )
+    def _told(self) -> dict[str, Any]:
+        """What every checkpoint says of itself."""
+        return {"step": self.state.step, "epoch": self.state.validated, **self.held}
 
     def _save(self) -> None:
-        """The checkpoint to resume from. The one before stays until this one is whole."""
+        """The checkpoint to resume from."""
         if self.saved == (self.state.step, self.state.validated):
             return
         state = self.state.as_dict() | {"trace": self.recorder.state() if self.recorder else None}
-        about = {"step": self.state.step, "epoch": self.state.validated}
-        metrics_bytes = self.folder.flush_metrics()
-        checkpoint.save(self.folder.checkpoint("last"), state, metrics_bytes=metrics_bytes, **about)
+        self.commits.commit(state, epochs=self.config.training.epochs, **self._told())
         self.saved_at = time.monotonic()
         self.saved = self.state.step, self.state.validated
 
     def _test(self) -> dict[str, dict[str, Reading]]:
         last = _readings(self.prepared, "test")
-        state, _ = checkpoint.load(self.folder.checkpoint("best"))
-        self.prepared.trainee.load(state)
+        path = self.folder.checkpoint("best")
+        with naming(path, "Train again."):
+            state, about = load(self.folder, "best")
+            if about["epoch"] != self.state.best_epoch:
+                raise SlotkitError(
+                    f"it is of epoch {about['epoch']}, not of {self.state.best_epoch}, the best"
+                )
+            self.prepared.trainee.load(state)
         return {"best": _readings(self.prepared, "test"), "last": last}
 
 

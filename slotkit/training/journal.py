@@ -36,9 +36,12 @@ class Journal:
             "test": {},
         }
 
-    def go_on(self, metrics_bytes: int) -> None:
-        """Cut the metrics back to the length they had at a checkpoint, and continue from there."""
-        self.seconds_before = float(self.folder.summary().get("seconds", 0.0))
+    def go_on(self, metrics_bytes: int, seconds: float) -> None:
+        """Cut the metrics back to the length they had at a checkpoint, and continue from there.
+
+        `seconds` were trained before.
+        """
+        self.seconds_before = seconds
         self.folder.cut_metrics(metrics_bytes)
         for entry in self.folder.metrics():
             if entry["kind"] == "epoch":

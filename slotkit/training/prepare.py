@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from slotkit.config import Config, DataSettings, Overrides, Resolved, resolve
+from slotkit.config import Config, DataSettings, Overrides, Resolved, flatten, resolve
 from slotkit.data import sources
 from slotkit.data.fitting import fitted
 from slotkit.data.identity import Identity, differences, identity_of
@@ -165,11 +165,14 @@ def _with_absolute_paths(resolved: Resolved) -> Resolved:
 
 
 def _given(resolved: Resolved) -> list[Overrides]:
-    """The settings that are not defaults, each from where it came."""
+    """The settings that are not defaults, each from where it came, even if that is not known: config.toml may
+    have been edited.
+    """
+    usual = dict(flatten(Config().model_dump()))
     return [
-        Overrides(resolved.origins[path], {path: value})
-        for path, value, _ in resolved.explain()
-        if path in resolved.origins
+        Overrides(origin, {path: value})
+        for path, value, origin in resolved.explain()
+        if path in resolved.origins or (value is not None and value != usual.get(path))
     ]
 
 

@@ -10,18 +10,14 @@ import torch
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import Trace
+from slotkit.runs.commits import Commit
+from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.schema import naming
+from slotkit.training.loop import Note
 from slotkit.training.prepare import own_settings, with_whole_paths
 from slotkit.training.trainee import find_device
-
-# Settings that do not change the bits of a run: where data lies, and how often a checkpoint is written.
-FREE = (
-    "data.dir",
-    "data.download",
-    "recording.checkpoint_epochs",
-    "recording.checkpoint_minutes",
-    "recording.keep_epochs",
-)
 
 # Two environments that agree in these give the same bits.
 SAME = ("device", "threads", "torch", "slotkit", "numpy")
@@ -32,20 +28,39 @@ ONLY_ITS_OWN = "A run goes on with its own data only; on these, train a new one.
 def continued(folder: RunFolder, changes: Sequence[Overrides]) -> Resolved:
     """The run's settings with `changes`, and where each comes from. Nothing is written yet.
 
-    Raises SlotkitError if it is finished, or with the differences if a setting changed that may not.
+    Raises SlotkitError with the differences if a setting changed that may not.
     """
     folder.check_single()
     own = own_settings(folder)
     changes = [with_whole_paths(given) for given in changes]
     before, after = resolve([own]), resolve([own, *changes])
     check_changes(before, after)
-    epochs_before, epochs = before.config.training.epochs, after.config.training.epochs
-    if folder.summary()["status"] == "finished" and epochs == epochs_before:
-        raise SlotkitError(
-            f"The run {folder.name} is finished. A larger --epochs than its {epochs_before} extends it."
-        )
     origins = dict(folder.tables()["origins"]) | {path: after.origins[path] for path in _paths(changes)}
     return Resolved(after.config, origins)
+
+
+def finished(folder: RunFolder, resolved: Resolved) -> Note | None:
+    """What to say if there is nothing left to train; None if there is."""
+    epochs = folder.config().training.epochs
+    if summary_of(folder).get("status") != "finished" or resolved.config.training.epochs > epochs:
+        return None
+    return Note(f"The run {folder.name} is finished. A larger --epochs than its {epochs} extends it.")
+
+
+def summary_of(folder: RunFolder) -> dict[str, Any]:
+    """The summary, empty if it is missing or damaged: all but the seconds follows from the other files."""
+    try:
+        return folder.summary()
+    except SlotkitError:
+        return {}
+
+
+def check_rest(folder: RunFolder, commit: Commit) -> None:
+    """Raise SlotkitError if the trace lacks what was recorded before the commit."""
+    told = commit.state.get("trace")
+    if told is not None:
+        with naming(commit.path, "Use another one, or train again."):
+            Trace(folder.path / "trace").check_written(told.get("written"), told["first"])
 
 
 def write_continued(folder: RunFolder, resolved: Resolved) -> None:

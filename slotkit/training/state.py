@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from slotkit.config import TrainingSettings
+from slotkit.errors import SlotkitError
 from slotkit.training.schedules import schedule
-from slotkit.training.trainee import Trainee
+from slotkit.training.trainee import Trainee, check_like
 
 
 class TrainingState:
@@ -60,8 +61,12 @@ class TrainingState:
 
         Returns the learning rate that the next step would have had there; it differs from that of the
         next step here if the schedule depends on the number of epochs.
+
+        Raises SlotkitError, before anything is changed, if it has not the shape of a state, or its numbers
+        contradict each other.
         """
         own = state["training"]
+        self._check(own)
         self.trainee.load(state)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": own["optimizer"], "param_groups": groups})
@@ -76,3 +81,21 @@ class TrainingState:
                 self.scheduler.step()
         there: float = own["lr"]
         return there
+
+    def _check(self, own: Any) -> None:
+        mine = self.as_dict()["training"]
+        check_like(own, {name: value for name, value in mine.items() if name != "optimizer"}, "the training")
+        epochs, per_epoch = own["validated"], self.steps_per_epoch
+        if not (0 <= own["step"] - epochs * per_epoch <= per_epoch and own["best_epoch"] <= epochs):
+            raise SlotkitError(
+                f"it tells of {own['step']} steps, {epochs} epochs and the best {own['best_epoch']}, where "
+                f"an epoch has {per_epoch} steps"
+            )
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, values in own["optimizer"].items():
+            if type(number) is not int or not 0 <= number < len(parameters):
+                raise SlotkitError(f"the optimizer has a parameter {number!r:.60}")
+            shapes = ((), parameters[number].shape, (parameters[number].numel(),))
+            for name, value in values.items():
+                if isinstance(value, Tensor) and tuple(value.shape) not in shapes:
+                    raise SlotkitError(f"{name} of parameter {number} has the shape {tuple(value.shape)}")

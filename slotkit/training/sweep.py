@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from slotkit.config import Overrides, resolve
 from slotkit.data.identity import Identity
 from slotkit.data.sources import find
 from slotkit.errors import DivergedError
+from slotkit.files import remove
+from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import Report, resume, run
 from slotkit.training.loop import Note, Step
-from slotkit.training.resume import FREE
 
 # Runs that need nothing more.
 DONE = ("finished", "diverged")
@@ -114,10 +114,10 @@ def _train(
         if isinstance(event, Step):
             report(event)
 
-    if (folder.path / "checkpoints" / "last.safetensors").is_file() and status(folder) != "missing":
+    if (folder.path / "checkpoints").is_dir():
         return resume(folder, _free(cell), steps)
-    if folder.path.exists():  # killed before its first checkpoint
-        shutil.rmtree(folder.path)
+    if folder.path.exists():  # no run, or what an older slotkit left that was killed while it made one
+        remove(folder.path)
     done = run(resolve(cell.settings), place, cell.name, steps, data=data.get(_dataset(cell)))
     if (known := done.data()) is not None:
         data.setdefault(_dataset(cell), known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +65,13 @@ class Trainee:
         return self.machine.state_dict() if self.machine else {"weights": self.model.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take over a `state` of a trainee built from the same configuration."""
+        """Take over a `state` of a trainee built from the same configuration.
+
+        Raises SlotkitError, before anything is changed, if it has not the shape of one.
+        """
+        own = self.state()
+        if not (self.machine and state.get("settings") != own["settings"]):  # told better by the machine
+            check_like(state, own)
         if self.machine:
             self.machine.load_state_dict(state)
         else:
@@ -71,6 +79,35 @@ class Trainee:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+
+def check_like(there: Any, own: Any, place: str = "the state") -> None:
+    """Hold a state that was read to the structure of one's own: names, types, shapes, finite numbers.
+
+    Raises SlotkitError, the part of a sentence, for the first difference. More names may be there.
+    """
+    if isinstance(own, Mapping):
+        if not isinstance(there, Mapping):
+            raise SlotkitError(f"{place} is no table")
+        for name, value in own.items():
+            if name == "held":  # a machine that follows its scores holds nothing
+                continue
+            if name not in there:
+                raise SlotkitError(f"{place} lacks {name!r}")
+            check_like(there[name], value, f"{place}, {name}")
+    elif isinstance(own, Tensor):
+        if not isinstance(there, Tensor) or (there.dtype, there.shape) != (own.dtype, own.shape):
+            raise SlotkitError(f"{place} is not {own.dtype} of shape {tuple(own.shape)}")
+    elif isinstance(own, list):
+        if not isinstance(there, list):
+            raise SlotkitError(f"{place} is no list")
+    elif isinstance(own, int | float) and not isinstance(own, bool):
+        whole = isinstance(own, int)
+        fits = type(there) is int or (type(there) is float and not whole and math.isfinite(there))
+        if not fits or abs(there) > 2**63 or (whole and there < 0):
+            raise SlotkitError(f"{place} is {there!r:.60}")
+    elif type(there) is not type(own):
+        raise SlotkitError(f"{place} is {there!r:.60}")
 
 
 def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:

@@ -38,6 +38,8 @@ def test_a_run_leaves_everything_that_is_promised(tmp_path: Path) -> None:
         "split.safetensors",
         "checkpoints/best.safetensors",
         "checkpoints/last.safetensors",
+        "earlier/best-00001.safetensors",
+        "earlier/last-00000010-00001-00001.safetensors",
         "times.jsonl",
         "trace/about.json",
         "trace/steps-00000001.npz",

@@ -194,9 +194,11 @@ def test_more_epochs_extend_a_finished_run(tmp_path: Path) -> None:
     """With a constant learning rate nothing else changes: the same bits as asking for them at once."""
     whole = run(settings(training__schedule="constant", training__epochs=4), tmp_path, "whole")
     short = run(settings(training__schedule="constant", training__epochs=2), tmp_path, "short")
-    with pytest.raises(SlotkitError) as caught:
-        resume(short, [])
-    assert str(caught.value) == "The run short is finished. A larger --epochs than its 2 extends it."
+    events: list[Event] = []
+    before = {path: path.stat().st_mtime_ns for path in short.path.rglob("*") if path.name != "lock"}
+    assert resume(short, [], events.append) is short
+    assert events == [Note("The run short is finished. A larger --epochs than its 2 extends it.")]
+    assert {path: path.stat().st_mtime_ns for path in short.path.rglob("*") if path.name != "lock"} == before
     resume(short, [Overrides("--epochs", {"training.epochs": 4})])
     assert_same_run(whole.path, short.path)
     assert short.config().training.epochs == 4
@@ -231,14 +233,24 @@ def test_other_settings_are_refused_with_the_differences(tmp_path: Path) -> None
     assert (folder.path / "config.toml").read_bytes() == before
 
 
-def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
-    with pytest.raises(KilledError):
-        run(settings(), tmp_path, "run", killed_at(30))
-    folder = RunFolder(tmp_path / "run")
-    path = folder.checkpoint("last")
+def damage(path: Path) -> bytes:
     damaged = bytearray(path.read_bytes())
     damaged[-100] ^= 1
     path.write_bytes(damaged)
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path, keep_last: int) -> None:
+    with pytest.raises(KilledError):
+        run(settings(recording__keep_last=keep_last), tmp_path, "run", killed_at(30))
+    folder = RunFolder(tmp_path / "run")
+    path = folder.checkpoint("last")
+    damaged = damage(path)
+    earlier = list((folder.path / "earlier").glob("last-*"))
+    assert len(earlier) == keep_last - 1
+    for other in earlier:
+        damage(other)
     kept = {name: (folder.path / name).read_bytes() for name in ("metrics.jsonl", "config.toml")}
     with pytest.raises(SlotkitError, match="is not a whole slotkit checkpoint: its checksum is wrong"):
         resume(folder, [Overrides("--epochs", {"training.epochs": 9})])

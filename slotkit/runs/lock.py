@@ -1,0 +1,61 @@
+"""One process at a time trains in a folder. The lock ends with the process, even if it is killed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EAGAIN
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from slotkit.errors import SlotkitError
+from slotkit.files import unwritable
+
+LOCK = "lock"
+
+# Long enough for one who only looks (`is_locked`) to be gone again.
+PATIENCE = 0.2
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in `folder`.
+
+    Raises SlotkitError if another process has it, or if the lock can't be written.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=PATIENCE, poll_interval=0.02)
+    except Timeout:
+        raise SlotkitError(
+            f"The run {folder.name} is being trained by another process. Wait for it, or stop it first."
+        ) from None
+    except OSError as fault:
+        raise unwritable(folder / LOCK, fault) from fault
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains in `folder`. Nothing is written: the disk may be read-only."""
+    if not (folder / LOCK).is_file():
+        return False
+    if sys.platform == "win32":
+        try:
+            with locked(folder):
+                return False
+        except SlotkitError:
+            return True
+    import fcntl
+
+    try:
+        with (folder / LOCK).open("rb") as file:
+            # Let go of when the file is closed.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as fault:
+        return fault.errno in (EACCES, EAGAIN)
+    return False
