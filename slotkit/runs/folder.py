@@ -257,7 +257,7 @@ def default_name(config: Config) -> str:
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Where a number was measured: device, threads, versions and so on, as a report has to say."""
     return {
-        "command": " ".join(sys.argv),
+        "command": " ".join(sys.argv).encode("utf-8", "backslashreplace").decode("utf-8"),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "threads": threads,
