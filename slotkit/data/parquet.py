@@ -93,7 +93,7 @@ def _read(path: Path) -> _Part:
     with naming(path), path.open("rb") as file:
         try:
             table = pyarrow.parquet.ParquetFile(file).read()
-        except (pyarrow.ArrowException, OSError) as error:
+        except Exception as error:  # pyarrow has no end of them for damaged bytes
             raise SlotkitError(
                 f"{path} is not a readable parquet file: {error}. "
                 "It may be truncated; put a complete copy in its place."
@@ -141,12 +141,15 @@ def _names(schema: pyarrow.Schema, label: str, path: Path) -> tuple[str, ...] | 
         return None
     try:
         feature = json.loads(stored)["info"]["features"][label]
-    except (ValueError, KeyError, TypeError) as error:
+        names = feature.get("names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError("names is no list of texts")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SlotkitError(
             f"{path} has 'huggingface' metadata that does not describe the column {label!r}. "
             "Write the file again, with or without that metadata."
         ) from error
-    return tuple(feature["names"]) if "names" in feature else None
+    return None if names is None else tuple(names)
 
 
 def _classes(parts: list[_Part]) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class TrainingState:
 
 
 def _check_moments(values: dict[str, Any], parameter: Tensor, place: str) -> None:
-    """What SGD and Adam remember of a parameter. Raises SlotkitError, the part of a sentence, if it is none."""
+    """Check what SGD and Adam remember of a parameter. Raises SlotkitError, the part of a sentence."""
     adam = values.keys() & {"step", "exp_avg", "exp_avg_sq"}
     if len(adam) not in (0, 3):
         raise SlotkitError(f"{place}, has of Adam's only {', '.join(sorted(adam))}")
