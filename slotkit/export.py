@@ -19,8 +19,9 @@ from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.models import create
-from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.prepare import Prepared, own_settings, reopen
 
@@ -134,10 +135,11 @@ def _rebuild(
 ) -> Prepared:
     """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
     here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
-    state, _ = checkpoint.load(folder.checkpoint(which))
+    state, _ = load(folder, which)
     way_on = f"`slotkit export {folder.path} --other-data` exports all the same."
     prepared = reopen(folder, resolve([own_settings(folder), here, *changes]), way_on, other_data)
-    prepared.trainee.load(state)
+    with naming(folder.checkpoint(which), "Use another one, or train again."):
+        prepared.trainee.load(state)
     return prepared
 
 

@@ -20,7 +20,8 @@ class Disk:
         write(path)
 
     def append(self, path: Path, text: str) -> None:
-        with path.open("a", encoding="utf-8", newline="") as file:
+        # A name in a sentence may be no UTF-8: it is shown escaped.
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
 
     def sync(self, path: Path) -> None:
@@ -133,7 +134,7 @@ def remove(path: Path) -> None:
 def _told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as fault:
+    except (OSError, SafetensorError, UnicodeEncodeError) as fault:
         raise unwritable(path, fault) from fault
 
 

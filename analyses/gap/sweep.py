@@ -16,6 +16,7 @@ from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
+from slotkit.runs.schema import Fraction, Told, naming, read_json
 from slotkit.training import sweep as engine
 from slotkit.training.experiment import Report, evaluate
 
@@ -57,8 +58,8 @@ class Sweep:
         """Test accuracies (fractions) of a run's best checkpoint: by dropout ("off", "on"), then kind."""
         path = folder.path / READINGS
         if path.is_file():
-            told: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
-            return told
+            with naming(path, "Delete it: it is made anew from the run."):
+                return _Readings.model_validate({"readings": read_json(path)}).readings
         best = folder.summary()["test"]["best"]
         readings = {"off": {kind: reading["accuracy"] for kind, reading in best.items()}}
         if any(DROPOUT in factor.low for factor in self.plan.readings):
@@ -66,6 +67,10 @@ class Sweep:
             readings["on"] = {kind: reading.accuracy for kind, reading in noisy.items()}
         _write(path, readings)
         return readings
+
+
+class _Readings(Told):
+    readings: dict[str, dict[str, Fraction]]
 
 
 def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:

@@ -18,8 +18,9 @@ from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, sentences
 
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
-from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.schema import naming
 from slotkit.training.prepare import Prepared, own_settings, reopen
 
 if TYPE_CHECKING:
@@ -136,8 +137,9 @@ def _at_checkpoints(
     for name in sorted(names, key=lambda name: name != START):  # a loaded checkpoint overwrites START
         about = {"step": 0, "epoch": 0}
         if name != START or folder.checkpoint(START).exists():
-            state, about = checkpoint.load(folder.checkpoint(name))
-            trainee.load(state)
+            state, about = load(folder, name)
+            with naming(folder.checkpoint(name), "Use another one, or train again."):
+                trainee.load(state)
         if about["step"] not in measured:
             networks, reels = read_networks(prepared, images, draws), read_reels(machine)
             by_layer = _by_layer(reels, networks.same_option, layers)

@@ -25,7 +25,9 @@ from slotkit.recording.replay import first_selection, selections_at
 from slotkit.recording.trace import Trace
 from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.schema import naming
 from slotkit.selection import greedy, take
 
 Weights = dict[str, Tensor]
@@ -83,17 +85,16 @@ def open_course(folder: RunFolder, which: str, count: int) -> Course:
     """
     config = folder.config()
     check_slot_machine(folder, config)
-    state, about = checkpoint.load(folder.checkpoint(which))
+    state, about = load(folder, which)
     if "weights" in state:
         raise SlotkitError(
             f"The checkpoint {which} of {folder.name} holds weights without their scores, as `slotkit runs "
             "replay` writes them. Choose best, last or epoch-N: steps on the way come from the trace itself."
         )
     between, reservations = _between(folder, config, int(about["step"]), count)
-    reels = _reels(folder, config, state["settings"])
-    return Course(
-        folder, config, reels, dict(state["others"]), int(about["step"]), state, between, reservations
-    )
+    with naming(folder.checkpoint(which), "Use another one, or train again."):
+        reels, others = _reels(folder, config, state["settings"]), dict(state["others"])
+    return Course(folder, config, reels, others, int(about["step"]), state, between, reservations)
 
 
 def _between(

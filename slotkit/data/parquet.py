@@ -133,7 +133,7 @@ def _read(path: Path) -> _Part:
     with naming(path), path.open("rb") as file:
         try:
             table = pyarrow.parquet.ParquetFile(file).read()
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+        except Exception as error:  # pyarrow has no end of them for damaged bytes
             raise SlotkitError(
                 f"{path} is not a readable parquet file: {error}. "
                 "It may be truncated; put a complete copy in its place."

@@ -192,7 +192,13 @@ def load(dataset: str, data_dir: Path | None, size: int | None = None, download:
     reader, place = _reader(source), _place(source, folder, data_dir)
     if download and source.download_size is not None and not source.is_in(place):
         reader.fetch(source, place)
-    return reader.load(source, place, size)
+    try:
+        return reader.load(source, place, size)
+    except SlotkitError:
+        raise
+    except Exception as fault:
+        # Readers of pictures and tables raise whatever they like on damaged bytes.
+        raise SlotkitError(f"{place} has a damaged file: {fault}. Put a whole copy in its place.") from fault
 
 
 def fetch(name: str, data_dir: Path | None) -> Path:

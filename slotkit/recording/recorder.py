@@ -137,8 +137,8 @@ class Recorder:
         """Raise SlotkitError, the part of a sentence, if what was loaded makes no chunk of a trace."""
         if self._rows:
             unpack(BytesIO(pack(self._chunk())), self._first, {"levels": LEVELS, **self._about})
-        shapes = [sample.shape for sample in self._samples]
-        if self._before and [before.shape for before in self._before] != shapes:
+        expected = [(torch.float64, sample.shape) for sample in self._samples]
+        if self._before and [(before.dtype, before.shape) for before in self._before] != expected:
             raise SlotkitError("its positions are not those of the sampled connections")
 
     def _continues(self, state: Mapping[str, Any]) -> bool:

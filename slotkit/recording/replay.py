@@ -13,7 +13,9 @@ from slotkit.errors import SlotkitError
 from slotkit.recording.trace import Trace, flips
 from slotkit.reel import ROWS, Init, Reel, ReelSettings
 from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.schema import naming
 from slotkit.selection import greedy
 
 
@@ -116,8 +118,9 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
             "--set recording.keep_epochs=[10,30]."
         )
     weights = replay(folder, step)
-    state, _ = checkpoint.load(folder.checkpoint("last"))
-    others: dict[str, Any] = {name: value for name, value in state["others"].items() if name not in weights}
+    state, _ = load(folder, "last")
+    with naming(folder.checkpoint("last"), "Train again."):
+        others: dict[str, Any] = {name: v for name, v in state["others"].items() if name not in weights}
     tracked = [name for name in others if name.endswith("num_batches_tracked")]
     if tracked:
         raise SlotkitError(

@@ -145,6 +145,7 @@ def find(folder: RunFolder, check: Callable[[Commit], None]) -> Commit | None:
         check_fingerprint(folder, path, about)
         try:
             commit = Commit(path, state, about, _find_best(folder, path, about), tuple(faults))
+            _check_place(commit)
             _check_metrics(folder, commit)
             check(commit)
         except SlotkitError as fault:
@@ -161,6 +162,13 @@ def metrics_digest(folder: RunFolder, size: int | None = None) -> str:
     path = folder.path / "metrics.jsonl"
     data = path.read_bytes()[:size] if path.exists() else b""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _check_place(commit: Commit) -> None:
+    own = commit.state.get("training")
+    here = (own.get("step"), own.get("validated")) if isinstance(own, dict) else (None, None)
+    if here != (commit.about.get("step"), commit.about.get("epoch")):
+        raise SlotkitError(f"{commit.path} contradicts itself: it says two steps or epochs. Train again.")
 
 
 def _check_metrics(folder: RunFolder, commit: Commit) -> None:

@@ -270,7 +270,7 @@ def default_name(config: Config) -> str:
 def environment(device: str, threads: int) -> dict[str, Any]:
     """What a report says beside a number: device, threads, versions and so on."""
     return {
-        "command": " ".join(sys.argv),
+        "command": " ".join(sys.argv).encode("utf-8", "backslashreplace").decode("utf-8"),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "threads": threads,

@@ -146,6 +146,13 @@ class About(Told):
     data: Checksum | None = None
 
 
+class Recorded(Told):
+    """What a checkpoint says of its trace: the chunks that are finished, and where the next begins."""
+
+    first: Positive
+    written: list[tuple[Positive, Count, Checksum]] | None = None
+
+
 class TraceTensor(Told):
     """One tensor of a trace."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from slotkit.recording.trace import Trace
 from slotkit.runs.commits import Commit
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, environment
-from slotkit.runs.schema import naming
+from slotkit.runs.schema import Recorded, naming
 from slotkit.training.loop import Note
 from slotkit.training.prepare import own_settings, with_whole_paths
 from slotkit.training.trainee import find_device
@@ -58,9 +59,12 @@ def summary_of(folder: RunFolder) -> dict[str, Any]:
 def check_rest(folder: RunFolder, commit: Commit) -> None:
     """Raise SlotkitError if the trace lacks what was recorded before the commit."""
     told = commit.state.get("trace")
-    if told is not None:
-        with naming(commit.path, "Use another one, or train again."):
-            Trace(folder.path / "trace").check_written(told.get("written"), told["first"])
+    if told is None:
+        return
+    with naming(commit.path, "Use another one, or train again."):
+        text = json.dumps({name: told.get(name) for name in ("first", "written")})
+        recorded = Recorded.model_validate_json(text)
+    Trace(folder.path / "trace").check_written(recorded.written, recorded.first)
 
 
 def write_continued(folder: RunFolder, resolved: Resolved) -> None:

@@ -91,11 +91,28 @@ class TrainingState:
                 f"it tells of {own['step']} steps, {epochs} epochs and the best {own['best_epoch']}, where "
                 f"an epoch has {per_epoch} steps"
             )
+        fresh = self.optimizer.state_dict()["state"]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for number, values in own["optimizer"].items():
             if type(number) is not int or not 0 <= number < len(parameters):
                 raise SlotkitError(f"the optimizer has a parameter {number!r:.60}")
-            shapes = ((), parameters[number].shape, (parameters[number].numel(),))
-            for name, value in values.items():
-                if isinstance(value, Tensor) and tuple(value.shape) not in shapes:
-                    raise SlotkitError(f"{name} of parameter {number} has the shape {tuple(value.shape)}")
+            place = f"the optimizer, parameter {number}"
+            check_like(values, fresh.get(number, {}), place)
+            _check_moments(values, parameters[number], place)
+
+
+def _check_moments(values: dict[str, Any], parameter: Tensor, place: str) -> None:
+    """Check what SGD and Adam remember of a parameter. Raises SlotkitError, the part of a sentence."""
+    adam = values.keys() & {"step", "exp_avg", "exp_avg_sq"}
+    if len(adam) not in (0, 3):
+        raise SlotkitError(f"{place}, has of Adam's only {', '.join(sorted(adam))}")
+    for name in values.keys() & {"momentum_buffer", "exp_avg", "exp_avg_sq"}:
+        value, shapes = values[name], (parameter.shape, (parameter.numel(),))
+        fits = isinstance(value, Tensor) and value.is_floating_point() and value.shape in shapes
+        if not fits and not (name == "momentum_buffer" and value is None):
+            raise SlotkitError(f"{place}, {name} is not floats of shape {tuple(parameter.shape)}")
+    step = values.get("step", 0.0)
+    if not isinstance(step, int | float) and not (isinstance(step, Tensor) and step.dtype == torch.float32):
+        raise SlotkitError(f"{place}, step is no number")
+    if not 0 <= float(step) < 2**53:
+        raise SlotkitError(f"{place}, has {float(step)} steps")

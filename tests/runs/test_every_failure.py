@@ -16,9 +16,9 @@ from runs.test_resume import assert_same_run  # type: ignore[import-not-found]
 
 from slotkit import files
 from slotkit.config import Overrides, Resolved, resolve
+from slotkit.data import sources
 from slotkit.runs import folder as folders
 from slotkit.runs.folder import RunFolder
-from slotkit.training import prepare as preparing
 from slotkit.training.experiment import resume, run
 from slotkit.training.finetune import finetune
 from slotkit.training.finetune import go_on as comparison
@@ -71,7 +71,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for a real disk, the images are read once, and git is not asked for a commit."""
     monkeypatch.setattr(files, "disk", FailingDisk())
-    monkeypatch.setattr(preparing, "load", functools.cache(preparing.load))
+    monkeypatch.setattr(sources, "load", functools.cache(sources.load))
     monkeypatch.setattr(folders, "_git_commit", lambda: "none")
 
 

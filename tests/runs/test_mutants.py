@@ -18,19 +18,19 @@ from slotkit.analyses.common.recorded import read_any
 from slotkit.cli import runs as commands
 
 from slotkit import files
+from slotkit.data import sources
 from slotkit.errors import SlotkitError
 from slotkit.recording.replay import replay
 from slotkit.recording.trace import Trace
 from slotkit.runs import folder as folders
 from slotkit.runs.folder import RunFolder
-from slotkit.training import prepare as preparing
 from slotkit.training.experiment import evaluate, resume, run
 from slotkit.training.loop import Event, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread", "narrow_networks")
 
 # Of each kind of file. `nox -s fuzz` has 2,000.
-NUMBER = int(os.environ.get("SLOTKIT_MUTANTS", "60"))
+NUMBER = int(os.environ.get("SLOTKIT_MUTANTS", "25"))
 
 FILES = {
     "config": "config.toml",
@@ -47,6 +47,15 @@ FILES = {
 ANOTHER_INIT = "The reels were made with the init "
 
 
+# What is said of the run itself, whole or damaged.
+OF_THE_RUN = (
+    "There is no trace in ",
+    "The trace of copy is ",
+    "copy trained ",
+    "The trace of copy has no steps",
+)
+
+
 class EnoughError(Exception):
     """A forged run may have any number of steps."""
 
@@ -59,41 +68,51 @@ def some_steps(first: int) -> Callable[[Event], None]:
     return report
 
 
-def use(folder: RunFolder, last: int) -> list[Callable[[], Any]]:
-    """Everything that reads a run."""
-    return [
-        lambda: commands._row(folder),
-        lambda: (folder.tables(), list(folder.metrics()), folder.branches()),
-        lambda: evaluate(folder, "best", "validation"),
-        lambda: evaluate(folder, "last", "validation"),
-        lambda: [list(Trace(folder.path / "trace").chunks()), Trace(folder.path / "trace").last_step()],
-        lambda: replay(folder, last),
-        lambda: read_any(folder, events=True),
-        lambda: resume(folder, [], some_steps(last)),
-    ]
+def use(folder: RunFolder, name: str, last: int) -> list[Callable[[], Any]]:
+    """Everything that reads such a file."""
+    trace = Trace(folder.path / "trace")
+    readers: dict[str, Callable[[], Any]] = {
+        "row": lambda: commands._row(folder),
+        "rest": lambda: (folder.tables(), list(folder.metrics()), folder.branches()),
+        "best": lambda: evaluate(folder, "best", "validation"),
+        "last": lambda: evaluate(folder, "last", "validation"),
+        "chunks": lambda: [list(trace.chunks()), trace.last_step()],
+        "replay": lambda: replay(folder, last),
+        "analyze": lambda: read_any(folder, events=True),
+        "resume": lambda: resume(folder, [], some_steps(last)),
+    }
+    apart = {
+        "summary.json": ("row", "resume"),
+        "metrics.jsonl": ("rest", "analyze", "resume"),
+        "checkpoints/last.safetensors": ("last", "resume"),
+        "checkpoints/best.safetensors": ("best", "resume"),
+    }
+    return [readers[one] for one in apart.get(name, readers)]
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+# Runs whose checkpoints hold other things.
+FORMS: dict[str, dict[str, Any]] = {
+    "probabilistic": {"slots__selection": "PS", "recording__trace": "summary"},
+    "dense": {"slots__form": "dense", "slots__selection": "PS", "recording__trace": "off"},
+    "adam": {"training__optimizer": "adam", "training__lr": 0.01},
+    "learned": {"method": "learned", "training__optimizer": "adam", "recording__trace": "off"},
+}
+
+
+def make_killed(place: Path, **values: Any) -> RunFolder:
     """A run that was killed in its second epoch, with a chunk of its trace."""
-    with pytest.MonkeyPatch.context() as patch:
-        from slotkit.models import conv
+    seen = 0
 
-        patch.setattr(conv, "WIDTHS", (4, 6, 8))
-        patch.setattr(conv, "HIDDEN", 16)
-        seen = 0
+    def stop(event: Event) -> None:
+        nonlocal seen
+        seen += isinstance(event, Step)
+        if seen == 4:
+            raise KeyboardInterrupt
 
-        def stop(event: Event) -> None:
-            nonlocal seen
-            seen += isinstance(event, Step)
-            if seen == 4:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            run(settings(), tmp_path_factory.mktemp("killed"), "run", stop)
-        folder = RunFolder(next(tmp_path_factory.getbasetemp().glob("killed*/run")))
-        # What a run that is extended has: a chunk that is going on.
-        whole = run(settings(), tmp_path_factory.mktemp("whole"), "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(**values), place, "killed", stop)
+    folder, whole = RunFolder(place / "killed"), run(settings(**values), place, "whole")
+    if (whole.path / "trace").is_dir():  # as a run that is extended has it: a chunk that goes on
         shutil.copy(whole.path / FILES["chunk"], folder.path / FILES["chunk"])
     return folder
 
@@ -101,40 +120,52 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: dict[Any, Any] = {}
-    whole = preparing.load
-    monkeypatch.setattr(preparing, "load", lambda *given: loaded.setdefault(given, None) or whole(*given))
+    whole = sources.load
+    monkeypatch.setattr(sources, "load", lambda *given: loaded.setdefault(given, None) or whole(*given))
     monkeypatch.setattr(files, "disk", FailingDisk())
     monkeypatch.setattr(folders, "_git_commit", lambda: "none")
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_damaged_files_are_refused_in_one_sentence(kind: str, killed: RunFolder, tmp_path: Path) -> None:
-    whole = (killed.path / FILES[kind]).read_bytes()
+def test_damaged_files_are_refused_in_one_sentence(kind: str, tmp_path: Path) -> None:
+    forged = "checkpoint" if kind == "best" else kind
+    check(make_killed(tmp_path), FILES[kind], forged, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_so_are_checkpoints_of_every_form(form: str, tmp_path: Path) -> None:
+    check(make_killed(tmp_path, **FORMS[form]), FILES["checkpoint"], "checkpoint", tmp_path / "copy")
+
+
+def check(killed: RunFolder, name: str, kind: str, place: Path) -> None:
+    whole = (killed.path / name).read_bytes()
     outcomes: Counter[str] = Counter()
     slowest = 0.0
-    forged = "checkpoint" if kind == "best" else kind
-    for number, (how, data) in enumerate(mutants(forged, whole, NUMBER, seed=7)):
-        place = tmp_path / "run"
+    for number, (how, data) in enumerate(mutants(kind, whole, NUMBER, seed=7)):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(killed.path, place)
-        path = place / FILES[kind]
-        path.write_bytes(data)
+        (place / name).write_bytes(data)
         started = time.process_time()
-        noticed = False
-        for reader in use(RunFolder(place), 3):
-            try:
-                reader()
-            except SlotkitError as fault:
-                noticed, told = True, str(fault)
-                if not (str(place) in told or told.startswith(ANOTHER_INIT)):
-                    raise AssertionError((number, how, told)) from fault
-            except EnoughError:
-                pass
-            except Exception as fault:
-                raise AssertionError((number, how, data[:300])) from fault
+        noticed = [
+            reader for reader in use(RunFolder(place), name, 3) if refuses(reader, place, (number, how))
+        ]
         slowest = max(slowest, time.process_time() - started)
         outcomes[f"{how} {'refused' if noticed else 'read'}"] += 1
-    print(
-        f"{kind}: {NUMBER} mutants, 0 raw exceptions, {dict(sorted(outcomes.items()))}, slowest {slowest:.1f} s"
-    )
+    told = dict(sorted(outcomes.items()))
+    print(f"{name}: {NUMBER} mutants, 0 raw exceptions, {told}, slowest {slowest:.1f} s")
     assert slowest < 5
+
+
+def refuses(reader: Callable[[], Any], place: Path, what: tuple[int, str]) -> bool:
+    """Whether it says that something is wrong: in a sentence that names a file of the run."""
+    try:
+        reader()
+    except SlotkitError as fault:
+        if str(place) in str(fault) or str(fault).startswith((ANOTHER_INIT, *OF_THE_RUN)):
+            return True
+        raise AssertionError(what) from fault
+    except EnoughError:
+        return False
+    except Exception as fault:
+        raise AssertionError(what) from fault
+    return False
