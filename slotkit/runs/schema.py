@@ -158,7 +158,7 @@ class TraceTensor(Told):
     """One tensor of a trace."""
 
     shape: list[Annotated[int, Field(ge=1, le=2**31)]] = Field(min_length=2, max_length=8)
-    channel_dim: int = Field(ge=0, le=1)
+    channel_dim: int = Field(0, ge=0, le=1)
 
 
 class TraceAbout(Told):
