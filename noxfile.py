@@ -53,6 +53,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Every change of the disk fails once in every way, and 2,000 mutants of each kind of file are read."""
+    everything = {"SLOTKIT_EVERY_POINT": "1", "SLOTKIT_MUTANTS": "2000"}
+    files = ["tests/runs/test_every_failure.py", "tests/runs/test_mutants.py", "tests/data/test_mutants.py"]
+    command = [str(installed(session) / "pytest"), "-s", *(session.posargs or files)]
+    session.run(*command, env=ONE_THREAD | everything)
+
+
+@nox.session(venv_backend="none")
 def tests_cuda(session: nox.Session) -> None:
     """The tests that run on every device, on a GPU; skips itself by name where there is none."""
     binaries = installed(session)

@@ -67,8 +67,11 @@ def write_whole(path: Path, write: Callable[[Path], None], aside: Path | None = 
             disk.fill(temporary, write)
             disk.sync(temporary)
             if aside is not None and path.exists():
-                disk.make_folder(aside.parent)
+                if not aside.parent.is_dir():
+                    disk.make_folder(aside.parent)
+                    disk.sync(aside.parent.parent)
                 disk.rename(path, aside)
+                disk.sync(aside.parent)
             disk.rename(temporary, path)
             disk.sync(path.parent)
     finally:

@@ -16,7 +16,7 @@ from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
-from slotkit.runs.schema import Fraction, Told, naming, read_json
+from slotkit.runs.schema import Finite, Told, naming, read_json
 from slotkit.training import sweep as engine
 from slotkit.training.experiment import Report, evaluate
 
@@ -70,7 +70,7 @@ class Sweep:
 
 
 class _Readings(Told):
-    readings: dict[str, dict[str, Fraction]]
+    readings: dict[str, dict[str, Finite]]
 
 
 def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:

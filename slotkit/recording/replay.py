@@ -37,7 +37,7 @@ def reels_of(folder: RunFolder, init: Init | None = None) -> dict[str, Reel]:
     """
     settings = ReelSettings.from_dict(settings_of(folder), init)
     return {
-        name: settings.reel(name, tensor["shape"], tensor["channel_dim"])
+        name: settings.reel(name, tensor["shape"], tensor.get("channel_dim", 0))
         for name, tensor in Trace(folder.path / "trace").about()["tensors"].items()
     }
 

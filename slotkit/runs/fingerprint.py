@@ -63,6 +63,7 @@ def check(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> None:
             f"{folder.path / 'config.toml'} was changed since {path} was written: {'; '.join(different)}. "
             "Put the old values back, or train a new run with the new ones."
         )
+    folder.data()  # says so if it is damaged
     if about.get("data") is not None and about["data"] != _data(folder.path):
         raise SlotkitError(
             f"{folder.path / DATA} was changed since {path} was written, so the data may be other data. "

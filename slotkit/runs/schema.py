@@ -24,6 +24,7 @@ class Told(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**63)]
@@ -34,8 +35,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Reading(Told):
     """`slotkit.training.evaluation.Reading.as_dict`. The loss may be infinite or no number."""
 
-    accuracy: Fraction
-    spread: Fraction | None = None
+    accuracy: Finite
+    spread: Finite | None = None
     n: Positive = 1
     loss: float = 0.0
 
@@ -157,7 +158,7 @@ class TraceTensor(Told):
     """One tensor of a trace."""
 
     shape: list[Annotated[int, Field(ge=1, le=2**31)]] = Field(min_length=2, max_length=8)
-    channel_dim: int = Field(ge=0, le=1)
+    channel_dim: int = Field(0, ge=0, le=1)
 
 
 class TraceAbout(Told):

@@ -104,12 +104,12 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
 
     Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
+    done = finished(folder, continued(folder, changes))
+    if done:
+        report(done)
+        return folder
     with folder.locked():
         resolved = continued(folder, changes)
-        done = finished(folder, resolved)
-        if done:
-            report(done)
-            return folder
         commit = find(folder, lambda commit: check_rest(folder, commit))
         folder.remove_temporary_files()
         with _deterministic(resolved.config.training.deterministic):

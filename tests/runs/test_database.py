@@ -150,18 +150,17 @@ def test_an_origin_that_is_lost_does_not_change_its_setting(tmp_path: Path) -> N
     assert_same_run(whole.path, folder.path)
 
 
-def test_other_data_are_refused(tmp_path: Path) -> None:
-    """Where a run keeps the identity of its data, its checkpoints are held to it."""
+def test_another_record_of_the_data_is_refused(tmp_path: Path) -> None:
+    """Checkpoints are held to the identity of the data that the run had: to every byte of data.json."""
     folder = started(tmp_path)
-    (folder.path / "data.json").write_text('{"classes": ["a", "b"]}')
-    make_old(folder, data=None)  # written before there was one
-    shutil.copytree(folder.path, tmp_path / "copy")
-    resume(RunFolder(tmp_path / "copy"), [])
-    digest = checkpoint.load(tmp_path / "copy" / "checkpoints" / "last.safetensors")[1]["data"]
-    assert digest is not None
-    make_old(folder, data=digest)
-    (folder.path / "data.json").write_text('{"classes": ["a", "c"]}')
-    assert f"{folder.path / 'data.json'} was changed since " in refused(folder)
+    path = folder.path / "data.json"
+    data = json.loads(path.read_text())
+    assert checkpoint.load(folder.checkpoint("last"))[1]["data"] is not None
+    data["train"]["labels"] = "0" * 32
+    path.write_text(json.dumps(data))
+    assert f"{path} was changed since " in refused(folder)
+    path.unlink()
+    assert f"{path} was changed since " in refused(folder)
 
 
 @pytest.mark.parametrize("how", ["missing", "damaged", "another"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from runs.test_database import make_old  # type: ignore[import-not-found]
 from slotkit.analyses import ps_variance, weights
 
 from slotkit.config import Overrides, Resolved, resolve
@@ -273,6 +274,7 @@ def test_a_branch_trains_on_what_the_slot_run_had(here: Path) -> None:
 
 def test_a_run_from_before_records_its_data_when_it_goes_on(here: Path) -> None:
     data = one(here).data()
+    make_old(one(here))
     (one(here).path / "data.json").unlink()
     evaluate(one(here), "best", "test")
     assert one(here).data() is None
