@@ -9,15 +9,16 @@ which makes this form the oracle for every other one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slotkit.errors import SlotkitError
+from slotkit.latent.guard import is_same
 from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
@@ -135,8 +136,20 @@ def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module
     for other, other_name in tied:
         parametrize.register_parametrization(other, other_name, nn.Identity(), unsafe=True)
         other.get_submodule("parametrizations").add_module(other_name, shared)
-    claim(shared.get_parameter("original").requires_grad_(True), [(shared, "original")])
+    claim(shared.get_parameter("original"), [(shared, "original")])
     return shared
+
+
+class Mark(NamedTuple):
+    """What a tensor's scores and sample were when they were last marked, and how often written to."""
+
+    scores: nn.Parameter
+    held: Tensor | None
+    versions: tuple[int, int]
+
+
+def _version(tensor: Tensor | None) -> int:
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 class DenseForm:
@@ -151,7 +164,13 @@ class DenseForm:
         for place, reel in zip(picked, reels, strict=True):
             weight = SlotWeight(reel, selection, update, place.parameter.device, place.parameter.dtype)
             self._weights[reel.name] = weight
-            self._lists[reel.name] = attach(place.owners, weight)
+            self._lists[reel.name] = attach(place.owners, weight).requires_grad_(place.is_trained)
+        self.mark()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Of a copy, whose tensors count their changes anew.
+        self.__dict__.update(state)
+        self.mark()
 
     @property
     def reels(self) -> Mapping[str, Reel]:
@@ -160,7 +179,12 @@ class DenseForm:
     @property
     def _scores(self) -> dict[str, nn.Parameter]:
         # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
-        return {name: shared.get_parameter("original") for name, shared in self._lists.items()}
+        found = {name: shared._parameters["original"] for name, shared in self._lists.items()}
+        # torch.func.functional_call puts other tensors there, for as long as the call takes.
+        return {
+            name: value if isinstance(value, nn.Parameter) else self._marks[name].scores
+            for name, value in found.items()
+        }
 
     def __str__(self) -> str:
         return "dense form"
@@ -193,21 +217,55 @@ class DenseForm:
     def selected(self, name: str) -> Tensor:
         return self._weights[name].selected(self._scores[name])
 
-    def choose_greedy(self, follow: bool) -> None:
-        for name, weight in self._weights.items():
-            weight.held = None if follow else greedy(self.scores(name))
+    def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
+        for name in self._weights if names is None else names:
+            self._weights[name].held = None if follow else greedy(self.scores(name))
 
-    def choose_sample(self, stream: int, number: int) -> None:
+    def choose_sample(
+        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+    ) -> None:
         # All are looked at before the first is drawn: a refused draw changes nothing.
-        for name in self._weights:
+        chosen = list(self._weights if names is None else names)
+        for name in chosen:
             if not torch.isfinite(self.scores(name)).all():
                 raise SlotkitError(
                     f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
-        for name, weight in self._weights.items():
-            scores = self.scores(name)
-            weight.held = sample(scores, weight.reel.draw(stream, number, scores.device))
+        for name in chosen:
+            scores, weight = self.scores(name), self._weights[name]
+            drawn = sample(scores, weight.reel.draw(stream, number, scores.device))
+            if in_place and weight.held is not None and not weight.held.is_inference():
+                # functional_call puts back the buffers of before: only what is written in them stays.
+                weight.held.copy_(drawn)
+            else:
+                weight.held = drawn
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        pass  # the weights come from the scores, which any optimizer may move
+
+    def is_frozen(self, name: str) -> bool:
+        return not self._scores[name].requires_grad
+
+    def is_given(self, name: str) -> bool:
+        return not is_same(self._lists[name]._parameters["original"], self._scores[name])
+
+    def is_touched(self, name: str) -> bool:
+        now, mark = self._now(name), self._marks[name]
+        return now.scores is not mark.scores or now.held is not mark.held or now.versions != mark.versions
+
+    def has_new_scores(self) -> bool:
+        pairs = [(self._now(name), mark) for name, mark in self._marks.items()]
+        return any(
+            now.scores is not mark.scores or now.versions[0] != mark.versions[0] for now, mark in pairs
+        )
+
+    def mark(self) -> None:
+        self._marks = {name: self._now(name) for name in self._weights}
+
+    def _now(self, name: str) -> Mark:
+        scores, held = self._scores[name], self._weights[name].held
+        return Mark(scores, held, (_version(scores), _version(held)))
 
     def snapshot(self) -> dict[str, Tensor | None]:
         return {name: weight.held for name, weight in self._weights.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -54,11 +54,34 @@ class Form(Protocol):
     def selected(self, name: str) -> Tensor:
         """int64, of the weight's shape."""
 
-    def choose_greedy(self, follow: bool) -> None:
-        """Use the highest scores; with `follow`, from now on after every step."""
+    def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
+        """Use the highest scores, of some tensors or all; with `follow`, from now on after every step."""
 
-    def choose_sample(self, stream: int, number: int) -> None:
-        """Use a sample of the scores: draw `number` of `stream`. It stays until the next choice."""
+    def choose_sample(
+        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+    ) -> None:
+        """Use a sample of the scores: draw `number` of `stream`, of some tensors or all.
+
+        It stays until the next choice. With `in_place` it is written to where the last sample is.
+        """
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Raise SlotkitError if something else than slotkit has changed one of these weights, or any."""
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether the user has switched off its gradient: it is neither drawn nor stepped."""
+
+    def is_given(self, name: str) -> bool:
+        """Whether the model is being called with another weight in its place (torch.func.functional_call)."""
+
+    def is_touched(self, name: str) -> bool:
+        """Whether somebody else has written to what the weight comes from since the last `mark`."""
+
+    def has_new_scores(self) -> bool:
+        """Whether somebody has written to scores since the last `mark`: a step without an optimizer."""
+
+    def mark(self) -> None:
+        """All is as it should be."""
 
     def snapshot(self) -> Any:
         """The choice in use, for `restore`."""

@@ -102,10 +102,11 @@ class _SlotOptimizer(torch.optim.Optimizer):
                     self._has_ordinary = True
                     continue
                 gradient = parameter.grad
-                if gradient is None:
+                if gradient is None or not parameter.requires_grad:
                     weight.rest()
                 else:
                     weight.check_untouched()
+                    weight.guard.mark()
                     stepping.append((weight, gradient, group))
         try:
             self._step_everything(stepping)

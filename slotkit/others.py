@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.picking import Picked, is_claimed
+from slotkit.picking import Picked, freeze, is_claimed
 
 OTHERS = ("frozen", "trained", "kept")
 
@@ -39,7 +39,7 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[st
     if others == "trained":
         return {name: value for name, value in non_slot.items() if value.requires_grad}
     for value in non_slot.values():
-        value.requires_grad_(False)
+        freeze(value)
     if others == "frozen":
         for module in model.modules():
             for name, value in module.named_parameters(recurse=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class LatentForm:
             find_engine(engine, place.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
         for place, reel in zip(picked, reels, strict=True):
-            claim(place.parameter.requires_grad_(True), place.owners)
+            claim(place.parameter.requires_grad_(place.is_trained), place.owners)
             self.weights[reel.name] = LatentWeight(
                 reel, place.parameter, place.owners, engine, self.stored, selection == "greedy"
             )
@@ -89,24 +89,52 @@ class LatentForm:
     def coefficient(self, name: str) -> float:
         return self.weights[name].line.c
 
-    def choose_greedy(self, follow: bool) -> None:
-        relocate(list(self.weights.values()))
-        for weight in self.weights.values():
+    def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
+        chosen = self._named(names)
+        relocate(chosen)
+        for weight in chosen:
             weight.choose_all()
             weight.follows = follow
 
-    def choose_sample(self, stream: int, number: int) -> None:
+    def choose_sample(
+        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+    ) -> None:
         # All are looked at before the first is drawn: a refused draw changes nothing.
-        relocate(list(self.weights.values()))
-        for name, weight in self.weights.items():
+        chosen = self._named(names)
+        relocate(chosen)
+        for weight in chosen:
             if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
                 raise SlotkitError(
-                    f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
+                    f"Some scores of {weight.reel.name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
-        sample(list(self.weights.values()), stream, number)
-        for weight in self.weights.values():
+        sample(chosen, stream, number)
+        for weight in chosen:
             weight.follows = False
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        chosen = self._named(names)
+        relocate(chosen)
+        for weight in chosen:
+            weight.check_untouched()
+
+    def is_frozen(self, name: str) -> bool:
+        return not self.weights[name].parameter.requires_grad
+
+    def is_given(self, name: str) -> bool:
+        return not self.weights[name].guard.is_in_place()
+
+    def is_touched(self, name: str) -> bool:
+        return self.weights[name].guard.is_touched()
+
+    def has_new_scores(self) -> bool:
+        return False  # only slotkit has them
+
+    def mark(self) -> None:
+        pass  # each weight's guard marks what slotkit writes
+
+    def _named(self, names: Iterable[str] | None) -> list[LatentWeight]:
+        return [self.weights[name] for name in (self.weights if names is None else names)]
 
     def snapshot(self) -> dict[str, tuple[Tensor, bool, int]]:
         return {

@@ -83,6 +83,10 @@ class LatentState:
             found.append(greedy(torch.where(inside, scores, -math.inf)))
         return torch.cat(found)
 
+    def options_at(self, selected: Tensor) -> Tensor:
+        """The options (n,), float32, of indices (n,)."""
+        return torch.cat([take(self.rows(part)[0], selected[part]) for part in self.parts()])
+
     def is_of(self, weight: Tensor, greedily: bool) -> bool:
         """Whether every number of a weight (n,) is one of its options, and, if it was chosen `greedily`, the
         one whose interval is kept. Sampled weights have no interval.

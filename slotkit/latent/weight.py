@@ -152,16 +152,17 @@ class LatentWeight(LatentState):
 
     def check_untouched(self) -> None:
         """Raise SlotkitError if anything but slotkit has changed the weight since it was last written."""
-        if self.guard.is_touched():
-            if not self.is_consistent():
-                raise self.guard.changed()
-            self.guard.mark()
+        if self.guard.is_touched() and not self.is_consistent():
+            raise self.guard.changed()
 
     def round_anew(self, before: torch.dtype) -> None:
         """After a cast: a weight is one of its options in the new dtype, not what the old one left of it."""
         found, touched = self.parameter.detach().clone(), self.guard.is_touched()
-        self.choose_all()
         narrow = min(before, found.dtype, key=lambda dtype: dtype.itemsize)
+        if self.follows:
+            self.choose_all()
+        else:
+            self.put(self.options_at(self.selected_in(found.reshape(-1).to(narrow))))
         if touched and not torch.equal(found.to(narrow), self.parameter.detach().to(narrow)):
             with torch.no_grad():
                 self.parameter.copy_(found)
@@ -203,7 +204,7 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
     for weight, engine in zip(relocated, engines, strict=True):
         weight.engine, (_, before) = engine, weight.guard.placement
         weight.guard.placement = weight.parameter.device, weight.parameter.dtype
-        if weight.follows and before != weight.parameter.dtype:
+        if before != weight.parameter.dtype:
             weight.round_anew(before)
 
 
