@@ -79,8 +79,8 @@ class Draws:
                 return
             if getattr(module, "_is_replica", False):
                 raise SlotkitError(
-                    "nn.DataParallel copies the weights before the forward that would draw them, so this draw "
-                    "would reach no copy. Call machine.spin() after each optimizer.step(), or use "
+                    "nn.DataParallel copies the weights before the forward that would draw them, so this "
+                    "draw would reach no copy. Call machine.spin() after each optimizer.step(), or use "
                     "DistributedDataParallel."
                 )
             self._take(names)

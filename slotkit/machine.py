@@ -26,6 +26,7 @@ from slotkit.reel import (
     ReelSettings,
 )
 from slotkit.selection import find_selection, find_update, pick_uniformly, take
+from slotkit.states import check_machine_state
 
 FORMS = ("latent", "dense")
 TABLES = ("auto", "stored", "recomputed")
@@ -329,39 +330,18 @@ class SlotMachine:
 
         Raises SlotkitError, before anything is changed, if the settings or shapes differ.
         """
-        mine, theirs = self._settings(), state["settings"]
-        different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
-        if different:
-            told = "; ".join(
-                f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here" for key in different
-            )
-            raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
-        tables = {table: names for table, names in self.form.state().items() if isinstance(names, Mapping)}
-        if self.selection == "greedy" and not state.get("held"):
-            # That machine follows its scores, even if this one holds a sample just now.
-            tables.pop("held", None)
-        own = {(table, name): value for table, names in tables.items() for name, value in names.items()}
-        absent = [f"{table}/{name}" for table, name in own if name not in state.get(table, {})]
-        if absent:
-            raise SlotkitError(
-                f"This state lacks {', '.join(absent)}. It is damaged, or was put together by hand."
-            )
-        misshapen = [
-            f"{table}/{name}"
-            for (table, name), value in own.items()
-            if isinstance(value, Tensor) and state[table][name].shape != value.shape
-        ]
-        if misshapen:
-            raise SlotkitError(
-                f"This state has {', '.join(misshapen)} in another shape. It is damaged, or was put together "
-                "by hand."
-            )
-        others: dict[str, Tensor] = state["others"]
-        if {name: v.shape for name, v in self._others().items()} != {
-            name: v.shape for name, v in others.items()
-        }:
-            raise SlotkitError("This state belongs to a model with other parameters. Build that model first.")
-        self.model.load_state_dict(others, strict=False)
+        own = {"settings": self._settings(), "others": self._others(), **self.form.state()}
+        check_machine_state(state, own, self.selection == "greedy" and not state.get("held"))
+        before = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in own["others"].items()
+        }
+        try:
+            self.model.load_state_dict(state["others"], strict=False)
+        except RuntimeError:
+            # Layers that are slot machines of their own may refuse, when torch has loaded the rest.
+            self.model.load_state_dict(before, strict=False)
+            raise
         self.form.load(state)
         self.drawing.number = state["draws"]
         self.drawing.restart(state.get("waiting"))

@@ -27,6 +27,7 @@ from slotkit.latent.weight import (
     step,
 )
 from slotkit.picking import is_claimed
+from slotkit.states import check_optimizer_state
 
 
 class Machine(Protocol):
@@ -57,15 +58,15 @@ class _SlotOptimizer(torch.optim.Optimizer):
     (floats, that is float64), and what the optimizer adds.
     """
 
+    # What a param group needs in a state that is loaded, and the attributes that a copy takes along.
+    _needed: tuple[str, ...]
+    _inner: tuple[str, ...]
+
     def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
         listed = _as_list(machines)
         members = [_latents(machine) for machine in listed]
-        self._latents: dict[Tensor, LatentWeight] = {
-            weight.parameter: weight for weights in members for weight in weights
-        }
         self._members = members
-        # Every step looks all parameters up, and hashing a tensor is slow.
-        self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+        self._index()
         self._steps, self._has_ordinary = 0, False
         groups: list[dict[str, Any]] = [
             {"params": [weight.parameter for weight in weights]} for weights in members
@@ -81,6 +82,23 @@ class _SlotOptimizer(torch.optim.Optimizer):
             group["params"] = _ordinary(group["params"])
         super().__init__(groups, defaults)
         self._show_state()
+
+    def _index(self) -> None:
+        self._latents: dict[Tensor, LatentWeight] = {
+            weight.parameter: weight for weights in self._members for weight in weights
+        }
+        # Every step looks all parameters up, and hashing a tensor is slow.
+        self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
+        kept = ("_members", "_steps", "_has_ordinary", *self._inner)
+        return super().__getstate__() | {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_members" in state:  # torch's load_state_dict comes here with less
+            self._index()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -128,7 +146,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         return {}
 
     def _show_lines(self) -> None:
-        """Update `state` after a step: only its numbers, and its tensors if those are other ones than before."""
+        """Update `state` after a step: its numbers, and its tensors if those are other ones than before."""
         for parameter, weight in self._latents.items():
             shown = self.state[parameter]
             if shown.get("latent") is weight.latent:
@@ -143,14 +161,22 @@ class _SlotOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
 
-        The weights of the machines are brought in line with the latents, if they are not already.
+        The weights of the machines are brought in line with the latents, if they are not already. Raises
+        SlotkitError, before anything is changed, for a state that is not of such an optimizer and weights.
         """
+        check_optimizer_state(state_dict, self.param_groups, self._latents, self._needed, type(self).__name__)
         super().load_state_dict(dict(state_dict))
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 if parameter in self._latents:
                     self._load_latent(self._latents[parameter], state_dict["state"][key])
         self._show_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As every torch optimizer's. Raises SlotkitError if somebody else has written to a weight."""
+        for weight in self._latents.values():
+            weight.check_untouched()
+        return super().state_dict()
 
     def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
         weight.load(state)
@@ -172,6 +198,9 @@ class SlotSGD(_SlotOptimizer):
     Raises:
         SlotkitError: for a machine in dense form. ValueError, from torch, for bad hyper-parameters.
     """
+
+    _needed = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    _inner = ("_ordinary",)
 
     def __init__(
         self,
@@ -228,6 +257,9 @@ class SlotAdam(_SlotOptimizer):
         lr, betas, eps, weight_decay: those of torch.optim.AdamW (decoupled decay, of A).
         parameters: ordinary parameters, or param groups of them, for torch's AdamW.
     """
+
+    _needed = ("lr", "betas", "eps", "weight_decay")
+    _inner = ("_adam", "_moments_of")
 
     def __init__(
         self,

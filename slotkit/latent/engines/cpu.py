@@ -37,18 +37,7 @@ def serial(parallel: Any) -> Any:
     return compiled(twin)
 
 
-# GNU OpenMP, which numba's threads come from, kills a forked process that would go on using them.
-_is_forked = False
-_serial_step, _serial_sample = serial(step_tensor), serial(sample_tensor)
-
-
-def _forked() -> None:
-    global _is_forked
-    _is_forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+serial_step, serial_sample = serial(step_tensor), serial(sample_tensor)
 
 
 class Views(NamedTuple):
@@ -69,6 +58,11 @@ class Cpu:
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
+        self._is_forked = False
+
+    def after_fork(self) -> None:
+        """Go on without threads: GNU OpenMP, which numba's come from, kills a forked process that uses them."""
+        self._is_forked = True
 
     def __reduce__(self) -> str:
         """A copy of it is itself: what it holds belongs to arrays, which copies have of their own."""
@@ -86,7 +80,7 @@ class Cpu:
         connections = options = NOT_NAMED
         if move.recorded:
             connections, options = (np.empty(len(views.weight), np.int32) for _ in range(2))
-        run = _serial_step if _is_forked else step_tensor
+        run = serial_step if self._is_forked else step_tensor
         run(
             views.weight,
             *views.state,
@@ -112,7 +106,7 @@ class Cpu:
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
         counts = np.empty(views.blocks, np.int64)
-        run = _serial_sample if _is_forked else sample_tensor
+        run = serial_sample if self._is_forked else sample_tensor
         run(
             views.weight,
             views.state[0],
@@ -158,3 +152,5 @@ def _typed(spec: ReelSpec) -> ReelSpec:
 
 
 ENGINE = Cpu()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ENGINE.after_fork)
