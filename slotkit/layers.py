@@ -62,7 +62,7 @@ class _SlotLayer(nn.Module):
         weight = self.get_submodule("parametrizations.weight.0")
         assert isinstance(weight, SlotWeight)
         weight.adopts_seed = True
-        self.register_load_state_dict_post_hook(_scores_are_loaded)
+        self.register_load_state_dict_post_hook(_scores_are_loaded)  # type: ignore[no-untyped-call]
 
     def get_extra_state(self) -> Tensor:
         """How many times training has sampled, and whether the next forward draws: a resumed run goes on

@@ -61,7 +61,7 @@ class Cpu:
         self._is_forked = False
 
     def after_fork(self) -> None:
-        """Go on without threads: GNU OpenMP, which numba's come from, kills a forked process that uses them."""
+        """Go on without threads: those of GNU OpenMP, which numba uses, kill a forked process."""
         self._is_forked = True
 
     def __reduce__(self) -> str:
