@@ -70,6 +70,8 @@ class Draws:
             self.number += 1
             self.restart(self.waiting - set(names))
 
+    # A draw is no part of a compiled graph. As torch.compiler.disable, which takes a second to import.
+    @torch._disable_dynamo
     def before_forward(self, module: nn.Module) -> None:
         """A training-mode forward begins: take the draw of this step, unless it has been taken."""
         with _drawing:

@@ -84,7 +84,12 @@ class LatentForm:
             weight.restart(*lines[name])
 
     def selected(self, name: str) -> Tensor:
-        return self.weights[name].selected()
+        weight = self.weights[name]
+        selected = weight.selected()
+        values = weight.options_at(selected.reshape(-1)).to(weight.parameter.dtype)
+        if not torch.equal(values.view(self.reels[name].shape), weight.parameter.detach()):
+            raise weight.guard.changed()  # by a write that PyTorch doesn't count (to .data)
+        return selected
 
     def coefficient(self, name: str) -> float:
         return self.weights[name].line.c
