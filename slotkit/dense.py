@@ -254,6 +254,9 @@ class DenseForm:
         now, mark = self._now(name), self._marks[name]
         return now.scores is not mark.scores or now.held is not mark.held or now.versions != mark.versions
 
+    def suspect(self, parameters: set[int]) -> None:
+        pass  # any optimizer may step
+
     def has_new_scores(self) -> bool:
         pairs = [(self._now(name), mark) for name, mark in self._marks.items()]
         return any(

@@ -24,7 +24,7 @@ from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.reel import TRAINING_DRAWS
 
-# Draws that an optimizer's step makes due.
+# Of all machines that an optimizer's step means something for: a draw, or a step that is not its own.
 _watched: WeakSet[Draws] = WeakSet()
 
 # Of two threads in forwards of one machine the second waits for the draw of the first.
@@ -47,13 +47,15 @@ class Draws:
         self._copied = self._stepping = False
         self.waiting: set[str] = set()
         self.restart()
-        if self._automatic:
-            _watched.add(self)
+        self._watch()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._copied, self._stepping = True, False
-        if self._automatic:
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._automatic or self.form.latents:
             _watched.add(self)
 
     def restart(self, waiting: Iterable[str] | None = None) -> None:
@@ -71,7 +73,7 @@ class Draws:
             self.restart(self.waiting - set(names))
 
     # A draw is no part of a compiled graph. As torch.compiler.disable, which takes a second to import.
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def before_forward(self, module: nn.Module) -> None:
         """A training-mode forward begins: take the draw of this step, unless it has been taken."""
         with _drawing:
@@ -114,13 +116,15 @@ class Draws:
         if not self._copied and not self._stepping and self.form.has_new_scores():
             self.restart()
 
-    def is_stepped_by(self, optimizer: Optimizer) -> bool:
-        own = {id(parameter) for parameter in self.form.parameters()}
-        return any(id(value) in own for group in optimizer.param_groups for value in group["params"])
+    def is_stepped_by(self, parameters: set[int]) -> bool:
+        """Whether one of the parameters with these ids is the machine's."""
+        return any(id(own) in parameters for own in self.form.parameters())
 
-    def begin_step(self) -> None:
+    def begin_step(self, parameters: set[int], is_own: bool) -> None:
         """An optimizer's step begins: whatever it does with the scores, forwards in it are one step's."""
         self._stepping = True
+        if not is_own:
+            self.form.suspect(parameters)
 
     def end_step(self, skipped: bool) -> None:
         """An optimizer's step is done: the next forward draws anew."""
@@ -128,18 +132,22 @@ class Draws:
         self.restart(self.waiting if skipped else None)
 
 
+def _stepped(optimizer: Optimizer) -> tuple[list[Draws], set[int]]:
+    parameters = {id(value) for group in optimizer.param_groups for value in group["params"]}
+    return [draws for draws in list(_watched) if draws.is_stepped_by(parameters)], parameters
+
+
 def _before_step(optimizer: Optimizer, *_: Any) -> None:
-    for draws in list(_watched):
-        if draws.is_stepped_by(optimizer):
-            draws.begin_step()
+    found, parameters = _stepped(optimizer)
+    for draws in found:
+        draws.begin_step(parameters, is_own=hasattr(optimizer, "trains_latents"))
 
 
 def _after_step(optimizer: Optimizer, *_: Any) -> None:
-    for draws in list(_watched):
-        if draws.is_stepped_by(optimizer):
-            # A GradScaler tells fused optimizers so; others are not called at all where it skips a step.
-            overflow = getattr(optimizer, "found_inf", None)
-            draws.end_step(skipped=overflow is not None and bool(overflow))
+    # A GradScaler tells fused optimizers so; others are not called at all where it skips a step.
+    overflow = getattr(optimizer, "found_inf", None)
+    for draws in _stepped(optimizer)[0]:
+        draws.end_step(skipped=overflow is not None and bool(overflow))
 
 
 register_optimizer_step_pre_hook(_before_step)

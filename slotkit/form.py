@@ -77,6 +77,9 @@ class Form(Protocol):
     def is_touched(self, name: str) -> bool:
         """Whether somebody else has written to what the weight comes from since the last `mark`."""
 
+    def suspect(self, parameters: set[int]) -> None:
+        """An ordinary optimizer is about to step on the parameters with these ids."""
+
     def has_new_scores(self) -> bool:
         """Whether somebody has written to scores since the last `mark`: a step without an optimizer."""
 

@@ -58,6 +58,9 @@ class _SlotOptimizer(torch.optim.Optimizer):
     (floats, that is float64), and what the optimizer adds.
     """
 
+    # Others than these are strangers to the weights of a machine (`slotkit.draws`).
+    trains_latents = True
+
     # What a param group needs in a state that is loaded, and the attributes that a copy takes along.
     _needed: tuple[str, ...]
     _inner: tuple[str, ...]

@@ -132,6 +132,12 @@ class LatentForm:
     def is_touched(self, name: str) -> bool:
         return self.weights[name].guard.is_touched()
 
+    def suspect(self, parameters: set[int]) -> None:
+        for weight in self.weights.values():
+            if id(weight.parameter) in parameters:
+                # PyTorch's fused optimizers don't count their changes.
+                torch.autograd.graph.increment_version(weight.parameter)
+
     def has_new_scores(self) -> bool:
         return False  # only slotkit has them
 
