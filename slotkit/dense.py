@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.guard import is_same
+from slotkit.latent.guard import fingerprint, is_same
 from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
@@ -146,6 +146,7 @@ class Mark(NamedTuple):
     scores: nn.Parameter
     held: Tensor | None
     versions: tuple[int, int]
+    values: list[float]
 
 
 def _version(tensor: Tensor | None) -> int:
@@ -254,13 +255,17 @@ class DenseForm:
         now, mark = self._now(name), self._marks[name]
         return now.scores is not mark.scores or now.held is not mark.held or now.versions != mark.versions
 
+    def fingerprint(self, name: str) -> list[float]:
+        return fingerprint(self._scores[name], self._weights[name].held)
+
     def suspect(self, parameters: set[int]) -> None:
         pass  # any optimizer may step
 
     def has_new_scores(self) -> bool:
         pairs = [(self._now(name), mark) for name, mark in self._marks.items()]
         return any(
-            now.scores is not mark.scores or now.versions[0] != mark.versions[0] for now, mark in pairs
+            now.scores is not mark.scores or now.versions[0] != mark.versions[0] or now.values != mark.values
+            for now, mark in pairs
         )
 
     def mark(self) -> None:
@@ -268,7 +273,7 @@ class DenseForm:
 
     def _now(self, name: str) -> Mark:
         scores, held = self._scores[name], self._weights[name].held
-        return Mark(scores, held, (_version(scores), _version(held)))
+        return Mark(scores, held, (_version(scores), _version(held)), fingerprint(scores))
 
     def snapshot(self) -> dict[str, Tensor | None]:
         return {name: weight.held for name, weight in self._weights.items()}

@@ -45,9 +45,23 @@ class Draws:
         self.number = 0
         self._automatic = selection == "probabilistic"
         self._copied = self._stepping = False
+        self._values: dict[str, list[float] | None] = {}
         self.waiting: set[str] = set()
         self.restart()
         self._watch()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy remembers the values that it was made with, unless somebody has written to them already.
+        values = {
+            name: None if self._is_written(name) else self.form.fingerprint(name) for name in self.form.reels
+        }
+        return self.__dict__ | {"_values": values}
+
+    def _is_written(self, name: str) -> bool:
+        """Whether this is a copy, and somebody has written to what the weight comes from."""
+        if not self._copied:
+            return False
+        return self.form.is_touched(name) or self.form.fingerprint(name) != self._values[name]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -77,8 +91,9 @@ class Draws:
     def before_forward(self, module: nn.Module) -> None:
         """A training-mode forward begins: take the draw of this step, unless it has been taken."""
         with _drawing:
-            self._notice_steps_by_hand()
-            names = self._to_draw()
+            with torch._C._DisableFuncTorch():
+                self._notice_steps_by_hand()
+                names = self._to_draw()
             if not names:
                 return
             if getattr(module, "_is_replica", False):
@@ -108,7 +123,7 @@ class Draws:
             if name in self.waiting
             and not form.is_frozen(name)
             and not form.is_given(name)
-            and not (self._copied and form.is_touched(name))
+            and not self._is_written(name)
         ]
 
     def _notice_steps_by_hand(self) -> None:
@@ -129,6 +144,7 @@ class Draws:
     def end_step(self, skipped: bool) -> None:
         """An optimizer's step is done: the next forward draws anew."""
         self._stepping = False
+        self._copied = False  # a copy that trains is a machine like any other
         self.restart(self.waiting if skipped else None)
 
 

@@ -77,6 +77,9 @@ class Form(Protocol):
     def is_touched(self, name: str) -> bool:
         """Whether somebody else has written to what the weight comes from since the last `mark`."""
 
+    def fingerprint(self, name: str) -> list[float]:
+        """Numbers that change when what the weight comes from does, however it is written to."""
+
     def suspect(self, parameters: set[int]) -> None:
         """An ordinary optimizer is about to step on the parameters with these ids."""
 

@@ -86,6 +86,15 @@ class _SlotOptimizer(torch.optim.Optimizer):
         super().__init__(groups, defaults)
         self._show_state()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As every torch optimizer's. Raises SlotkitError for the weights of another slot machine."""
+        given = param_group["params"]
+        if isinstance(given, Iterator):
+            given = list(given)
+        listed = [given] if isinstance(given, Tensor) else list(given)
+        _ordinary([value for value in listed if isinstance(value, Tensor) and value not in self._latents])
+        super().add_param_group(param_group | {"params": given})
+
     def _index(self) -> None:
         self._latents: dict[Tensor, LatentWeight] = {
             weight.parameter: weight for weights in self._members for weight in weights

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
+from slotkit.latent.guard import fingerprint
 from slotkit.latent.state import STATE, pack
 from slotkit.latent.weight import LatentWeight, relocate, sample
 from slotkit.picking import Picked, claim
@@ -131,6 +132,9 @@ class LatentForm:
 
     def is_touched(self, name: str) -> bool:
         return self.weights[name].guard.is_touched()
+
+    def fingerprint(self, name: str) -> list[float]:
+        return fingerprint(self.weights[name].parameter)
 
     def suspect(self, parameters: set[int]) -> None:
         for weight in self.weights.values():

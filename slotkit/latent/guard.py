@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 
+# How many values of a tensor a fingerprint looks at.
+FEW = 4096
+
 
 def is_same(held: Tensor | None, own: nn.Parameter) -> bool:
     """Whether what a module holds is a parameter, or a detached or wrapped tensor (torch.func) of its memory.
@@ -21,6 +24,19 @@ def is_same(held: Tensor | None, own: nn.Parameter) -> bool:
         return bool(torch.func.debug_unwrap(held).data_ptr() == own.data_ptr())
     except RuntimeError:  # no memory of its own
         return False
+
+
+def fingerprint(*tensors: Tensor | None) -> list[float]:
+    """Numbers that change when values do, of some thousand values of each tensor: a write to .data counts
+    nowhere.
+    """
+    found = []
+    for tensor in tensors:
+        values = torch.zeros(0) if tensor is None else tensor.detach().reshape(-1)
+        some = values[:: max(1, len(values) // FEW)].double()
+        ramp = torch.linspace(1, 2, len(some), dtype=torch.float64, device=some.device)
+        found += [float(some.sum()), float(some @ ramp)]
+    return found
 
 
 class Guard:
@@ -37,12 +53,15 @@ class Guard:
         self.mark()
 
     def mark(self) -> None:
-        """The weight is as slotkit left it. PyTorch counts the changes of a tensor in its version."""
+        """The weight is as slotkit left it. PyTorch counts the changes of a tensor in its version, but not
+        that it is given other memory.
+        """
         self._version: int | None = self.parameter._version
+        self._memory = self.parameter.data_ptr()
 
     def is_touched(self) -> bool:
         """Whether anybody has written to the weight since it was marked."""
-        return self.parameter._version != self._version
+        return self.parameter._version != self._version or self.parameter.data_ptr() != self._memory
 
     def has_relocated(self) -> bool:
         """Whether the weight has gone to another device or dtype."""

@@ -124,3 +124,19 @@ def test_an_optimizer_of_both_sees_no_change_of_its_own() -> None:
         train(machine, 2, optimizer)
         machine.state_dict()
         optimizer.state_dict()
+
+
+def test_weights_of_other_memory_are_noticed() -> None:
+    machine = slotify(mlp(), 4)
+    machine.model.get_parameter("0.weight").data = torch.ones_like(machine.model.get_parameter("0.weight"))
+    with pytest.raises(SlotkitError, match=MESSAGE):
+        machine.state_dict()
+
+
+def test_the_weights_of_another_machine_are_no_ordinary_parameters() -> None:
+    machine, other = slotify(mlp(), 4), slotify(mlp(), 4)
+    optimizer = machine.optimizer(0.1)
+    text = "Among the ordinary parameters is one that belongs to a slot machine. Give that machine to the"
+    with pytest.raises(SlotkitError, match=text):
+        optimizer.add_param_group({"params": other.parameters()})
+    assert len(optimizer.param_groups) == 1

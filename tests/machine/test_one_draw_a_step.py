@@ -128,7 +128,8 @@ def test_an_optimizer_that_moves_the_scores_between_the_forwards_of_a_step() -> 
     assert seen.count(2) > 1
 
 
-def test_scores_moved_by_hand_are_a_step() -> None:
+@pytest.mark.parametrize("counted", [True, False], ids=["no_grad", "data"])
+def test_scores_moved_by_hand_are_a_step(counted: bool) -> None:
     machine = machine_of("dense")
     for draws in (2, 3, 4):
         loss_of(machine.model).backward()
@@ -136,7 +137,7 @@ def test_scores_moved_by_hand_are_a_step() -> None:
         assert machine.draws == draws
         with torch.no_grad():
             for scores in machine.parameters():
-                scores.sub_(0.1)
+                (scores if counted else scores.data).sub_(0.1)
 
 
 @EACH_FORM
@@ -387,14 +388,27 @@ def test_averages_are_never_drawn_over(form: str) -> None:
     assert machine.draws == 4
 
 
+WRITES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "lerp": lambda mean, value: mean.lerp_(value, 0.5),
+    "data": lambda mean, value: mean.data.mul_(0.5).add_(value.data, alpha=0.5),
+    "data-is": lambda mean, value: setattr(mean, "data", torch.lerp(mean, value, 0.5)),
+    "copy": lambda mean, value: mean.data.copy_(value.data),
+}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["copy", "copy-of-the-copy"])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 @EACH_FORM
-def test_an_average_by_hand_is_never_drawn_over(form: str) -> None:
+def test_an_average_by_hand_is_never_drawn_over(
+    form: str, write: Callable[[Tensor, Tensor], object], again: bool
+) -> None:
     machine = machine_of(form)
     average = copy.deepcopy(machine.model)
     step(machine, machine.optimizer(lr=0.5))
     with torch.no_grad():
         for mean, value in zip(average.parameters(), machine.model.parameters(), strict=True):
-            mean.lerp_(value, 0.5)
+            write(mean, value)
+    average = copy.deepcopy(average) if again else average
     before = {name: value.clone() for name, value in average.named_parameters()}
     assert torch.equal(average.train()(inputs()), average(inputs()))
     assert equal(dict(average.named_parameters()), before)
