@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.guard import fingerprint, is_same
@@ -55,6 +56,7 @@ class SlotWeight(nn.Module):
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
         # Whether a state_dict of another seed is followed (a layer built by hand) or refused.
         self.adopts_seed = False
+        self.is_refused = False  # whether the last state_dict was
         self.register_buffer("held", None)
         self._set_reel(reel, device, dtype)
         self._initial: Tensor | None = reel.scores(device).to(dtype)
@@ -82,38 +84,55 @@ class SlotWeight(nn.Module):
         initial, self._initial = self._initial, None
         return initial
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        errors: list[str] = rest[-1]
+    def refusal(self, state: Mapping[str, Any], prefix: str) -> str | None:
+        """Why a state_dict of other options or another selection can't be taken over."""
         sampled = state.get(prefix + "probabilistic")
         if sampled is not None and bool(sampled) != bool(self.probabilistic):
             names = ("greedy", "probabilistic")
-            errors.append(
-                f"{self.reel.name}: this state_dict is that of a machine with "
-                f"{names[bool(sampled)]} selection, and "
-                f"this one selects by {names[bool(self.probabilistic)]}. Build the network with the "
-                "same selection."
+            return (
+                f"{self.reel.name}: this state_dict is that of a machine with {names[bool(sampled)]} "
+                f"selection, and this one selects by {names[bool(self.probabilistic)]}. Build the network "
+                "with the same selection."
             )
-            return
         seed, last = state.get(prefix + "seed"), state.get(prefix + "last_options")
-        if seed is not None and last is not None:
-            there = replace(self.reel, seed=int(seed)) if self.adopts_seed else self.reel
-            expected = _last_options(there).to(last)
-            if int(seed) != there.seed or not torch.equal(expected, last):
-                errors.append(
-                    f"{self.reel.name}: this state_dict was saved with other options (seed "
-                    f"{int(seed)}) than those of "
-                    f"{self.reel}. Build the network with the seed, k, init, sharing and dtype of "
-                    "the saved one."
-                )
-                return
-            if there != self.reel:
-                self._set_reel(there, self.options.device, self.options.dtype)
+        if seed is None or last is None:
+            return None
+        there = self._reel_of(seed)
+        if int(seed) != there.seed or not torch.equal(_last_options(there).to(last), last):
+            return (
+                f"{self.reel.name}: this state_dict was saved with other options (seed {int(seed)}) than "
+                f"those of {self.reel}. Build the network with the seed, k, init, sharing and dtype of the "
+                "saved one."
+            )
+        return None
+
+    def _reel_of(self, seed: Tensor) -> Reel:
+        return replace(self.reel, seed=int(seed)) if self.adopts_seed else self.reel
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        refusal = self.refusal(state, prefix)
+        self.is_refused = refusal is not None
+        if refusal is not None:
+            rest[-1].append(refusal)
+            return
+        seed = state.get(prefix + "seed")
+        if seed is not None and prefix + "last_options" in state and self._reel_of(seed) != self.reel:
+            self._set_reel(self._reel_of(seed), self.options.device, self.options.dtype)
         held = state.get(prefix + "held")
         if held is not None and self.held is None:
             self.held = torch.empty_like(held, device=self.options.device)
         elif held is None and seed is not None and not self.probabilistic:
             self.held = None  # that machine follows its scores
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def _keep_scores_if_refused(
+    shared: ParametrizationList, state: dict[str, Any], prefix: str, *rest: Any
+) -> None:
+    """torch loads the scores before it asks the `SlotWeight` that they belong to."""
+    weight = shared[0]
+    if isinstance(weight, SlotWeight) and weight.refusal(state, prefix + "0."):
+        state[prefix + "original"] = shared._parameters["original"]
 
 
 def _last_options(reel: Reel) -> Tensor:
@@ -133,6 +152,7 @@ def attach(owners: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Module
     # unsafe: the checks would call right_inverse a second time, which is refused on purpose.
     parametrize.register_parametrization(module, name, weight, unsafe=True)
     shared = module.get_submodule(f"parametrizations.{name}")
+    shared.register_load_state_dict_pre_hook(_keep_scores_if_refused)  # type: ignore[no-untyped-call]
     for other, other_name in tied:
         parametrize.register_parametrization(other, other_name, nn.Identity(), unsafe=True)
         other.get_submodule("parametrizations").add_module(other_name, shared)

@@ -79,7 +79,8 @@ class _SlotLayer(nn.Module):
 def _scores_are_loaded(layer: _SlotLayer, _: Any) -> None:
     """The draw that is due belongs to the scores, which a layer loads after its own extra state."""
     loaded, layer._loaded = layer._loaded, None
-    if loaded is not None:
+    weight = layer.get_submodule("parametrizations.weight.0")
+    if loaded is not None and not (isinstance(weight, SlotWeight) and weight.is_refused):
         drawing = layer.machine.drawing
         drawing.number, waits = loaded
         drawing.restart(None if waits else ())

@@ -254,3 +254,18 @@ def test_an_assigned_state_dict_brings_its_seed_too(selection: str) -> None:
 def test_refusals(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(SlotkitError, match=re.escape(text)):
         SlotLinear(4, 3, **settings)
+
+
+def test_a_refused_state_dict_changes_neither_scores_nor_draws() -> None:
+    saved = SlotLinear(4, 3, seed=1, selection="PS", init="paper")
+    layer = SlotLinear(4, 3, seed=2, selection="PS")
+    saved.machine.spin()
+    with torch.no_grad():
+        saved.get_parameter("parametrizations.weight.original").add_(1)
+    for assign in (False, True):
+        before, drawn = layer.machine.scores("weight").clone(), layer.machine.selected("weight").clone()
+        with pytest.raises(RuntimeError, match="was saved with other options"):
+            layer.load_state_dict(saved.state_dict(), assign=assign)
+        assert torch.equal(layer.machine.scores("weight"), before)
+        assert torch.equal(layer.machine.selected("weight"), drawn)
+        assert layer.machine.draws == 1
