@@ -265,6 +265,9 @@ class DenseForm:
     def check(self, names: Iterable[str] | None = None) -> None:
         pass  # the weights come from the scores, which any optimizer may move
 
+    def check_selected(self, name: str, selected: Tensor) -> None:
+        pass
+
     def is_frozen(self, name: str) -> bool:
         return not self._scores[name].requires_grad
 

@@ -68,6 +68,9 @@ class Form(Protocol):
     def check(self, names: Iterable[str] | None = None) -> None:
         """Raise SlotkitError if something else than slotkit has changed one of these weights, or any."""
 
+    def check_selected(self, name: str, selected: Tensor) -> None:
+        """As `check`, by the values of the weight: a write to .data is counted nowhere."""
+
     def is_frozen(self, name: str) -> bool:
         """Whether the user has switched off its gradient: it is neither drawn nor stepped."""
 

@@ -252,7 +252,9 @@ class SlotMachine:
 
     def selected(self, name: str) -> Tensor:
         """The index of the option in use, int64, of the weight's shape."""
-        return self.form.selected(self._checked(name))
+        selected = self.form.selected(self._checked(name))
+        self.form.check_selected(name, selected)
+        return selected
 
     def spin(self, selection: str | None = None) -> None:
         """Write the weights anew from the current scores, greedily or sampled.

@@ -85,12 +85,7 @@ class LatentForm:
             weight.restart(*lines[name])
 
     def selected(self, name: str) -> Tensor:
-        weight = self.weights[name]
-        selected = weight.selected()
-        values = weight.options_at(selected.reshape(-1)).to(weight.parameter.dtype)
-        if not torch.equal(values.view(self.reels[name].shape), weight.parameter.detach()):
-            raise weight.guard.changed()  # by a write that PyTorch doesn't count (to .data)
-        return selected
+        return self.weights[name].selected()
 
     def coefficient(self, name: str) -> float:
         return self.weights[name].line.c
@@ -123,6 +118,12 @@ class LatentForm:
         relocate(chosen)
         for weight in chosen:
             weight.check_untouched()
+
+    def check_selected(self, name: str, selected: Tensor) -> None:
+        weight = self.weights[name]
+        values = weight.options_at(selected.reshape(-1)).to(weight.parameter.dtype)
+        if not torch.equal(values.view(weight.reel.shape), weight.parameter.detach()):
+            raise weight.guard.changed()
 
     def is_frozen(self, name: str) -> bool:
         return not self.weights[name].parameter.requires_grad

@@ -61,7 +61,11 @@ class Guard:
 
     def is_touched(self) -> bool:
         """Whether anybody has written to the weight since it was marked."""
-        return self.parameter._version != self._version or self.parameter.data_ptr() != self._memory
+        return self.parameter._version != self._version or self.is_elsewhere()
+
+    def is_elsewhere(self) -> bool:
+        """Whether the weight has been given other memory, as every cast does."""
+        return self.parameter.data_ptr() != self._memory
 
     def has_relocated(self) -> bool:
         """Whether the weight has gone to another device or dtype."""

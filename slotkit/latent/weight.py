@@ -168,6 +168,20 @@ class LatentWeight(LatentState):
                 self.parameter.copy_(found)
             raise self.guard.changed()
 
+    def undo_casts(self) -> None:
+        """A cast to a narrower type and back leaves roundings of options: take the options themselves."""
+        for narrow in (torch.float16, torch.bfloat16):
+            if self.is_consistent():
+                return
+            found = self.parameter.detach().clone()
+            if self.follows:
+                self.choose_all()
+            else:
+                self.put(self.options_at(self.selected_in(found.reshape(-1).to(narrow))))
+            if not torch.equal(self.parameter.detach().to(narrow).to(found.dtype), found):
+                with torch.no_grad():
+                    self.parameter.copy_(found)
+
     def _uniform(self, stream: int, number: int) -> Tensor:
         return self.reel.draw(stream, number, self.latent.device).reshape(-1)
 
@@ -194,6 +208,9 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
     for weight in weights:
         weight.guard.check_in_place()
     relocated = [weight for weight in weights if weight.guard.has_relocated()]
+    for weight in weights:
+        if weight.guard.is_elsewhere() and weight not in relocated:
+            weight.undo_casts()
     if not relocated:
         return
     engines = [

@@ -140,3 +140,15 @@ def test_the_weights_of_another_machine_are_no_ordinary_parameters() -> None:
     with pytest.raises(SlotkitError, match=text):
         optimizer.add_param_group({"params": other.parameters()})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16], ids=str)
+def test_a_cast_there_and_back_leaves_the_options(narrow: torch.dtype, selection: str) -> None:
+    machine = slotify(mlp(), 4, selection)
+    train(machine)
+    before = weights(machine)
+    machine.model.to(narrow).float()
+    assert not equal(weights(machine), before)
+    machine.state_dict()
+    assert equal(weights(machine), before)
