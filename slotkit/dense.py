@@ -9,15 +9,17 @@ which makes this form the oracle for every other one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 
 from slotkit.errors import SlotkitError
+from slotkit.latent.guard import fingerprint, is_same
 from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
@@ -54,6 +56,7 @@ class SlotWeight(nn.Module):
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
         # Whether the seed of a loaded state_dict is adopted (a layer built by hand), or another seed refused.
         self.adopts_seed = False
+        self.is_refused = False  # whether the last state_dict was
         self.register_buffer("held", None)
         self._set_reel(reel, device, dtype)
         self._initial: Tensor | None = reel.scores(device).to(dtype)
@@ -81,38 +84,55 @@ class SlotWeight(nn.Module):
         initial, self._initial = self._initial, None
         return initial
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        errors: list[str] = rest[-1]
+    def refusal(self, state: Mapping[str, Any], prefix: str) -> str | None:
+        """Why a state_dict of other options or another selection can't be taken over."""
         sampled = state.get(prefix + "probabilistic")
         if sampled is not None and bool(sampled) != bool(self.probabilistic):
             names = ("greedy", "probabilistic")
-            errors.append(
-                f"{self.reel.name}: this state_dict is that of a machine with "
-                f"{names[bool(sampled)]} selection, and "
-                f"this one selects by {names[bool(self.probabilistic)]}. Build the network with the "
-                "same selection."
+            return (
+                f"{self.reel.name}: this state_dict is that of a machine with {names[bool(sampled)]} "
+                f"selection, and this one selects by {names[bool(self.probabilistic)]}. Build the network "
+                "with the same selection."
             )
-            return
         seed, last = state.get(prefix + "seed"), state.get(prefix + "last_options")
-        if seed is not None and last is not None:
-            there = replace(self.reel, seed=int(seed)) if self.adopts_seed else self.reel
-            expected = _last_options(there).to(last)
-            if int(seed) != there.seed or not torch.equal(expected, last):
-                errors.append(
-                    f"{self.reel.name}: this state_dict was saved with other options (seed "
-                    f"{int(seed)}) than those of "
-                    f"{self.reel}. Build the network with the seed, k, init, sharing and dtype of "
-                    "the saved one."
-                )
-                return
-            if there != self.reel:
-                self._set_reel(there, self.options.device, self.options.dtype)
+        if seed is None or last is None:
+            return None
+        there = self._reel_of(seed)
+        if int(seed) != there.seed or not torch.equal(_last_options(there).to(last), last):
+            return (
+                f"{self.reel.name}: this state_dict was saved with other options (seed {int(seed)}) than "
+                f"those of {self.reel}. Build the network with the seed, k, init, sharing and dtype of the "
+                "saved one."
+            )
+        return None
+
+    def _reel_of(self, seed: Tensor) -> Reel:
+        return replace(self.reel, seed=int(seed)) if self.adopts_seed else self.reel
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        refusal = self.refusal(state, prefix)
+        self.is_refused = refusal is not None
+        if refusal is not None:
+            rest[-1].append(refusal)
+            return
+        seed = state.get(prefix + "seed")
+        if seed is not None and prefix + "last_options" in state and self._reel_of(seed) != self.reel:
+            self._set_reel(self._reel_of(seed), self.options.device, self.options.dtype)
         held = state.get(prefix + "held")
         if held is not None and self.held is None:
             self.held = torch.empty_like(held, device=self.options.device)
         elif held is None and seed is not None and not self.probabilistic:
             self.held = None  # that machine follows its scores
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def _keep_scores_if_refused(
+    shared: ParametrizationList, state: dict[str, Any], prefix: str, *rest: Any
+) -> None:
+    """torch loads the scores before it asks the `SlotWeight` that they belong to."""
+    weight = shared[0]
+    if isinstance(weight, SlotWeight) and weight.refusal(state, prefix + "0."):
+        state[prefix + "original"] = shared._parameters["original"]
 
 
 def _last_options(reel: Reel) -> Tensor:
@@ -132,11 +152,25 @@ def attach(holders: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Modul
     # unsafe: the checks would call right_inverse a second time, which is refused on purpose.
     parametrize.register_parametrization(module, name, weight, unsafe=True)
     shared = module.get_submodule(f"parametrizations.{name}")
+    shared.register_load_state_dict_pre_hook(_keep_scores_if_refused)  # type: ignore[no-untyped-call]
     for other, other_name in tied:
         parametrize.register_parametrization(other, other_name, nn.Identity(), unsafe=True)
         other.get_submodule("parametrizations").add_module(other_name, shared)
-    claim(shared.get_parameter("original").requires_grad_(True), [(shared, "original")])
+    claim(shared.get_parameter("original"), [(shared, "original")])
     return shared
+
+
+class Mark(NamedTuple):
+    """What a tensor's scores and sample were when they were last marked, and how often written to."""
+
+    scores: nn.Parameter
+    held: Tensor | None
+    versions: tuple[int, int]
+    values: list[float]
+
+
+def _version(tensor: Tensor | None) -> int:
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 class DenseForm:
@@ -151,7 +185,13 @@ class DenseForm:
         for one, reel in zip(picked, reels, strict=True):
             weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype)
             self._weights[reel.name] = weight
-            self._lists[reel.name] = attach(one.holders, weight)
+            self._lists[reel.name] = attach(one.holders, weight).requires_grad_(one.is_trained)
+        self.mark()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Of a copy, whose tensors count their changes anew.
+        self.__dict__.update(state)
+        self.mark()
 
     @property
     def reels(self) -> Mapping[str, Reel]:
@@ -160,7 +200,12 @@ class DenseForm:
     @property
     def _scores(self) -> dict[str, nn.Parameter]:
         # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
-        return {name: shared.get_parameter("original") for name, shared in self._lists.items()}
+        found = {name: shared._parameters["original"] for name, shared in self._lists.items()}
+        # torch.func.functional_call puts other tensors there, for as long as the call takes.
+        return {
+            name: value if isinstance(value, nn.Parameter) else self._marks[name].scores
+            for name, value in found.items()
+        }
 
     def __str__(self) -> str:
         return "dense form"
@@ -193,21 +238,65 @@ class DenseForm:
     def selected(self, name: str) -> Tensor:
         return self._weights[name].selected(self._scores[name])
 
-    def choose_greedy(self, follow: bool) -> None:
-        for name, weight in self._weights.items():
-            weight.held = None if follow else greedy(self.scores(name))
+    def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
+        for name in self._weights if names is None else names:
+            self._weights[name].held = None if follow else greedy(self.scores(name))
 
-    def choose_sample(self, stream: int, number: int) -> None:
-        # All tensors are checked before the first is sampled, so that a refusal changes nothing.
-        for name in self._weights:
+    def choose_sample(
+        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+    ) -> None:
+        # All are looked at before the first is drawn: a refused draw changes nothing.
+        chosen = list(self._weights if names is None else names)
+        for name in chosen:
             if not torch.isfinite(self.scores(name)).all():
                 raise SlotkitError(
                     f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
-        for name, weight in self._weights.items():
-            scores = self.scores(name)
-            weight.held = sample(scores, weight.reel.draw(stream, number, scores.device))
+        for name in chosen:
+            scores, weight = self.scores(name), self._weights[name]
+            drawn = sample(scores, weight.reel.draw(stream, number, scores.device))
+            if in_place and weight.held is not None and not weight.held.is_inference():
+                # functional_call puts back the buffers of before: only what is written in them stays.
+                weight.held.copy_(drawn)
+            else:
+                weight.held = drawn
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        pass  # the weights come from the scores, which any optimizer may move
+
+    def check_selected(self, name: str, selected: Tensor) -> None:
+        pass
+
+    def is_frozen(self, name: str) -> bool:
+        return not self._scores[name].requires_grad
+
+    def is_given(self, name: str) -> bool:
+        return not is_same(self._lists[name]._parameters["original"], self._scores[name])
+
+    def is_touched(self, name: str) -> bool:
+        now, mark = self._now(name), self._marks[name]
+        return now.scores is not mark.scores or now.held is not mark.held or now.versions != mark.versions
+
+    def fingerprint(self, name: str) -> list[float]:
+        return fingerprint(self._scores[name], self._weights[name].held)
+
+    def suspect(self, parameters: set[int]) -> None:
+        pass  # any optimizer may step
+
+    def has_new_scores(self) -> bool:
+        pairs = [(self._now(name), mark) for name, mark in self._marks.items()]
+        return any(
+            now.scores is not mark.scores or now.versions[0] != mark.versions[0] or now.values != mark.values
+            for now, mark in pairs
+        )
+
+    def mark(self) -> None:
+        self._marks = {name: self._now(name) for name in self._weights}
+
+    def _now(self, name: str) -> Mark:
+        scores, held = self._scores[name], self._weights[name].held
+        return Mark(scores, held, (_version(scores), _version(held)), fingerprint(scores))
 
     def snapshot(self) -> dict[str, Tensor | None]:
         return {name: weight.held for name, weight in self._weights.items()}

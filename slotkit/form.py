@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -54,11 +54,45 @@ class Form(Protocol):
     def selected(self, name: str) -> Tensor:
         """int64, of the weight's shape."""
 
-    def choose_greedy(self, follow: bool) -> None:
-        """Use the options with the highest scores. With `follow`, do so again after every step."""
+    def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
+        """Use the options with the highest scores, of some tensors or all. With `follow`, do so again after
+        every step.
+        """
 
-    def choose_sample(self, stream: int, number: int) -> None:
-        """Use a sample of the scores: draw `number` of `stream`. It stays until the next choice."""
+    def choose_sample(
+        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+    ) -> None:
+        """Use a sample of the scores: draw `number` of `stream`, of some tensors or all.
+
+        It stays until the next choice. With `in_place` it is written to where the last sample is.
+        """
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Raise SlotkitError if something else than slotkit has changed one of these weights, or any."""
+
+    def check_selected(self, name: str, selected: Tensor) -> None:
+        """As `check`, by the values of the weight: a write to .data is counted nowhere."""
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether the user has switched off its gradient: it is neither drawn nor stepped."""
+
+    def is_given(self, name: str) -> bool:
+        """Whether the model is being called with another weight in its place (torch.func.functional_call)."""
+
+    def is_touched(self, name: str) -> bool:
+        """Whether somebody else has written to what the weight comes from since the last `mark`."""
+
+    def fingerprint(self, name: str) -> list[float]:
+        """Numbers that change when what the weight comes from does, however it is written to."""
+
+    def suspect(self, parameters: set[int]) -> None:
+        """An ordinary optimizer is about to step on the parameters with these ids."""
+
+    def has_new_scores(self) -> bool:
+        """Whether somebody has written to scores since the last `mark`: a step without an optimizer."""
+
+    def mark(self) -> None:
+        """All is as it should be."""
 
     def snapshot(self) -> Any:
         """The choice in use, for `restore`."""

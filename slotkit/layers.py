@@ -30,6 +30,7 @@ class _SlotLayer(nn.Module):
     """
 
     machine: SlotMachine
+    _loaded: tuple[int, bool] | None = None
 
     def __init__(
         self,
@@ -61,13 +62,28 @@ class _SlotLayer(nn.Module):
         weight = self.get_submodule("parametrizations.weight.0")
         assert isinstance(weight, SlotWeight)
         weight.adopts_seed = True
+        self.register_load_state_dict_post_hook(_scores_are_loaded)  # type: ignore[no-untyped-call]
 
     def get_extra_state(self) -> Tensor:
-        """How many times training has sampled: a resumed run goes on with the next draw."""
-        return torch.tensor(self.machine.draws)
+        """How many times training has sampled, and whether the next forward draws: a resumed run goes on
+        with the next draw.
+        """
+        return torch.tensor([self.machine.draws, bool(self.machine.drawing.waiting)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.machine.draws = int(state)
+        # Files of before have the first number alone, and every forward drew.
+        number, waits = state.tolist() if state.dim() else (state.item(), True)
+        self._loaded = int(number), bool(waits)
+
+
+def _scores_are_loaded(layer: _SlotLayer, _: Any) -> None:
+    """The draw that is due belongs to the scores, which a layer loads after its own extra state."""
+    loaded, layer._loaded = layer._loaded, None
+    weight = layer.get_submodule("parametrizations.weight.0")
+    if loaded is not None and not (isinstance(weight, SlotWeight) and weight.is_refused):
+        drawing = layer.machine.drawing
+        drawing.number, waits = loaded
+        drawing.restart(None if waits else ())
 
 
 class SlotLinear(_SlotLayer, nn.Linear):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slotkit.dense import DenseForm
+from slotkit.draws import Draws
 from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.latent.form import LatentForm
@@ -20,12 +21,12 @@ from slotkit.picking import Picked, Where, pick
 from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
-    TRAINING_DRAWS,
     Init,
     Reel,
     ReelSettings,
 )
 from slotkit.selection import find_selection, find_update, pick_uniformly, take
+from slotkit.states import check_machine_state
 
 FORMS = ("latent", "dense")
 TABLES = ("auto", "stored", "recomputed")
@@ -58,7 +59,7 @@ def slotify(
     Args:
         model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
         k: options a connection, 1 or more.
-        selection: "greedy" (GS) or "probabilistic" (PS, drawn anew in each forward in training mode).
+        selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
         sharing: "none", "layer" or "channel": which connections have the same K options.
         init: "authors", "paper", a mixture of them (`slotkit.inits.MIXED_INITS`) or an object
             (`slotkit.inits.Init`).
@@ -137,11 +138,24 @@ def _check_form(form: str, engine: str, update: str, tables: str) -> None:
 class SlotMachine:
     """A model whose weights are selected, not learned. Made by `slotify`.
 
+    A probabilistic machine draws once an optimizer step. The draw is taken when the first forward after
+    the step begins, of the model or of a part of it that has reels, in training mode; all forwards until
+    the next step see the same sample. So gradient accumulation, two inputs and one loss, activation
+    checkpointing and a closure have the weights that their gradient belongs to, and draw number and step
+    count stay together. `spin` draws by hand, in place of the next draw. Never drawn are: weights whose
+    gradient is switched off (`requires_grad_(False)`; the optimizer leaves them alone too), weights that
+    a call is given from outside (`torch.func.functional_call`), and those of a copy of the machine that
+    somebody else wrote to (averages of weights).
+
+    In the latent form only slotkit's optimizers may step on the weights. What reads or writes the state
+    of a machine looks first whether somebody else has, and says so; `spin` and `load_state_dict` put the
+    weights right.
+
     Attributes:
         model: the model, changed in place.
         form: where options and scores live (`slotkit.form.Form`).
         selection: "greedy" or "probabilistic", how training selects.
-        draws: how many times training has sampled so far; part of the state.
+        drawing: when it draws (`slotkit.draws.Draws`).
     """
 
     def __init__(
@@ -150,12 +164,14 @@ class SlotMachine:
         self.model = model
         self.form = form
         self.selection = selection
-        self.draws = 0
+        self.drawing = Draws(form, selection)
         self._trained = list(trained)
         self._borrowed = False
         if selection == "probabilistic":
-            self.spin()
-            model.register_forward_pre_hook(self._spin_before_forward)
+            self.drawing.by_hand(self.reels)
+            self.drawing.restart()
+            for module in _with_reels(model, form):
+                module.register_forward_pre_hook(self._draw_before_forward)
 
     def __repr__(self) -> str:
         reel = next(iter(self.reels.values()))
@@ -165,6 +181,15 @@ class SlotMachine:
             f"{self.selection} selection, options {reel.rule.words}, sharing {reel.sharing}, seed "
             f"{reel.seed}, {self.form})"
         )
+
+    @property
+    def draws(self) -> int:
+        """How many times training has sampled so far; part of the state."""
+        return self.drawing.number
+
+    @draws.setter
+    def draws(self, number: int) -> None:
+        self.drawing.number = number
 
     @property
     def reels(self) -> Mapping[str, Reel]:
@@ -204,7 +229,7 @@ class SlotMachine:
 
     def scores(self, name: str) -> Tensor:
         """The current scores, of shape (*weight.shape, K), detached."""
-        return self.form.scores(self._known(name))
+        return self.form.scores(self._checked(name))
 
     def copy_scores(self, other: SlotMachine) -> None:
         """Take over the scores of a machine with the same reels, in whichever form it is.
@@ -224,25 +249,45 @@ class SlotMachine:
         if self.selection == "greedy":
             self.form.choose_greedy(follow=True)
         else:
-            self.spin()
+            self.drawing.by_hand(self.reels)
+        self.drawing.restart()
 
     def selected(self, name: str) -> Tensor:
         """The index of the option in use, int64, of the weight's shape."""
-        return self.form.selected(self._known(name))
+        selected = self.form.selected(self._checked(name))
+        self.form.check_selected(name, selected)
+        return selected
 
     def spin(self, selection: str | None = None) -> None:
         """Write the weights anew from the current scores, greedily or sampled.
 
         Without an argument this is what a training step does: sampled weights stay until the next
-        spin, greedy ones follow the scores. Each sampled spin uses the next draw number.
+        spin, greedy ones follow the scores. Each sampled spin uses the next draw number, and is the
+        draw of this step: the next one is taken after the next step. Weights whose gradient is switched
+        off stay as they are.
         """
         how = self.selection if selection is None else find_selection(selection)
+        # A greedy choice of the same scores changes nothing, but puts right what somebody else wrote.
+        follow = self.selection == "greedy"
+        frozen = [] if follow and how == "greedy" else self._frozen()
+        names = [name for name in self.reels if name not in frozen]
         if how == "probabilistic":
-            self.form.choose_sample(TRAINING_DRAWS, self.draws)
-            self.draws += 1
+            self.drawing.by_hand(names)
         else:
-            # The weights of a greedy machine follow its scores; those of a probabilistic one stay.
-            self.form.choose_greedy(follow=self.selection == "greedy")
+            # A greedy machine follows its scores; a probabilistic one stays where it was put until it trains.
+            self.form.choose_greedy(follow, names)
+            self.drawing.restart()
+
+    def _frozen(self) -> list[str]:
+        """The tensors that no spin draws: without a gradient, and with the weights that slotkit left."""
+        return [name for name in self.reels if self.form.is_frozen(name) and not self._is_changed(name)]
+
+    def _is_changed(self, name: str) -> bool:
+        try:
+            self.form.check([name])
+        except SlotkitError:
+            return True
+        return False
 
     @contextmanager
     def using(self, selection: str, draw: int = 0) -> Iterator[nn.Module]:
@@ -253,6 +298,7 @@ class SlotMachine:
         are put back on an exception too.
         """
         how = find_selection(selection)
+        self.form.check()
         before = self.form.snapshot()
         borrowed, self._borrowed = self._borrowed, True
         try:
@@ -268,14 +314,17 @@ class SlotMachine:
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, and what the options were made from.
 
-        Keys: "settings" (plain values), "draws" (int), "others" (every entry of the model's own
+        Keys: "settings" (plain values), "draws" (int), "waiting" (the tensors that the next training
+        forward draws), "others" (every entry of the model's own
         state_dict that is not the form's), and the form's tables (tensor name -> tensor): "scores"
         and "held" in the dense form; "latent", "velocity", "lower", "upper" and "lines" in the
         latent form. The options are not in it: they are a function of the settings.
         """
+        self.form.check()
         return {
             "settings": self._settings(),
             "draws": self.draws,
+            "waiting": sorted(self.drawing.waiting),
             "others": self._others(),
             **self.form.state(),
         }
@@ -285,41 +334,21 @@ class SlotMachine:
 
         Raises SlotkitError, before anything is changed, if the settings or shapes differ.
         """
-        mine, theirs = self._settings(), state["settings"]
-        different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
-        if different:
-            told = "; ".join(
-                f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here" for key in different
-            )
-            raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
-        tables = {table: names for table, names in self.form.state().items() if isinstance(names, Mapping)}
-        if self.selection == "greedy" and not state.get("held"):
-            # The weights of the saved machine followed their scores; this machine may hold a sample now.
-            tables.pop("held", None)
-        own = {(table, name): value for table, names in tables.items() for name, value in names.items()}
-        absent = [f"{table}/{name}" for table, name in own if name not in state.get(table, {})]
-        if absent:
-            raise SlotkitError(
-                f"This state lacks {', '.join(absent)}. It is damaged, or was put together by hand."
-            )
-        misshapen = [
-            f"{table}/{name}"
-            for (table, name), value in own.items()
-            if isinstance(value, Tensor) and state[table][name].shape != value.shape
-        ]
-        if misshapen:
-            raise SlotkitError(
-                f"This state has {', '.join(misshapen)} in another shape. It is damaged, or was put together "
-                "by hand."
-            )
-        others: dict[str, Tensor] = state["others"]
-        if {name: v.shape for name, v in self._others().items()} != {
-            name: v.shape for name, v in others.items()
-        }:
-            raise SlotkitError("This state belongs to a model with other parameters. Build that model first.")
-        self.model.load_state_dict(others, strict=False)
+        own = {"settings": self._settings(), "others": self._others(), **self.form.state()}
+        check_machine_state(state, own, self.selection == "greedy" and not state.get("held"))
+        before = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in own["others"].items()
+        }
+        try:
+            self.model.load_state_dict(state["others"], strict=False)
+        except RuntimeError:
+            # Layers that are slot machines of their own may refuse, when torch has loaded the rest.
+            self.model.load_state_dict(before, strict=False)
+            raise
         self.form.load(state)
-        self.draws = state["draws"]
+        self.drawing.number = state["draws"]
+        self.drawing.restart(state.get("waiting"))
 
     def _others(self) -> dict[str, Tensor]:
         """The model's own state_dict without what belongs to the reels."""
@@ -342,6 +371,22 @@ class SlotMachine:
             raise SlotkitError(f"There is no reel {name!r}. This machine has {', '.join(self.reels)}.")
         return name
 
-    def _spin_before_forward(self, model: nn.Module, inputs: Any) -> None:
-        if model.training and not self._borrowed:
-            self.spin()
+    def _checked(self, name: str) -> str:
+        """A known name whose weights are those that slotkit left."""
+        self.form.check([self._known(name)])
+        return name
+
+    def _draw_before_forward(self, module: nn.Module, inputs: Any) -> None:
+        if module.training and self.model.training and not self._borrowed:
+            self.drawing.before_forward(module)
+
+
+def _with_reels(model: nn.Module, form: Form) -> Iterator[nn.Module]:
+    """The modules whose forward uses reels, the model first. A weight is read through a parametrization too,
+    and reading is no forward.
+    """
+    own = {id(parameter) for parameter in form.parameters()}
+    for module in model.modules():
+        reading = isinstance(module, nn.utils.parametrize.ParametrizationList)
+        if not reading and any(id(parameter) in own for parameter in module.parameters()):
+            yield module

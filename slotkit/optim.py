@@ -27,6 +27,7 @@ from slotkit.latent.weight import (
     step,
 )
 from slotkit.picking import is_claimed
+from slotkit.states import check_optimizer_state
 
 
 class Machine(Protocol):
@@ -57,15 +58,18 @@ class _SlotOptimizer(torch.optim.Optimizer):
     numbers of its line (c and e are float64), and what the optimizer adds.
     """
 
+    # Others than these are strangers to the weights of a machine (`slotkit.draws`).
+    trains_latents = True
+
+    # What a param group needs in a state that is loaded, and the attributes that a copy takes along.
+    _needed: tuple[str, ...]
+    _inner: tuple[str, ...]
+
     def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
         listed = _as_list(machines)
         members = [_latents(machine) for machine in listed]
-        self._latents: dict[Tensor, LatentWeight] = {
-            weight.parameter: weight for weights in members for weight in weights
-        }
         self._members = members
-        # Every step looks all parameters up, and hashing a tensor is slow.
-        self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+        self._index()
         self._steps, self._has_ordinary = 0, False
         groups: list[dict[str, Any]] = [
             {"params": [weight.parameter for weight in weights]} for weights in members
@@ -81,6 +85,32 @@ class _SlotOptimizer(torch.optim.Optimizer):
             group["params"] = _ordinary(group["params"])
         super().__init__(groups, defaults)
         self._show_state()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As every torch optimizer's. Raises SlotkitError for the weights of another slot machine."""
+        given = param_group["params"]
+        if isinstance(given, Iterator):
+            given = list(given)
+        listed = [given] if isinstance(given, Tensor) else list(given)
+        _ordinary([value for value in listed if isinstance(value, Tensor) and value not in self._latents])
+        super().add_param_group(param_group | {"params": given})
+
+    def _index(self) -> None:
+        self._latents: dict[Tensor, LatentWeight] = {
+            weight.parameter: weight for weights in self._members for weight in weights
+        }
+        # Every step looks all parameters up, and hashing a tensor is slow.
+        self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
+        kept = ("_members", "_steps", "_has_ordinary", *self._inner)
+        return super().__getstate__() | {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_members" in state:  # torch's load_state_dict comes here with less
+            self._index()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -102,11 +132,12 @@ class _SlotOptimizer(torch.optim.Optimizer):
                     self._has_ordinary = True
                     continue
                 gradient = parameter.grad
-                if gradient is None:
+                if gradient is None or not parameter.requires_grad:
                     weight.rest()
                 else:
                     _check_dense(weight, gradient)
                     weight.check_untouched()
+                    weight.guard.mark()
                     stepping.append((weight, gradient, group))
         try:
             self._step_everything(stepping)
@@ -144,13 +175,23 @@ class _SlotOptimizer(torch.optim.Optimizer):
         """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
 
         Weights of the machines that do not agree with the loaded latents are chosen anew.
+
+        Raises SlotkitError, before anything is changed, for a state that is not of such an optimizer and
+        weights.
         """
+        check_optimizer_state(state_dict, self.param_groups, self._latents, self._needed, type(self).__name__)
         super().load_state_dict(dict(state_dict))
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 if parameter in self._latents:
                     self._load_latent(self._latents[parameter], state_dict["state"][key])
         self._show_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As every torch optimizer's. Raises SlotkitError if somebody else has written to a weight."""
+        for weight in self._latents.values():
+            weight.check_untouched()
+        return super().state_dict()
 
     def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
         weight.load(state)
@@ -172,6 +213,9 @@ class SlotSGD(_SlotOptimizer):
     Raises:
         SlotkitError: for a machine in dense form. ValueError, from torch, for bad hyper-parameters.
     """
+
+    _needed = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    _inner = ("_ordinary",)
 
     def __init__(
         self,
@@ -228,6 +272,9 @@ class SlotAdam(_SlotOptimizer):
         lr, betas, eps, weight_decay: those of torch.optim.AdamW (decoupled decay, of A).
         parameters: ordinary parameters, or param groups of them, for torch's AdamW.
     """
+
+    _needed = ("lr", "betas", "eps", "weight_decay")
+    _inner = ("_adam", "_moments_of")
 
     def __init__(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.picking import Picked, is_claimed
+from slotkit.neutral import may_be_meant, neutral_values
+from slotkit.picking import Picked, freeze, is_claimed
 
 OTHERS = ("frozen", "trained", "kept")
 
@@ -21,7 +24,9 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[st
     """Treat the non-slot parameters of `model` as `others` says; return those to train, by full name.
 
     "frozen": biases become 0 and norms the identity; any other parameter keeps its value. None is
-        trained. The paper's networks are like this.
+        trained. The paper's networks are like this. Biases and norms of torch and timm are known by their
+        type, those of others by what their module computes; what only goes by such a name is left as it
+        is, and named in a warning.
     "kept": all keep their values, and none is trained. The CENG501 code does this: its biases stay as
         PyTorch initialised them.
     "trained": all keep their values for now and are trained, but for those that do not require a gradient.
@@ -39,19 +44,31 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[st
     if others == "trained":
         return {name: value for name, value in non_slot.items() if value.requires_grad}
     for value in non_slot.values():
-        value.requires_grad_(False)
+        freeze(value)
     if others == "frozen":
-        for module in model.modules():
-            for name, value in module.named_parameters(recurse=False):
-                if id(value) not in reels:
-                    _neutralize(module, name, value)
+        _neutralize(model, reels)
     return {}
 
 
-def _neutralize(module: nn.Module, name: str, value: nn.Parameter) -> None:
-    with torch.no_grad():
-        if name.endswith("bias"):
-            value.zero_()
-        # timm and others write norms of their own; all of them have the word in their class name.
-        elif name == "weight" and "norm" in type(module).__name__.lower():
-            value.fill_(1.0)
+def _neutralize(model: nn.Module, reels: set[int]) -> None:
+    done, doubtful = set(reels), {}
+    for prefix, module in model.named_modules():
+        own = {
+            name: value for name, value in module.named_parameters(recurse=False) if id(value) not in reels
+        }
+        values = neutral_values(module) if own else {}
+        for name, value in own.items():
+            if name in values:
+                with torch.no_grad():
+                    value.fill_(values[name])
+                done.add(id(value))
+            elif may_be_meant(module, name):
+                doubtful[f"{prefix}.{name}".removeprefix(".")] = (value, type(module).__name__)
+    left = [f"{name} (of {kind})" for name, (value, kind) in doubtful.items() if id(value) not in done]
+    if left:
+        warnings.warn(
+            f"others='frozen' leaves {', '.join(left)} as {'it is' if len(left) == 1 else 'they are'}: a "
+            "bias or of a norm by name, but not by type or by what the module computes. Set the values "
+            "yourself if they should be neutral, or choose others='trained'.",
+            stacklevel=4,
+        )

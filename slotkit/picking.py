@@ -26,6 +26,11 @@ class Picked:
     holders: list[tuple[nn.Module, str]]
     channel_dim: int
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has a gradient, or would if another machine in the model had not frozen it."""
+        return self.parameter.requires_grad or hasattr(self.parameter, "frozen_by_a_slot_machine")
+
 
 Holders = Iterable[tuple[nn.Module, str]]
 
@@ -39,6 +44,12 @@ def claim(parameter: Tensor, holders: Holders = ()) -> None:
     parameter.belongs_to_a_slot_machine = True  # type: ignore[attr-defined]
     for module, name in holders:
         module.__dict__.setdefault("of_a_slot_machine", set()).add(name)
+
+
+def freeze(parameter: Tensor) -> None:
+    """Switch the gradient of a parameter off for as long as no machine takes it."""
+    if parameter.requires_grad:
+        parameter.requires_grad_(False).frozen_by_a_slot_machine = True  # type: ignore[attr-defined]
 
 
 def is_claimed(parameter: Tensor, holders: Holders = ()) -> bool:

@@ -70,11 +70,16 @@ class StraightThrough(torch.autograd.Function):
     Forward and backward each make one tensor of at most K values a connection (the gradient).
     """
 
+    generate_vmap_rule = True  # so that torch.func's transforms work
+
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, options: Tensor, selected: Tensor, update: str) -> Tensor:
-        ctx.save_for_backward(options, selected)
-        ctx.update = update
+    def forward(scores: Tensor, options: Tensor, selected: Tensor, update: str) -> Tensor:
         return take(options, selected)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, options, selected, ctx.update = inputs
+        ctx.save_for_backward(options, selected)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

@@ -199,8 +199,10 @@ def test_a_state_dict_of_the_other_selection_is_refused(there: str, here: str) -
 def test_a_resumed_layer_goes_on_with_the_next_draw(tmp_path: Path) -> None:
     x = torch.randn(2, 4)
     saved = SlotLinear(4, 3, selection="PS", seed=1)
+    optimizer = torch.optim.SGD(saved.parameters(), lr=0.1)
     for _ in range(3):
-        saved(x)
+        saved(x).sum().backward()
+        optimizer.step()
     torch.save(saved.state_dict(), tmp_path / "layer.pt")
     loaded = SlotLinear(4, 3, selection="PS", seed=1)
     loaded.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
@@ -215,7 +217,10 @@ def test_layers_of_a_resumed_network_have_draws_of_their_own() -> None:
         return nn.Sequential(*(SlotLinear(3, 3, selection="PS", seed=seed) for seed in (1, 2)))
 
     saved, loaded = build(), build()
-    saved[0](torch.ones(1, 3))
+    first = saved[0]
+    assert isinstance(first, SlotLinear)
+    for _ in range(2):
+        first.machine.spin()
     saved(torch.ones(1, 3))
     loaded.load_state_dict(saved.state_dict())
     assert [layer.machine.draws for layer in loaded.children() if isinstance(layer, SlotLinear)] == [3, 2]
@@ -249,3 +254,18 @@ def test_an_assigned_state_dict_brings_its_seed_too(selection: str) -> None:
 def test_refusals(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(SlotkitError, match=re.escape(text)):
         SlotLinear(4, 3, **settings)
+
+
+def test_a_refused_state_dict_changes_neither_scores_nor_draws() -> None:
+    saved = SlotLinear(4, 3, seed=1, selection="PS", init="paper")
+    layer = SlotLinear(4, 3, seed=2, selection="PS")
+    saved.machine.spin()
+    with torch.no_grad():
+        saved.get_parameter("parametrizations.weight.original").add_(1)
+    for assign in (False, True):
+        before, drawn = layer.machine.scores("weight").clone(), layer.machine.selected("weight").clone()
+        with pytest.raises(RuntimeError, match="was saved with other options"):
+            layer.load_state_dict(saved.state_dict(), assign=assign)
+        assert torch.equal(layer.machine.scores("weight"), before)
+        assert torch.equal(layer.machine.selected("weight"), drawn)
+        assert layer.machine.draws == 1

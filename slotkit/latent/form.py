@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
+from slotkit.latent.guard import fingerprint
 from slotkit.latent.state import STATE, pack
 from slotkit.latent.weight import LatentWeight, relocate, sample
 from slotkit.picking import Picked, claim
@@ -42,7 +43,7 @@ class LatentForm:
             find_engine(engine, one.parameter, reel, self.stored)  # refused before anything is changed
         self.weights: dict[str, LatentWeight] = {}
         for one, reel in zip(picked, reels, strict=True):
-            claim(one.parameter.requires_grad_(True), one.holders)
+            claim(one.parameter.requires_grad_(one.is_trained), one.holders)
             self.weights[reel.name] = LatentWeight(
                 reel, one.parameter, one.holders, engine, self.stored, selection == "greedy"
             )
@@ -89,24 +90,67 @@ class LatentForm:
     def coefficient(self, name: str) -> float:
         return self.weights[name].line.c
 
-    def choose_greedy(self, follow: bool) -> None:
-        relocate(list(self.weights.values()))
-        for weight in self.weights.values():
+    def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
+        chosen = self._named(names)
+        relocate(chosen)
+        for weight in chosen:
             weight.choose_all()
             weight.follows = follow
 
-    def choose_sample(self, stream: int, number: int) -> None:
-        # All tensors are checked before the first is sampled, so that a refusal changes nothing.
-        relocate(list(self.weights.values()))
-        for name, weight in self.weights.items():
+    def choose_sample(
+        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+    ) -> None:
+        # All are looked at before the first is drawn: a refused draw changes nothing.
+        chosen = self._named(names)
+        relocate(chosen)
+        for weight in chosen:
             if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
                 raise SlotkitError(
-                    f"Some scores of {name} are not finite, so no option can be drawn. Lower the "
+                    f"Some scores of {weight.reel.name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
                 )
-        sample(list(self.weights.values()), stream, number)
-        for weight in self.weights.values():
+        sample(chosen, stream, number)
+        for weight in chosen:
             weight.follows = False
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        chosen = self._named(names)
+        relocate(chosen)
+        for weight in chosen:
+            weight.check_untouched()
+
+    def check_selected(self, name: str, selected: Tensor) -> None:
+        weight = self.weights[name]
+        values = weight.options_at(selected.reshape(-1)).to(weight.parameter.dtype)
+        if not torch.equal(values.view(weight.reel.shape), weight.parameter.detach()):
+            raise weight.guard.changed()
+
+    def is_frozen(self, name: str) -> bool:
+        return not self.weights[name].parameter.requires_grad
+
+    def is_given(self, name: str) -> bool:
+        return not self.weights[name].guard.is_in_place()
+
+    def is_touched(self, name: str) -> bool:
+        return self.weights[name].guard.is_touched()
+
+    def fingerprint(self, name: str) -> list[float]:
+        return fingerprint(self.weights[name].parameter)
+
+    def suspect(self, parameters: set[int]) -> None:
+        for weight in self.weights.values():
+            if id(weight.parameter) in parameters:
+                # PyTorch's fused optimizers don't count their changes.
+                torch.autograd.graph.increment_version(weight.parameter)
+
+    def has_new_scores(self) -> bool:
+        return False  # only slotkit has them
+
+    def mark(self) -> None:
+        pass  # each weight's guard marks what slotkit writes
+
+    def _named(self, names: Iterable[str] | None) -> list[LatentWeight]:
+        return [self.weights[name] for name in (self.weights if names is None else names)]
 
     def snapshot(self) -> dict[str, tuple[Tensor, bool, int]]:
         return {

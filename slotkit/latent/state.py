@@ -83,6 +83,10 @@ class LatentState:
             found.append(greedy(torch.where(inside, scores, -math.inf)))
         return torch.cat(found)
 
+    def options_at(self, selected: Tensor) -> Tensor:
+        """The options (n,), float32, of indices (n,)."""
+        return torch.cat([take(self.rows(part)[0], selected[part]) for part in self.parts()])
+
     def is_of(self, weight: Tensor, greedily: bool) -> bool:
         """Whether every number of a weight (n,) is one of its options.
 
@@ -110,8 +114,14 @@ class LatentState:
         """The four tensors and the numbers of the line, by name."""
         return {name: getattr(self, name) for name in STATE} | self.line.state()
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take over an `as_dict`, in this device and dtype. Raises SlotkitError if a size differs."""
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raise SlotkitError unless this is an `as_dict` of a weight of this size."""
+        absent = [name for name in (*STATE, *self.line.state()) if name not in state]
+        if absent:
+            raise SlotkitError(
+                f"The state of {self.reel.name} lacks {', '.join(absent)}. It is damaged, or that of another "
+                "kind of optimizer. Load one that SlotSGD or SlotAdam has saved."
+            )
         for name in STATE:
             if state[name].shape != self.latent.shape:
                 raise SlotkitError(
@@ -119,6 +129,10 @@ class LatentState:
                     "weight has "
                     f"{self.latent.numel()}. Build the network that the state was saved with."
                 )
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over an `as_dict`, in this device and dtype. Raises SlotkitError, before, if it is none."""
+        self.check(state)
         for name in STATE:
             getattr(self, name).copy_(state[name])
         self.line = Line.of(state)

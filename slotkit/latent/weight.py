@@ -152,10 +152,8 @@ class LatentWeight(LatentState):
 
     def check_untouched(self) -> None:
         """Raise SlotkitError if anything but slotkit has changed the weight since it was last written."""
-        if self.guard.is_touched():
-            if not self.is_consistent():
-                raise self.guard.changed()
-            self.guard.mark()
+        if self.guard.is_touched() and not self.is_consistent():
+            raise self.guard.changed()
 
     def round_anew(self, before: torch.dtype) -> None:
         """After a cast from `before`: write the options rounded to the new dtype.
@@ -163,12 +161,29 @@ class LatentWeight(LatentState):
         The cast itself has rounded options that the old dtype had rounded already.
         """
         found, touched = self.parameter.detach().clone(), self.guard.is_touched()
-        self.choose_all()
         narrow = min(before, found.dtype, key=lambda dtype: dtype.itemsize)
+        if self.follows:
+            self.choose_all()
+        else:
+            self.put(self.options_at(self.selected_in(found.reshape(-1).to(narrow))))
         if touched and not torch.equal(found.to(narrow), self.parameter.detach().to(narrow)):
             with torch.no_grad():
                 self.parameter.copy_(found)
             raise self.guard.changed()
+
+    def undo_casts(self) -> None:
+        """A cast to a narrower type and back leaves roundings of options: take the options themselves."""
+        for narrow in (torch.float16, torch.bfloat16):
+            if self.is_consistent():
+                return
+            found = self.parameter.detach().clone()
+            if self.follows:
+                self.choose_all()
+            else:
+                self.put(self.options_at(self.selected_in(found.reshape(-1).to(narrow))))
+            if not torch.equal(self.parameter.detach().to(narrow).to(found.dtype), found):
+                with torch.no_grad():
+                    self.parameter.copy_(found)
 
     def _uniform(self, stream: int, number: int) -> Tensor:
         return self.reel.draw(stream, number, self.latent.device).reshape(-1)
@@ -198,6 +213,9 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
     for weight in weights:
         weight.guard.check_in_place()
     relocated = [weight for weight in weights if weight.guard.has_relocated()]
+    for weight in weights:
+        if weight.guard.is_elsewhere() and weight not in relocated:
+            weight.undo_casts()
     if not relocated:
         return
     engines = [
@@ -208,7 +226,7 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
     for weight, engine in zip(relocated, engines, strict=True):
         weight.engine, (_, before) = engine, weight.guard.placement
         weight.guard.placement = weight.parameter.device, weight.parameter.dtype
-        if weight.follows and before != weight.parameter.dtype:
+        if before != weight.parameter.dtype:
             weight.round_anew(before)
 
 

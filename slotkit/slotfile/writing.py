@@ -96,7 +96,8 @@ def save(
     _check_reels(machine, outline, model)
     with machine.using("greedy") if reading == "greedy" else nullcontext():
         state = ordinary_state(model, outline)
-        selected = {name: machine.selected(name).detach().cpu().reshape(-1) for name in machine.reels}
+        # Not machine.selected: `_check_weights` has its own words for weights that somebody wrote.
+        selected = {name: machine.form.selected(name).detach().cpu().reshape(-1) for name in machine.reels}
     state = {name: state[name] for name in outline.own}
     records, payloads = _code_reels(machine, selected, state)
     index_bytes = sum(map(len, payloads.values()))

@@ -320,10 +320,12 @@ def test_forward_in_training_draws_anew_and_in_evaluation_does_not(engine: str, 
     machine = layer(engine, 8, device)
     x = torch.ones(1, 16, device=device)
     parameter = machine.model.get_parameter("weight")
+    optimizer = machine.optimizer(lr=0.1)
     seen = []
     for _ in range(2):
-        machine.model(x)
+        machine.model(x).sum().backward()
         seen.append(parameter.detach().clone())
+        optimizer.step()
     machine.model.eval()
     machine.model(x)
     assert not torch.equal(*seen)

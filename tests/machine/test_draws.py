@@ -29,17 +29,22 @@ def draw_of(machine: SlotMachine, name: str, stream: int, number: int) -> Tensor
     return sample(scores, machine.reels[name].draw(stream, number, scores.device))
 
 
-def test_each_training_forward_is_the_next_draw(device: torch.device) -> None:
+def test_the_first_training_forward_after_a_step_is_the_next_draw(device: torch.device) -> None:
     machine = slotify(network().to(device), 8, "PS")
+    optimizer = machine.optimizer(lr=0.1)
     assert machine.draws == 1
     for number in (1, 2, 3):
         before = selections(machine)
-        machine.model(batch(device))
+        machine.model(batch(device)).sum().backward()
+        drawn = selections(machine)
+        machine.model(batch(device)).sum().backward()
+        assert equal(selections(machine), drawn)
         assert machine.draws == number + 1
         for name in machine.reels:
             assert torch.equal(machine.selected(name), draw_of(machine, name, TRAINING_DRAWS, number))
         assert not equal(selections(machine), before)
         assert each_is_an_option(machine)
+        optimizer.step()
 
 
 def test_evaluation_keeps_the_last_draw() -> None:

@@ -18,7 +18,9 @@ from small_networks import (
 )
 from torch import Tensor, nn
 
+from slotkit import machine as machines
 from slotkit.errors import SlotkitError
+from slotkit.layers import SlotLinear
 from slotkit.reel import Fans
 
 
@@ -308,3 +310,50 @@ def test_assigned_others_are_the_machines() -> None:
     assert {id(value) for value in machine.parameters()} == {
         id(value) for value in machine.model.parameters()
     }
+
+
+# ---------------------------------------------------------------------------------------------------
+# A refused state changes nothing, whatever it lacks.
+
+
+@pytest.mark.parametrize("part", ["settings", "draws", "others", "lines", "follows", "latent"])
+def test_a_latent_state_that_lacks_a_part_changes_nothing(part: str) -> None:
+    machine, other = (machines.slotify(network(), 4, "PS", others="trained") for _ in range(2))
+    train(other, 3)
+    state = copy.deepcopy(other.state_dict())
+    del state[part]
+    before = copy.deepcopy(machine.state_dict())
+    with pytest.raises(SlotkitError, match=rf"This state lacks {part}.*\. It is damaged"):
+        machine.load_state_dict(state)
+    after = machine.state_dict()
+    assert all(equal(after[table], before[table]) for table in ("latent", "velocity", "others"))
+    assert (after["draws"], after["lines"]) == (before["draws"], before["lines"])
+
+
+def test_a_line_that_lacks_a_number_changes_nothing() -> None:
+    machine, other = (machines.slotify(network(), 4) for _ in range(2))
+    train(other, 3)
+    state = copy.deepcopy(other.state_dict())
+    del state["lines"]["fc2.weight"]["moving"]
+    before = weights(machine)
+    with pytest.raises(SlotkitError, match=r"This state lacks lines/fc2\.weight\. It is damaged"):
+        machine.load_state_dict(state)
+    assert equal(weights(machine), before)
+
+
+def test_a_layer_inside_that_refuses_leaves_all_as_it_was() -> None:
+    """torch asks it in the middle of loading the others."""
+    machine, other = (
+        machines.slotify(nn.Sequential(nn.Linear(4, 4), SlotLinear(4, 3, seed=1, init=init)), 4)
+        for init in ("authors", "paper")
+    )
+    train_other = other.optimizer(lr=5.0)
+    other.model(torch.ones(2, 4)).square().sum().backward()
+    train_other.step()
+    before = copy.deepcopy(machine.model.state_dict())
+    with pytest.raises(RuntimeError, match="saved with other options"):
+        machine.load_state_dict(other.state_dict())
+    assert not equal(weights(other), weights(machine))
+    after = machine.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    machine.state_dict()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
-from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, step_tensor
+from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, compiled, step_tensor
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
 from slotkit.reel import ReelSpec
 
@@ -23,6 +25,19 @@ torch.set_num_threads(_torch_threads)
 numba.set_num_threads(min(_torch_threads, _numba_threads))
 
 NOT_NAMED: Integers = np.empty(0, np.int32)
+
+
+def serial(parallel: Any) -> Any:
+    """The same loop on one thread, the same bits. It has a name of its own, and so a file of its own in
+    numba's cache on disk.
+    """
+    loop: Callable[..., Any] = getattr(parallel, "py_func", parallel)
+    twin = FunctionType(loop.__code__, loop.__globals__)
+    twin.__qualname__ = f"serial_{loop.__name__}"
+    return compiled(twin)
+
+
+serial_step, serial_sample = serial(step_tensor), serial(sample_tensor)
 
 
 class Views(NamedTuple):
@@ -43,6 +58,11 @@ class Cpu:
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
+        self._is_forked = False
+
+    def after_fork(self) -> None:
+        """Go on without threads: those of GNU OpenMP, which numba uses, kill a forked process."""
+        self._is_forked = True
 
     def __reduce__(self) -> str:
         """A copy is the same object: its views belong to `Arrays`, and a copied machine makes its own."""
@@ -60,7 +80,8 @@ class Cpu:
         connections = options = NOT_NAMED
         if move.recorded:
             connections, options = (np.empty(len(views.weight), np.int32) for _ in range(2))
-        step_tensor(
+        run = serial_step if self._is_forked else step_tensor
+        run(
             views.weight,
             *views.state,
             views.nothing if move.gradient is None else move.gradient.numpy(),
@@ -85,7 +106,8 @@ class Cpu:
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
         counts = np.empty(views.blocks, np.int64)
-        sample_tensor(
+        run = serial_sample if self._is_forked else sample_tensor
+        run(
             views.weight,
             views.state[0],
             c,
@@ -130,3 +152,5 @@ def _typed(spec: ReelSpec) -> ReelSpec:
 
 
 ENGINE = Cpu()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ENGINE.after_fork)

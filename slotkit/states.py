@@ -1,0 +1,107 @@
+"""Whether a state can be loaded, asked before anything is changed: a refused one leaves all as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.latent.weight import LatentWeight
+
+
+def check_machine_state(state: Mapping[str, Any], own: Mapping[str, Any], holds_none: bool) -> None:
+    """Raise SlotkitError unless `state` has all that a machine's `own` has, in the same shapes.
+
+    Args:
+        holds_none: whether the state is that of a machine which follows its scores, even if the own one
+            holds a sample just now.
+    """
+    absent = [key for key in ("settings", "draws", "others") if key not in state]
+    if absent:
+        raise _lacks(absent)
+    _check_settings(own["settings"], state["settings"])
+    tables = {key: value for key, value in own.items() if isinstance(value, Mapping)}
+    for key in ("settings", "others", *(["held"] if holds_none else [])):
+        tables.pop(key, None)
+    entries = {(table, name): value for table, names in tables.items() for name, value in names.items()}
+    absent = [
+        f"{table}/{name}" for (table, name), value in entries.items() if not _has(state, table, name, value)
+    ]
+    if absent:
+        raise _lacks(absent)
+    misshapen = [
+        f"{table}/{name}"
+        for (table, name), value in entries.items()
+        if isinstance(value, Tensor) and state[table][name].shape != value.shape
+    ]
+    if misshapen:
+        raise SlotkitError(
+            f"This state has {', '.join(misshapen)} in another shape. It is damaged, or was put together "
+            "by hand."
+        )
+    shapes = [{name: value.shape for name, value in each["others"].items()} for each in (own, state)]
+    if shapes[0] != shapes[1]:
+        raise SlotkitError("This state belongs to a model with other parameters. Build that model first.")
+
+
+def _has(state: Mapping[str, Any], table: str, name: str, own: Any) -> bool:
+    """Whether the state has an entry like the machine's own."""
+    found = state.get(table, {}).get(name)
+    if isinstance(own, Mapping):
+        return isinstance(found, Mapping) and not own.keys() - found.keys()
+    return isinstance(found, Tensor) if isinstance(own, Tensor) else found is not None
+
+
+def _lacks(absent: Sequence[str]) -> SlotkitError:
+    return SlotkitError(f"This state lacks {', '.join(absent)}. It is damaged, or was put together by hand.")
+
+
+def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
+    if different:
+        told = "; ".join(
+            f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here" for key in different
+        )
+        raise SlotkitError(f"This state belongs to another slot machine: {told}. Build that one first.")
+
+
+def check_optimizer_state(
+    state: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    weights: Mapping[Tensor, LatentWeight],
+    needed: Sequence[str],
+    kind: str,
+) -> None:
+    """Raise SlotkitError unless `state` is that of an optimizer of this kind, of these groups and weights.
+
+    Args:
+        weights: the slot machines' own among the parameters.
+        needed: what a param group must have.
+    """
+    theirs = state["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in theirs]:
+        return  # torch refuses it, with its own words
+    for i, (group, saved) in enumerate(zip(groups, theirs, strict=True)):
+        absent = [name for name in needed if name not in saved]
+        if absent:
+            raise SlotkitError(
+                f"Group {i} of this state has no {', '.join(absent)}: it is that of another kind of "
+                f"optimizer. Load one that {kind} has saved."
+            )
+        for parameter, key in zip(group["params"], saved["params"], strict=True):
+            kept, weight = state["state"].get(key, {}), weights.get(parameter)
+            if weight is not None:
+                weight.check(kept)
+            _check_buffers(kept, parameter if weight is None else weight.latent)
+
+
+def _check_buffers(kept: Mapping[str, Any], trained: Tensor) -> None:
+    for name in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
+        buffer = kept.get(name)
+        if isinstance(buffer, Tensor) and buffer.shape != trained.shape:
+            raise SlotkitError(
+                f"The state has {name} of shape {tuple(buffer.shape)} for a parameter of shape "
+                f"{tuple(trained.shape)}. Build the network that the state was saved with."
+            )
