@@ -255,12 +255,12 @@ class DenseForm:
                 )
         for name in chosen:
             scores, weight = self.scores(name), self._weights[name]
-            drawn = sample(scores, weight.reel.draw(stream, number, scores.device))
+            samples = sample(scores, weight.reel.draw(stream, number, scores.device))
             if in_place and weight.held is not None and not weight.held.is_inference():
                 # functional_call puts back the buffers of before: only what is written in them stays.
-                weight.held.copy_(drawn)
+                weight.held.copy_(samples)
             else:
-                weight.held = drawn
+                weight.held = samples
 
     def check(self, names: Iterable[str] | None = None) -> None:
         pass  # the weights come from the scores, which any optimizer may move
