@@ -49,8 +49,9 @@ def unpack(file: Path | BytesIO, first: int, about: Mapping[str, Any]) -> Column
         _check_shapes(shapes, sizes)
         columns: Columns = {}
         for name in sorted(shapes, key=list(KINDS).index):
-            if name in FLIPS and shapes[name] != (int(columns["changed"].sum(dtype=np.int64)),):
-                raise ValueError(f"{name} has {shapes[name][0]} entries, and changed counts other flips")
+            counted = int(columns["changed"].sum(dtype=np.int64)) if name in FLIPS else 0
+            if name in FLIPS and shapes[name] != (counted,):
+                raise ValueError(f"it counts {counted} flips and holds {shapes[name][0]}")
             with archive.open(f"{name}.npy") as member:
                 columns[name] = np.lib.format.read_array(member, allow_pickle=False)
             if name == "changed":
@@ -113,7 +114,7 @@ def _check_numbers(columns: Columns, first: int, about: Mapping[str, Any]) -> No
         raise ValueError("a learning rate is not finite")
     if about["level"] == "full" and about["selection"] == "greedy":
         if "connection" not in columns and columns["changed"].any():
-            raise ValueError("it lacks the flips, and about.json says that every flip is there")
+            raise ValueError(f"it counts {columns['changed'].sum()} flips and holds 0")
     elif "connection" in columns:
         raise ValueError("it has flips, and about.json says that there are none")
     measured = columns.get("measured", np.zeros(0, np.int64))

@@ -13,7 +13,7 @@ from slotkit.errors import SlotkitError
 from slotkit.recording.trace import Trace, flips
 from slotkit.reel import ROWS, Init, Reel, ReelSettings
 from slotkit.runs import checkpoint
-from slotkit.runs.fingerprint import load
+from slotkit.runs.fingerprint import fingerprint, load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.selection import greedy
@@ -129,5 +129,6 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
         )
     path = folder.checkpoint(f"step-{step}")
     epochs = sum(entry["kind"] == "epoch" and entry["step"] <= step for entry in folder.metrics())
-    checkpoint.save(path, {"weights": others | weights}, step=step, epoch=epochs)
+    held = fingerprint(folder, folder.config())
+    checkpoint.save(path, {"weights": others | weights}, step=step, epoch=epochs, **held)
     return path

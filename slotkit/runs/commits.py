@@ -57,8 +57,9 @@ class Commits:
         self._named: dict[str, Any] | None = None
 
     def stage_best(self, state: Mapping[str, Any], **about: Any) -> None:
-        """The best network so far. It takes its place with the next commit."""
-        checksum = checkpoint.save(self.next, state, **about)
+        """The best network so far. If a commit has another, it takes its place with the next commit."""
+        taken = self._about is not None and self._about.get("best")
+        checksum = checkpoint.save(self.next if taken else self.best, state, **about)
         self._named = {"epoch": about["epoch"], "checksum": checksum}
 
     def commit(self, state: Mapping[str, Any], **about: Any) -> None:
@@ -81,10 +82,11 @@ class Commits:
             remove(self.next)
         if commit.path != self.last:
             move(commit.path, self.last)
-        self._about, self._named = commit.about, commit.about.get("best")
+        self._named = commit.about.get("best")
         if self._named is None and commit.best is not None:  # a run of before
             _, about, checksum = checkpoint.read(self.best)
             self._named = {"epoch": about["epoch"], "checksum": checksum}
+        self._about = commit.about | {"best": self._named}
         self._prune()
 
     def begin_anew(self) -> None:

@@ -25,7 +25,7 @@ from slotkit.training.finetune import go_on as comparison
 
 pytestmark = pytest.mark.usefixtures("one_thread", "narrow_networks")
 
-# All points in all modes: SLOTKIT_EVERY_POINT=1, which `nox -s fuzz` sets. Otherwise every second point of the
+# All points in all modes: SLOTKIT_EVERY_POINT=1, which `nox -s fuzz` sets. Otherwise each second point of the
 # first kind, each in one mode, and every fifth of the others.
 EVERY = bool(os.environ.get("SLOTKIT_EVERY_POINT"))
 
