@@ -81,8 +81,18 @@ def write_whole(path: Path, write: Callable[[Path], None], aside: Path | None = 
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_whole` of a text."""
+    """`write_whole` of a text. Raises SlotkitError, too, if it names a file or folder that is not UTF-8."""
+    check_utf8(text, f"What {path} is to name")
     write_whole(path, lambda file: _put(file, text.encode("utf-8")))
+
+
+def check_utf8(text: str, what: str) -> None:
+    """Raise SlotkitError if a text has bytes that are no letters: Python keeps them as surrogates."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        shown = next(line.strip() for line in text.splitlines() if not line.isascii())
+        raise SlotkitError(
+            f"{what} is not UTF-8: {shown!r}. Rename that file or folder, in letters of UTF-8."
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -26,7 +26,7 @@ import tomli_w
 from slotkit.config import Config, Resolved
 from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
-from slotkit.files import append_line, cut, flush, make_folder, move, remove, write_text
+from slotkit.files import append_line, check_utf8, cut, flush, make_folder, move, remove, write_text
 from slotkit.runs.lock import is_locked, locked
 from slotkit.runs.schema import ENTRIES, EpochEntry, StepEntry, Summary, Tables, naming, read_json, read_text
 
@@ -72,6 +72,7 @@ class RunFolder:
             raise SlotkitError(
                 f"{wanted!r} can't name a run: use one folder name, and --runs-dir for the place."
             )
+        check_utf8(str(runs_dir / wanted), "The run's folder")
         place = _free(runs_dir / wanted, exactly=name is not None)
         _sweep_beside(runs_dir)
         folder = cls(runs_dir / f".{wanted}.{uuid4().hex[:8]}{BESIDE}")

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import slotkit
+from slotkit.config import resolve
+from slotkit.errors import SlotkitError
+from slotkit.runs.folder import RunFolder
 
 SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
 SHORT = ["train", "--set", "training.epochs=1", "--set", "training.limit_batches=3", "--trace", "full"]
@@ -74,6 +78,25 @@ def test_inside_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
     for arguments in ([*SHORT, "--name", "a"], ["evaluate", "a"], ["analyze", "flips", "a"], ["export", "a"]):
         done = command(place, *arguments)
         assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def test_pictures_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    """A run names the whole path of its pictures, and does not begin where that can't be written down."""
+    place = tmp_path / ODD
+    for folder in ("train/a", "train/b", "test/a", "test/b"):
+        (place / "imgs" / folder).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (8, 8), number).save(place / "imgs" / folder / f"{number}.png")
+    done = command(place, *SHORT, "--name", "a", "--dataset", "imagefolder:imgs")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].endswith(b"Rename that file or folder, in letters of UTF-8.")
+    assert not list((place / "runs").glob("*")) + list((place / "runs").glob(".*"))
+
+
+def test_a_run_can_not_be_made_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    with pytest.raises(SlotkitError, match=r"The run's folder is not UTF-8: .*Rename that file or folder"):
+        RunFolder.create(tmp_path / ODD, "a", resolve([]), {})
+    assert not (tmp_path / ODD).exists()
 
 
 def test_letters_that_the_locale_does_not_know(trained: Path) -> None:
