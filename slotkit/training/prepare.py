@@ -21,6 +21,7 @@ from slotkit.data.images import Dataset, ImageSet, Split, split
 from slotkit.data.oddities import oddities
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.schema import naming
 from slotkit.training.trainee import Trainee, build, find_device
 
 
@@ -125,7 +126,9 @@ def fill_from_source(resolved: Resolved) -> Resolved:
 def own_settings(folder: RunFolder) -> Overrides:
     """Every setting that a run was made with, to be overridden by what is given now."""
     values = {path: value for path, value, _ in Resolved(folder.config(), {}).explain() if value is not None}
-    if sources.find(values["data.dataset"]).is_there and folder.data() is None:
+    with naming(folder.path / "config.toml", "Restore it, or train again."):
+        source = sources.find(values["data.dataset"])
+    if source.is_there and folder.data() is None:
         values.pop("data.dir", None)  # it had no meaning for a folder of one's own then
     return Overrides(f"run {folder.name}", values)
 
