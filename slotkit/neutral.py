@@ -91,9 +91,9 @@ def _proven(module: nn.Module, own: Mapping[str, Tensor]) -> dict[str, float]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             twin = copy.deepcopy(module).float().train()
-            return _proven_norm(twin) or _proven_biases(twin)
-        except Exception:
-            return {}
+        except (TypeError, RuntimeError, AttributeError):
+            return {}  # it can't be copied, so it is left as it is, and named in the warning
+        return _proven_norm(twin) or _proven_biases(twin)
 
 
 def _proven_norm(twin: nn.Module) -> dict[str, float]:
@@ -162,7 +162,11 @@ def _inputs(parameters: Mapping[str, Tensor]) -> Iterator[Tensor]:
 
 
 def _output(twin: nn.Module, x: Tensor) -> Tensor | None:
-    """What the module makes of an input, without its hooks; None if that is not of a kind that it takes."""
+    """What the module makes of an input, without its hooks; None if that is not of a kind that it takes.
+
+    The code is somebody else's and the inputs are guesses, so whatever it raises means that: its parameters
+    are then left as they are, and named in the warning.
+    """
     try:
         y: Any = twin.forward(x.clone())
     except Exception:
