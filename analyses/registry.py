@@ -22,4 +22,4 @@ def find() -> list[Analysis]:
         if module.ispkg and module.name != COMMON
     ]
     declared: list[Analysis] = [import_module(f"{analyses.__name__}.{folder}").ANALYSIS for folder in folders]
-    return sorted(declared, key=lambda one: (one.place, one.name))
+    return sorted(declared, key=lambda one: (one.order, one.name))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, is_text
 
 if TYPE_CHECKING:
     from slotkit.training.experiment import Report
@@ -36,7 +36,7 @@ def check_utf8() -> None:
     named = {f"The argument {text!r}": text for text in sys.argv[1:]}
     named |= {f"{name}={os.environ.get(name)!r}": os.environ.get(name, "") for name in FOLDERS}
     for what, text in named.items():
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not is_text(text):
             raise SlotkitError(f"{what} {_why_unreadable(text)}")
 
 

@@ -11,3 +11,8 @@ class SlotkitError(ValueError):
 
 class DivergedError(SlotkitError):
     """Training came to numbers that are not finite: its settings are at fault, not its surroundings."""
+
+
+def is_text(name: str) -> bool:
+    """Whether a name of a file is text that UTF-8 can hold: Python keeps bytes that are not as surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, is_text
 
 
 class Disk:
@@ -87,9 +87,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_utf8(text: str, what: str) -> None:
-    """Raise SlotkitError if a text has bytes that are no letters: Python keeps them as surrogates."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        shown = next(line.strip() for line in text.splitlines() if not line.isascii())
+    """Raise SlotkitError if a text names a file or folder that is not UTF-8."""
+    if not is_text(text):
+        shown = next(line.strip() for line in text.splitlines() if not is_text(line))
         raise SlotkitError(
             f"{what} is not UTF-8: {shown!r}. Rename that file or folder, in letters of UTF-8."
         )

@@ -48,7 +48,7 @@ class Analysis:
         trains: for an analysis of a sweep that it trains itself, the module of
             `start(runs_dir, **settings) -> sweep`, which has a `path` and trains nothing yet,
             `train(sweep, report)` and `find(name, runs_dir) -> path`; then it is `analyze(path)`.
-        place: the analyses are listed by this number, then by name.
+        order: the analyses are listed by this number, then by name.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Analysis:
     compute: str
     settings: tuple[Setting, ...] = ()
     trains: str | None = None
-    place: int = 100
+    order: int = 100
 
     def attribute(self, name: str) -> Any:
         """`analyze`, for the `__getattr__` of the analysis' package. Raises AttributeError for all else."""

@@ -39,7 +39,7 @@ ANALYSIS = Analysis(
     settings=(
         Setting("within", int, 50, "Flip-flop a -> b -> a: longest time between the flips, in steps."),
     ),
-    place=1,
+    order=1,
 )
 
 

@@ -68,7 +68,7 @@ ANALYSIS = Analysis(
         Setting("name", str, None, "Name of the sweep's folder. Default: by model, dataset, K, selection."),
     ),
     trains="slotkit.analyses.gap.command",
-    place=5,
+    order=5,
 )
 
 

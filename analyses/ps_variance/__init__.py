@@ -60,7 +60,7 @@ ANALYSIS = Analysis(
         Setting("data_dir", Path, None, "Where datasets lie now."),
         Setting("device", str, None, "auto, cpu, cuda, cuda:N or mps."),
     ),
-    place=4,
+    order=4,
 )
 
 

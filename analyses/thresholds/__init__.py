@@ -37,7 +37,7 @@ ANALYSIS = Analysis(
     "thresholds",
     "How far reels are from their thresholds, how fast they move, what flip rate follows.",
     compute="slotkit.analyses.thresholds.compute",
-    place=2,
+    order=2,
 )
 
 

@@ -63,7 +63,7 @@ ANALYSIS = Analysis(
         Setting("sample", int, 65536, "Connections of each tensor whose options are looked at."),
         Setting("data_dir", Path, None, "Where datasets lie now: dead units show on images only."),
     ),
-    place=3,
+    order=3,
 )
 
 

