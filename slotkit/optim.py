@@ -185,8 +185,8 @@ class _SlotOptimizer(torch.optim.Optimizer):
             self.state[parameter].update(weight.as_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's), and
-        no tensor of the state is shared.
+        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's),
+        and no tensor is shared with `state_dict`.
 
         Weights of the machines that do not agree with the loaded latents are chosen anew.
 

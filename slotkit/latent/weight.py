@@ -244,9 +244,7 @@ def step(steps: Sequence[WeightStep]) -> None:
             # c has changed its sign: every interval belongs to the other sign.
             weight.empty_intervals()
         flat = row_major(weight, gradient)
-        moves.append(
-            Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments)
-        )
+        moves.append(Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments))
     _call([each.weight for each in steps], moves)
 
 
