@@ -300,7 +300,8 @@ class SlotAdam(_SlotOptimizer):
         state, latent = self.state[weight.parameter], weight.latent
         mean = state.get("exp_avg")
         if mean is None:
-            self._remember(weight, 0.0, torch.zeros_like(latent), torch.zeros_like(latent))
+            nothing = torch.zeros_like(latent)
+            self._remember(weight, 0.0, nothing, nothing)
         elif (mean.device, mean.dtype) != (latent.device, latent.dtype):
             self._remember(weight, state["step"], mean, state["exp_avg_sq"])
         state["step"] += 1
