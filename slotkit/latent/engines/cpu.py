@@ -78,10 +78,10 @@ class Cpu:
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
         latent, velocity, *interval = views.state
-        trained, sgd, adam = (latent, velocity, views.nothing), move.rule, NO_ADAM
+        trained, rules = (latent, velocity, views.nothing), (move.rule, NO_ADAM)
         if move.moments is not None:
-            trained = latent, *(part.numpy() for part in move.moments)
-            sgd, adam = AT_REST, move.rule
+            mean, square = move.moments
+            trained, rules = (latent, mean.numpy(), square.numpy()), (AT_REST, move.rule)
         counts = np.empty(views.blocks, np.int64)
         connections = options = NOT_NAMED
         if move.recorded:
@@ -92,8 +92,7 @@ class Cpu:
             *trained,
             *interval,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            sgd,
-            adam,
+            *(type(rule)(*map(latent.dtype.type, rule)) for rule in rules),
             line.scale,
             line.c,
             line.sign,
