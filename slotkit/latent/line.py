@@ -49,9 +49,6 @@ class AdamStep(NamedTuple):
     sign: float
 
 
-NO_ADAM = AdamStep(0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
-
-
 def adam_step(
     t: float, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, maximize: bool
 ) -> AdamStep:

@@ -22,6 +22,7 @@ from latent.test_draws import assert_frequencies, layer, spread_latents
 from latent.trajectories import CPU, Coarse, Indifferent, Run, bits, latent_form
 
 from slotkit.latent.engines import cpu, cpu_choose, cpu_sample
+from slotkit.latent.line import AdamStep
 from slotkit.machine import SlotMachine
 from slotkit.reel import Fans, UniformInit
 
@@ -114,6 +115,9 @@ LONG = Run("conv", 6, steps=12)
 SHARED = replace(LONG, sharing="channel")
 FLAT, STEEP = draws(0.5), draws(40.0)
 
+# What the compiled loop makes an `AdamStep` of.
+NUMBERS = ", ".join(f"rule[{i}]" for i in range(len(AdamStep._fields)))
+
 STEPS = {
     "lower-ignored": ("if not (u >= lower[i] and u <= upper[i])", "if not u <= upper[i]", PLAIN),
     "upper-ignored": ("if not (u >= lower[i] and u <= upper[i])", "if not u >= lower[i]", PLAIN),
@@ -152,9 +156,18 @@ STEPS = {
     "flips-of-nobody": ("= i, j\n", "= i + 1, j\n", PLAIN),
     "flips-to-another": ("= i, j\n", "= i, j - 1\n", PLAIN),
     "flips-where-none-is": ("if weight[i] != w[j]:", "if True:", SWINGS),
+    "momentum-of-decay": ("bool(rule[3]), rule[4]", "bool(rule[3]), rule[1]", PLAIN),
+    "never-nesterov": ("bool(rule[3])", "False", replace(PLAIN, nesterov=True)),
+    "never-damped": ("rule[2], bool", "1.0, bool", replace(PLAIN, dampening=0.5)),
+    "never-maximizes": ("rule[4], rule[5])", "rule[4], 1.0)", replace(PLAIN, maximize=True)),
     "adam-is-sgd": ("if len(square):", "if False:", ADAM),
     "adam-mean-lost": ("velocity[i] = m if abs(m) >= least else nothing", "velocity[i] = nothing", ADAM),
     "adam-square-lost": ("square[i] = v if v >= least else nothing", "square[i] = nothing", ADAM),
+    **{
+        f"adam-{field}-not-told": (NUMBERS, NUMBERS.replace(f"[{i}]", f"[{i - 1}]"), replace(ADAM, maximize=field == "sign"))
+        for i, field in enumerate(AdamStep._fields)
+        if i > 0
+    },
 }  # fmt: skip
 
 DRAWS = {

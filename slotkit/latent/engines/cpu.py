@@ -16,7 +16,6 @@ from torch import Tensor
 from slotkit.latent.engines.contract import Arrays, Flips, Move
 from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, compiled, step_tensor
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
-from slotkit.latent.line import AT_REST, NO_ADAM
 from slotkit.reel import ReelSpec
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
@@ -78,10 +77,10 @@ class Cpu:
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
         latent, velocity, *interval = views.state
-        trained, rules = (latent, velocity, views.nothing), (move.rule, NO_ADAM)
+        trained = latent, velocity, views.nothing
         if move.moments is not None:
             mean, square = move.moments
-            trained, rules = (latent, mean.numpy(), square.numpy()), (AT_REST, move.rule)
+            trained = latent, mean.numpy(), square.numpy()
         counts = np.empty(views.blocks, np.int64)
         connections = options = NOT_NAMED
         if move.recorded:
@@ -92,7 +91,7 @@ class Cpu:
             *trained,
             *interval,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            *(type(rule)(*map(latent.dtype.type, rule)) for rule in rules),
+            np.array(move.rule, latent.dtype),
             line.scale,
             line.c,
             line.sign,

@@ -150,15 +150,14 @@ def bounds(selected: int, sign: float, w: Singles, s: Singles, workspace: Double
 
 
 @compiled
-def advance_all(
-    position: Floats, velocity: Floats, square: Floats, gradient: Floats, h: Hyperparameters, adam: AdamStep
-) -> None:
+def advance_all(position: Floats, velocity: Floats, square: Floats, gradient: Floats, rule: Floats) -> None:
     """One step of A (m,), and of B by SGD; or of A and its moments by Adam, if `square` is (m,)."""
     # The velocity of a dead unit shrinks until it is denormal, where processors take a hundred cycles for a
     # multiplication. It is then too small to change any sum, so it becomes 0. Moments do the same.
     kind = position.dtype.type
     least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
     if len(square):
+        adam = AdamStep(rule[0], rule[1], rule[2], rule[3], rule[4], rule[5], rule[6], rule[7])
         for i in range(len(position)):
             position[i], m, v = advance_one_by_adam(
                 position[i], velocity[i], square[i], gradient[i], adam, math.sqrt
@@ -166,6 +165,7 @@ def advance_all(
             velocity[i] = m if abs(m) >= least else nothing
             square[i] = v if v >= least else nothing
     else:
+        h = Hyperparameters(rule[0], rule[1], rule[2], bool(rule[3]), rule[4], rule[5])
         for i in range(len(position)):
             position[i], pace = advance_one(position[i], velocity[i], gradient[i], h)
             velocity[i] = pace if abs(pace) >= least else nothing
@@ -205,8 +205,7 @@ def step_tensor(
     lower: Floats,
     upper: Floats,
     gradient: Floats,
-    h: Hyperparameters,
-    adam: AdamStep,
+    rule: Floats,
     scale: float,
     c: float,
     sign: float,
@@ -219,8 +218,8 @@ def step_tensor(
 ) -> None:
     """`Engine.step` for one tensor of n connections. A gradient (0,) stands for none.
 
-    `velocity` is B, and `square` (0,); under Adam they are the means of the gradient and of its square. The
-    numbers of `h` and `adam` have the dtype of A.
+    `velocity` is B, and `square` (0,); under Adam they are the means of the gradient and of its square.
+    `rule` has the numbers of `Move.rule`, in the dtype of A.
     How many flips each block has goes to `counts` (blocks,). The flips go to `connections` and `options`
     (n,), or nowhere if these are (0,).
     """
@@ -230,7 +229,7 @@ def step_tensor(
         start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
         if len(gradient):
             trained = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
-            advance_all(*trained, h, adam)
+            advance_all(*trained, rule)
         if chooses:
             waiting = np.empty(BLOCK, np.int32)
             w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)
