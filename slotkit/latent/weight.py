@@ -270,9 +270,14 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
 def check_finite(steps: Sequence[WeightStep]) -> None:
     """Raise NotFiniteError for the first gradient that holds a number that is not finite."""
     for weight, gradient, _ in steps:
-        # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
-        if not (math.isfinite(gradient.sum()) or bool(torch.isfinite(gradient).all())):
+        if not is_finite(gradient):
             raise NotFiniteError(weight)
+
+
+def is_finite(numbers: Tensor) -> bool:
+    """Whether all are finite."""
+    # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
+    return math.isfinite(numbers.sum()) or bool(torch.isfinite(numbers).all())
 
 
 def _call(weights: Sequence[LatentWeight], moves: Sequence[Move]) -> None:

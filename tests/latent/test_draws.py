@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.contract import Arrays
-from slotkit.latent.engines.cpu_sample import exponentials
+from slotkit.latent.engines.cpu_sample import power
 from slotkit.latent.engines.eager import Eager
 from slotkit.latent.engines.registry import ENGINES, EngineEntry
 from slotkit.latent.line import line_scores
@@ -346,14 +346,13 @@ def test_scores_that_are_not_finite_are_refused(bad: float, engine: str, device:
     assert torch.equal(machine.model.get_parameter("weight"), before)
 
 
-def test_compiled_exponentials_are_exponentials() -> None:
-    """To two units in the last place, down to where they vanish beside 1."""
-    steps = -np.logspace(-12, np.log10(699), 4000)
-    x = np.concatenate([[0.0, -0.0, -1e-300, -np.log(2), -np.log(2) / 2], steps])
-    out = np.empty_like(x)
-    exponentials(x.copy(), out)
-    assert (np.abs(out / np.exp(x) - 1) < 5e-16).all()
-    far = np.array([-701.0, -1e9, -np.inf])
-    exponentials(far, out[:3])
-    assert (out[:3] == out[0]).all()
-    assert 0 < out[0] < 1e-300
+def test_compiled_powers_are_powers() -> None:
+    """To a few units in the last place of float32, down to where they vanish beside 1."""
+    steps = -np.logspace(-12, np.log10(125.9), 4000)
+    x = np.concatenate([[0.0, -0.0, -0.5, -1.0, -1.5], steps]).astype(np.float32)
+    out = np.array([power(value) for value in x])
+    assert out.dtype == np.float32
+    assert (np.abs(out / np.exp2(x.astype(np.float64)) - 1) < 3e-7).all()
+    assert (out <= 1).all()
+    far = {power(np.float32(value)) for value in (-127.0, -1e9, -np.inf)}
+    assert far == {np.float32(2.0**-126)}

@@ -91,9 +91,15 @@ class Move(NamedTuple):
 
 
 class Engine(Protocol):
-    """The operation. An engine is given all tensors of one device and dtype at once."""
+    """The operation. An engine is given all tensors of one device and dtype at once.
+
+    Attributes:
+        name: as in the registry.
+        draws_read_all: whether every draw reads all K options of a connection, so that storing them pays.
+    """
 
     name: str
+    draws_read_all: bool
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         """Advance A and B of every connection by the gradient. Then, where the weight is chosen and u has

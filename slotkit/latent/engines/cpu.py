@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
-from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, compiled, step_tensor
-from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
+from slotkit.latent.engines.cpu_choose import BLOCK, SMALLEST_SINGLE, Floats, Integers, Tables, compiled, step_tensor
+from slotkit.latent.engines.cpu_sample import REJECTION, Proposals, new_proposals, new_work, sample_tensor
 from slotkit.reel import ReelSpec
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
@@ -55,9 +55,12 @@ class Cpu:
     """See `slotkit.latent.engines.contract.Engine`."""
 
     name = "numba"
+    draws_read_all = False
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
+        self._proposals: WeakKeyDictionary[Arrays, Proposals] = WeakKeyDictionary()
+        self._work = new_work(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._is_forked = False
 
     def after_fork(self) -> None:
@@ -105,6 +108,9 @@ class Cpu:
 
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
+        own = self._proposals.get(arrays)
+        if own is None:
+            own = self._proposals[arrays] = new_proposals(len(views.weight), views.spec)
         counts = np.empty(views.blocks, np.int64)
         run = serial_sample if self._is_forked else sample_tensor
         run(
@@ -113,10 +119,12 @@ class Cpu:
             c,
             np.uint64(stream + REJECTION),
             np.uint64(number),
-            arrays.largest_option,
-            arrays.largest_score,
+            max(arrays.largest_option, SMALLEST_SINGLE),
+            abs(c) * arrays.largest_score,
             views.spec,
             views.tables,
+            own,
+            self._work,
             counts,
         )
         return Flips(torch.from_numpy(counts), BLOCK)

@@ -17,6 +17,7 @@ class Eager:
     """See `slotkit.latent.engines.contract.Engine`."""
 
     name = "eager"
+    draws_read_all = True
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         return [self.step_one(move) for move in moves]
