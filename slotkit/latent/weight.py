@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slotkit.latent.engines.contract import Arrays, Engine, Flips, Move
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import Guard
-from slotkit.latent.line import AT_REST, Hyperparameters
+from slotkit.latent.line import AT_REST, AdamStep, Hyperparameters
 from slotkit.latent.state import LatentState, pack
 from slotkit.reel import Reel, ReelSpec
 
@@ -27,11 +27,14 @@ class NotFiniteError(Exception):
 
 
 class WeightStep(NamedTuple):
-    """One weight's part of a step: its gradient, of the weight's shape in any layout and dtype."""
+    """One weight's part of a step: its gradient, of the weight's shape in any layout and dtype, and the rest
+    as in `Move`.
+    """
 
     weight: LatentWeight
     gradient: Tensor
-    hyperparameters: Hyperparameters
+    rule: Hyperparameters | AdamStep
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 class LatentWeight(LatentState):
@@ -231,20 +234,20 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
 
 
 def step(steps: Sequence[WeightStep]) -> None:
-    """One SGD step of each weight's latents. A weight that follows its scores is then chosen anew.
-
-    Raises NotFiniteError, before anything is changed, if a number of a gradient is not finite.
+    """One step of each weight's latents, by gradients that are finite. A weight that follows its scores is
+    then chosen anew.
     """
-    check_finite(steps)
     moves = []
-    for weight, gradient, h in steps:
-        before, weight.line = weight.line, weight.line.after(h)
+    for weight, gradient, rule, moments in steps:
+        before, weight.line = weight.line, weight.line.after(rule)
         if weight.line.sign != before.sign:
             # c has changed its sign: every interval belongs to the other sign.
             weight.empty_intervals()
         flat = row_major(weight, gradient)
-        moves.append(Move(weight.arrays(), flat, h, weight.line, weight.follows, weight.recorded))
-    _call([weight for weight, _, _ in steps], moves)
+        moves.append(
+            Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments)
+        )
+    _call([each.weight for each in steps], moves)
 
 
 def choose(weights: Sequence[LatentWeight], anyway: bool = False) -> None:
@@ -267,9 +270,9 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
     return (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
 
 
-def check_finite(steps: Sequence[WeightStep]) -> None:
+def check_finite(gradients: Iterable[tuple[LatentWeight, Tensor]]) -> None:
     """Raise NotFiniteError for the first gradient that holds a number that is not finite."""
-    for weight, gradient, _ in steps:
+    for weight, gradient in gradients:
         if not is_finite(gradient):
             raise NotFiniteError(weight)
 

@@ -175,7 +175,7 @@ class WithOther(Eager):
         self.others = others
 
     def step_one(self, move: Move) -> Flips | None:
-        return super().step_one(move._replace(hyperparameters=move.hyperparameters._replace(**self.others)))
+        return super().step_one(move._replace(rule=move.rule._replace(**self.others)))
 
 
 class LastOfEqual(Eager):

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from slotkit.latent.line import Hyperparameters, Line
+from slotkit.latent.line import AdamStep, Hyperparameters, Line
 from slotkit.reel import ReelSpec
 
 
@@ -77,17 +77,19 @@ class Flips(NamedTuple):
 class Move(NamedTuple):
     """One tensor's part of a step.
 
-    `gradient` is (n,), finite, of the state's dtype; None if A has its new value already. `line` is that of
-    the scores after the step. `choose` says whether to choose the weight anew, `recorded` whether to name the
-    flips or only to count them.
+    `gradient` is (n,), finite, of the state's dtype; None if A has its new value already. `rule` is a step of
+    SGD, which moves A and B, or one of Adam, which moves A and its `moments`: means of the gradient and of its
+    square, both (n,) and of the state's dtype. `line` is that of the scores after the step. `choose` says
+    whether to choose the weight anew, `recorded` whether to name the flips or only to count them.
     """
 
     arrays: Arrays
     gradient: Tensor | None
-    hyperparameters: Hyperparameters
+    rule: Hyperparameters | AdamStep
     line: Line
     choose: bool
     recorded: bool
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 class Engine(Protocol):
@@ -102,7 +104,7 @@ class Engine(Protocol):
     draws_read_all: bool
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
-        """Advance A and B of every connection by the gradient. Then, where the weight is chosen and u has
+        """Advance A, and B or the moments, of every connection by the gradient. Then, where the weight is chosen and u has
         left [lower, upper] (or is not a number), choose anew and write weight, lower and upper.
 
         Returns the flips of each tensor, None where nothing was to be chosen.

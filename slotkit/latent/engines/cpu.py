@@ -16,6 +16,7 @@ from torch import Tensor
 from slotkit.latent.engines.contract import Arrays, Flips, Move
 from slotkit.latent.engines.cpu_choose import BLOCK, SMALLEST_SINGLE, Floats, Integers, Tables, compiled, step_tensor
 from slotkit.latent.engines.cpu_sample import REJECTION, Proposals, new_proposals, new_work, sample_tensor
+from slotkit.latent.line import AT_REST, NO_ADAM
 from slotkit.reel import ReelSpec
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
@@ -79,6 +80,12 @@ class Cpu:
 
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
+        latent, velocity, *interval = views.state
+        trained: tuple[Floats, ...] = (latent, velocity, views.nothing)
+        sgd, adam = move.rule, NO_ADAM
+        if move.moments is not None:
+            trained = latent, *(part.numpy() for part in move.moments)
+            sgd, adam = AT_REST, move.rule
         counts = np.empty(views.blocks, np.int64)
         connections = options = NOT_NAMED
         if move.recorded:
@@ -86,9 +93,11 @@ class Cpu:
         run = serial_step if self._is_forked else step_tensor
         run(
             views.weight,
-            *views.state,
+            *trained,
+            *interval,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            move.hyperparameters,
+            sgd,
+            adam,
             line.scale,
             line.c,
             line.sign,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slotkit.latent import line
-from slotkit.latent.line import Hyperparameters
+from slotkit.latent.line import AdamStep, Hyperparameters
 from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import OPTIONS, SCORES, ReelSpec
 
@@ -39,7 +39,7 @@ compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
-advance_one = inlined(line.advance)
+advance_one, advance_one_by_adam = inlined(line.advance), inlined(line.advance_by_adam)
 
 
 @inlined
@@ -162,6 +162,19 @@ def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperpa
 
 
 @compiled
+def advance_all_by_adam(
+    position: Floats, mean: Floats, square: Floats, gradient: Floats, h: AdamStep
+) -> None:
+    """One step of A and its moments (m,). Those of a dead unit shrink as its velocity does."""
+    kind = position.dtype.type
+    least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
+    for i in range(len(position)):
+        position[i], m, v = advance_one_by_adam(position[i], mean[i], square[i], gradient[i], h, math.sqrt)
+        mean[i] = m if abs(m) >= least else nothing
+        square[i] = v if v >= least else nothing
+
+
+@compiled
 def any_outside(position: Floats, lower: Floats, upper: Floats, scale: float) -> bool:
     """Whether any u has left its interval. No branch, so that it compiles to vector instructions."""
     found = np.int32(0)
@@ -191,10 +204,12 @@ def step_tensor(
     weight: Floats,
     position: Floats,
     velocity: Floats,
+    square: Floats,
     lower: Floats,
     upper: Floats,
     gradient: Floats,
     h: Hyperparameters,
+    adam: AdamStep,
     scale: float,
     c: float,
     sign: float,
@@ -207,6 +222,7 @@ def step_tensor(
 ) -> None:
     """`Engine.step` for one tensor of n connections. A gradient (0,) stands for none.
 
+    `velocity` is B, with `square` (0,), or the mean of the gradient under Adam, with that of its square.
     How many flips each block has goes to `counts` (blocks,). The flips go to `connections` and `options`
     (n,), or nowhere if these are (0,).
     """
@@ -215,9 +231,22 @@ def step_tensor(
     typed = Hyperparameters(
         kind(h.lr), kind(h.momentum), kind(h.intake), h.nesterov, kind(h.weight_decay), kind(h.sign)
     )
+    typed_adam = AdamStep(
+        kind(adam.rate),
+        kind(adam.kept),
+        kind(adam.intake),
+        kind(adam.beta2),
+        kind(adam.square_intake),
+        kind(adam.correction),
+        kind(adam.eps),
+        kind(adam.sign),
+    )
     for b in numba.prange(len(counts)):
         start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
-        if len(gradient):
+        if len(gradient) and len(square):
+            a, m, v, g = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
+            advance_all_by_adam(a, m, v, g, typed_adam)
+        elif len(gradient):
             advance_all(position[start:end], velocity[start:end], gradient[start:end], typed)
         if chooses:
             waiting = np.empty(BLOCK, np.int32)

@@ -76,7 +76,7 @@ class Proposals(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Memory to work in: for all threads, or that of one."""
+    """Memory to work in, of all threads or of one: 0.4 MB each."""
 
     integers: Integers
     floats: Singles
@@ -104,10 +104,10 @@ class Draw(NamedTuple):
 
 
 def new_work(threads: int) -> Work:
-    """Memory for so many threads: 0.4 MB each."""
+    """Memory for so many threads."""
     return Work(
         np.empty((threads, 6, BLOCK + 1), np.int32),
-        np.empty((threads, 11, BLOCK), np.float32),
+        np.empty((threads, 12, BLOCK), np.float32),
         np.empty((threads, 5, BLOCK), np.uint8),
         np.empty((threads, BLOCK + 3), np.uint32),
     )
@@ -203,7 +203,8 @@ def tabulate(stale: Integers, cells: Integers, draw: Draw, owners: Integers, w: 
         size = np.int32((cells[n] >> 1) << CELL_BITS).view(np.float32) - A_HALF
         edges[n] = size / draw.bound * LOG2E
     for p in range(n_parts):
-        owners[1, :n_stale] = p
+        for n in range(n_stale):
+            owners[1, n] = p
         read_parts(owners[0, :n_stale], owners[1, :n_stale], draw, w[p])
         w0, w1, w2, w3 = w[p, 0], w[p, 1], w[p, 2], w[p, 3]
         has1, has2, has3 = has_option(p, 1, spec), has_option(p, 2, spec), has_option(p, 3, spec)
@@ -266,7 +267,8 @@ def fraction_of(word: np.uint32) -> np.float32:
 @compiled
 def find_groups(chance: Bytes, draw: Draw, group: Bytes, low: Bytes, high: Bytes) -> None:
     """How many ends are not above the chance of each connection, and the ends on both sides of it."""
-    group[:], low[:], high[:] = 0, 0, 255
+    for n in range(len(chance)):
+        group[n], low[n], high[n] = 0, 0, 255
     for g in range(len(draw.own.ends)):
         row = draw.own.ends[g][draw.first : draw.first + len(chance)]
         for n in range(len(chance)):
@@ -377,7 +379,7 @@ def decide(waiting: Integers, draw: Draw, parts: Integers, lanes: Bytes, chances
 
 
 @compiled
-def sample_block(a: Singles, draw: Draw, weight: Floats, waiting: Integers) -> tuple[int, int]:
+def attempt_all(a: Singles, draw: Draw, weight: Floats, waiting: Integers) -> tuple[int, int]:
     """Attempts for the connections of a block.
 
     Returns how many weights have changed, and how many connections are left without an option; these are
@@ -436,13 +438,31 @@ def sample_by_inversion(i: int, a: float, draw: Draw) -> np.float32:
     for j in range(k):
         shares[j] = power(np.float32(scores[j] - highest) * LOG2E)
         total += shares[j]
-    rest = np.float64(unit_uniform(words[0])) * total
+    rest, best = np.float64(unit_uniform(words[0])) * total, 0
     for j in range(k):
         rest -= shares[j]
         if rest <= 0:
             return np.float32(w[j])
+        best = j if shares[j] > shares[best] else best
     # Rounding can leave a rest after the last option. Then the option with the largest share is taken.
-    return np.float32(w[np.argmax(shares)])
+    return np.float32(w[best])
+
+
+@compiled
+def sample_block(position: Floats, is_flat: bool, draw: Draw, weight: Floats) -> int:
+    """Sample the weights of a block; returns how many changed. Scores that are not flat need every exponential."""
+    waiting, a, changed, left = draw.work.integers[5], draw.work.floats[11][: len(weight)], 0, len(weight)
+    for n in range(left):
+        waiting[n], a[n] = n, position[n]
+    if is_flat:
+        refresh(a, draw)
+        changed, left = attempt_all(a, draw, weight, waiting)
+    for o in range(left):
+        n = waiting[o]
+        value = sample_by_inversion(draw.first + n, np.float64(position[n]), draw)
+        changed += weight[n] != value
+        weight[n] = value
+    return changed
 
 
 @parallel
@@ -468,20 +488,8 @@ def sample_tensor(
     ceiling = flat if c > 0 or len(tables[1]) else 0.0
     spread = 2 * flat if len(tables[1]) else flat
     for b in numba.prange(len(counts)):
-        start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
         t = numba.get_thread_id()
         mine = Work(work.integers[t], work.floats[t], work.bytes[t], work.words[t])
-        draw = Draw(start, stream, number, c, np.float32(bound), ceiling, spread, spec, tables, own, mine)
-        here, waiting, changed, left = weight[start:end], mine.integers[5], 0, end - start
-        for n in range(left):
-            waiting[n] = n
-        if flat < FLAT:
-            a = position[start:end].astype(np.float32)
-            refresh(a, draw)
-            changed, left = sample_block(a, draw, here, waiting)
-        for n in range(left):
-            place = waiting[n]
-            value = sample_by_inversion(start + place, np.float64(position[start + place]), draw)
-            changed += here[place] != value
-            here[place] = value
-        counts[b] = changed
+        draw = Draw(b * BLOCK, stream, number, c, np.float32(bound), ceiling, spread, spec, tables, own, mine)
+        end = min((b + 1) * BLOCK, len(position))
+        counts[b] = sample_block(position[b * BLOCK : end], flat < FLAT, draw, weight[b * BLOCK : end])
