@@ -75,7 +75,8 @@ class LatentForm:
     def state_bytes(self) -> int:
         kept = [getattr(weight, name) for weight in self.weights.values() for name in STATE]
         kept += [table for weight in self.weights.values() for table in weight.tables or ()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        stored: int = sum(tensor.nbytes for tensor in kept)
+        return stored + sum(weight.kept_bytes() for weight in self.weights.values())
 
     def options(self, name: str) -> Tensor:
         return self.weights[name].options()

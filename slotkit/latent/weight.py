@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slotkit.latent.engines.contract import Arrays, Engine, Flips, Move
+from slotkit.latent.engines.contract import Arrays, Engine, Flips, Kept, Move
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import Guard
 from slotkit.latent.line import AT_REST, AdamStep, Hyperparameters
@@ -59,6 +59,7 @@ class LatentWeight(LatentState):
     ) -> None:
         self.parameter = parameter
         self._arrays: Arrays | None = None
+        self._kept: Kept = {}
         super().__init__(reel, parameter.device, self.state_dtype, stored)
         self.guard = Guard(reel.name, parameter, holders)
         self.engine_name = engine
@@ -71,7 +72,7 @@ class LatentWeight(LatentState):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has memory of its own.
-        return self.__dict__ | {"_arrays": None}
+        return self.__dict__ | {"_arrays": None, "_kept": {}}
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -103,9 +104,15 @@ class LatentWeight(LatentState):
             if self._spec is None:
                 self._spec = self._spec_and_bounds()
             spec, bounds = self._spec
-            self._arrays = Arrays(flat, *state, spec, self.tables, self.rows, self._uniform, *bounds)
+            self._arrays = Arrays(
+                flat, *state, spec, self.tables, self.rows, self._uniform, *bounds, self._kept
+            )
             self._arrays_of = memory
         return self._arrays
+
+    def kept_bytes(self) -> int:
+        """What engines keep for this weight from draw to draw."""
+        return sum(array.nbytes for arrays in self._kept.values() for array in arrays)
 
     def written(self, flips: Flips | None) -> None:
         """An engine has written these arrays: put them where the weight is, and remember the flips."""
@@ -244,9 +251,7 @@ def step(steps: Sequence[WeightStep]) -> None:
             # c has changed its sign: every interval belongs to the other sign.
             weight.empty_intervals()
         flat = row_major(weight, gradient)
-        moves.append(
-            Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments)
-        )
+        moves.append(Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments))
     _call([each.weight for each in steps], moves)
 
 

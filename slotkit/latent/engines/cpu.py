@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
-from slotkit.latent.engines.cpu_choose import BLOCK, SMALLEST_SINGLE, Floats, Integers, Tables, compiled, step_tensor
-from slotkit.latent.engines.cpu_sample import REJECTION, Proposals, new_proposals, new_work, sample_tensor
+from slotkit.latent.engines.cpu_choose import (
+    BLOCK,
+    SMALLEST_SINGLE,
+    Floats,
+    Integers,
+    Tables,
+    compiled,
+    step_tensor,
+)
+from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
+from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
 from slotkit.latent.line import AT_REST, NO_ADAM
 from slotkit.reel import ReelSpec
 
@@ -60,7 +69,6 @@ class Cpu:
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
-        self._proposals: WeakKeyDictionary[Arrays, Proposals] = WeakKeyDictionary()
         self._work = new_work(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._is_forked = False
 
@@ -117,9 +125,8 @@ class Cpu:
 
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
-        own = self._proposals.get(arrays)
-        if own is None:
-            own = self._proposals[arrays] = new_proposals(len(views.weight), views.spec)
+        if "proposals" not in arrays.kept:
+            arrays.kept["proposals"] = new_proposals(len(views.weight), views.spec)
         counts = np.empty(views.blocks, np.int64)
         run = serial_sample if self._is_forked else sample_tensor
         run(
@@ -132,7 +139,7 @@ class Cpu:
             abs(c) * arrays.largest_score,
             views.spec,
             views.tables,
-            own,
+            arrays.kept["proposals"],  # type: ignore[arg-type]
             self._work,
             counts,
         )
