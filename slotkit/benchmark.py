@@ -23,6 +23,7 @@ from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import ENGINES, runnable
 from slotkit.machine import SlotMachine, slotify
 from slotkit.models import create
+from slotkit.optim import SlotAdam
 
 IMAGES = {"lenet": (1, 28, 28)}
 ORDINARY = {"ordinary, foreach": {"foreach": True}, "ordinary, fused": {"fused": True}}
@@ -30,11 +31,12 @@ ORDINARY = {"ordinary, foreach": {"foreach": True}, "ordinary, fused": {"fused":
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to train the network: k is 0 for learned weights."""
+    """A way to train the network: k is 0 for learned weights. `optimizer` is "sgd" or "adam"."""
 
     name: str
     k: int
     settings: dict[str, Any]
+    optimizer: str = "sgd"
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,15 @@ class Network:
         torch.manual_seed(0)
         self.model = create(model, image, 10)
         self.machine: SlotMachine | None = None
+        self.optimizer: torch.optim.Optimizer
+        adam = contender.optimizer == "adam"
         if contender.k:
             self.machine = slotify(self.model, k=contender.k, **contender.settings)
-            self.optimizer = self.machine.optimizer(lr=0.1, momentum=0.9)
+            self.optimizer = SlotAdam(self.machine) if adam else self.machine.optimizer(0.1, 0.9)
         else:
-            self.optimizer = torch.optim.SGD(
-                self.model.parameters(), lr=0.01, momentum=0.9, **contender.settings
-            )
+            settings = {"weight_decay": 0.0} if adam else {"lr": 0.01, "momentum": 0.9}
+            kind: type[Any] = torch.optim.AdamW if adam else torch.optim.SGD
+            self.optimizer = kind(self.model.parameters(), **settings, **contender.settings)
         self.images, self.labels = torch.rand(batch, *image), torch.randint(10, (batch,))
 
     def step(self) -> tuple[float, float]:

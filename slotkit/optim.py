@@ -185,8 +185,8 @@ class _SlotOptimizer(torch.optim.Optimizer):
             self.state[parameter].update(weight.as_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's), and
-        no tensor of the state is shared.
+        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's),
+        and no tensor is shared with `state_dict`.
 
         Weights of the machines that do not agree with the loaded latents are chosen anew.
 
@@ -300,7 +300,8 @@ class SlotAdam(_SlotOptimizer):
         state, latent = self.state[weight.parameter], weight.latent
         mean = state.get("exp_avg")
         if mean is None:
-            self._remember(weight, 0.0, torch.zeros_like(latent), torch.zeros_like(latent))
+            nothing = torch.zeros_like(latent)
+            self._remember(weight, 0.0, nothing, nothing)
         elif (mean.device, mean.dtype) != (latent.device, latent.dtype):
             self._remember(weight, state["step"], mean, state["exp_avg_sq"])
         state["step"] += 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from latent.trajectories import CPU, Centred, Coarse, Run, assert_equals_the_dense_form, normal
+from latent.trajectories import CPU, Centred, Coarse, Run, assert_equals_the_oracle, normal
 from torch import Tensor, nn, where
 
 import slotkit
@@ -187,7 +187,7 @@ def test_engines_select_what_the_dense_form_selects(
 ) -> None:
     reel = Reel("weight", (2, 2), run.k, symmetric=run.symmetric, kind=run.kind)
     if ENGINES[engine].refusal(CPU, torch.float64, reel, tables == "stored") is None:
-        assert_equals_the_dense_form(run, engine, CPU, tables)
+        assert_equals_the_oracle(run, engine, CPU, tables)
     else:
         with pytest.raises(SlotkitError, match="store the tables"):
             run.machine(CPU, "latent", engine, tables)

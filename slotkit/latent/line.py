@@ -89,8 +89,8 @@ def advance_by_adam(
 ) -> tuple[Any, Any, Any]:
     """One step of torch.optim.AdamW: new position, and new means of the gradient and of its square.
 
-    Written once as `advance` is, but for A alone: c and e stay. `root` is the square root of what the
-    numbers are, tensors or scalars.
+    Written once as `advance` is, but for A alone: c and e stay. `root` is the square root of tensors or of
+    scalars.
     """
     gradient = h.sign * gradient
     mean = mean + h.intake * (gradient - mean)

@@ -85,9 +85,9 @@ class Move(NamedTuple):
     """One tensor's part of a step.
 
     `gradient` is (n,), finite, of the state's dtype; None if A has its new value already. `rule` is a step of
-    SGD, which moves A and B, or one of Adam, which moves A and its `moments`: means of the gradient and of its
-    square, both (n,) and of the state's dtype. `line` is that of the scores after the step. `choose` says
-    whether to choose the weight anew, `recorded` whether to name the flips or only to count them.
+    SGD, which moves A and B, or of Adam, which moves A and its `moments`: the means of the gradient and of
+    its square, (n,), of the state's dtype. `line` is that of the scores after the step. `choose` says whether
+    to choose the weight anew, `recorded` whether to name the flips or only to count them.
     """
 
     arrays: Arrays
@@ -111,8 +111,9 @@ class Engine(Protocol):
     draws_read_all: bool
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
-        """Advance A, and B or the moments, of every connection by the gradient. Then, where the weight is chosen and u has
-        left [lower, upper] (or is not a number), choose anew and write weight, lower and upper.
+        """Advance A, and B or the moments, of every connection by the gradient. Then, where the weight is
+        chosen and u has left [lower, upper] (or is not a number), choose anew and write weight, lower and
+        upper.
 
         Returns the flips of each tensor, None where nothing was to be chosen.
         """

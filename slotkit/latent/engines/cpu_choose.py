@@ -1,7 +1,7 @@
 """The step on the CPU: one plain loop over a tensor, compiled and run by several threads.
 
-It repeats `slotkit.reel` and `slotkit.latent.line` for loops that can't call PyTorch. The bits are the same;
-tests/latent/test_engines.py checks it.
+It repeats `slotkit.reel` and `slotkit.latent.line` for loops that can't call PyTorch. The bits are the same
+(but for Adam's square root, which torch.sqrt rounds otherwise); tests/latent/mutants.py checks it.
 """
 
 from __future__ import annotations
