@@ -52,7 +52,7 @@ def test_a_known_mixture(tmp_path: Path) -> None:
     # a[1] and b[2] are not yet right at the start; a[3] flips 38 times, so it ends where it began.
     assert [value(table, "agreement", at) for at in (0, 50, 200)] == pytest.approx([0.8, 0.8, 1])
     # From 175 on one reel at most is wrong: b[2] up to 179, then a[3] in turns.
-    assert value(table, "decided", 0.9) == 175
+    assert value(table, "agreed", 0.9) == 175
     assert [value(table, "options visited", at) for at in (1, 2, 3, 4)] == pytest.approx([0.7, 0.2, 0.1, 0])
     assert value(table, "flip-flop share") == pytest.approx(37 / 41)
     assert value(table, "flip-flop share", layer="b") == 0
@@ -81,7 +81,7 @@ def test_nothing_ever_flips(tmp_path: Path) -> None:
     write_flips(folder, 30, [])
     found = flips.analyze(folder)
     assert value(found.table, "reels by flips", 0) == 1
-    assert value(found.table, "decided", 0.99) == 0
+    assert value(found.table, "agreed", 0.99) == 0
     assert np.isinf(value(found.table, "half-life, initial"))
     assert np.isnan(value(found.table, "half-life, taken"))
     assert "no number" in found.summary
