@@ -28,6 +28,7 @@ from slotkit.latent.weight import (
 )
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
+from slotkit.uncompiled import SGD, AdamW, Optimizer
 
 
 class Machine(Protocol):
@@ -49,7 +50,7 @@ Groups = Iterable[Tensor | dict[str, Any]]
 Stepping = list[tuple[LatentWeight, Tensor, dict[str, Any]]]
 
 
-class _SlotOptimizer(torch.optim.Optimizer):
+class _SlotOptimizer(Optimizer):
     """What both optimizers share: the weights of the machines, their checks, and their state.
 
     Every machine has a param group. Then come one group of ordinary parameters, if there are any (the
@@ -230,9 +231,7 @@ class SlotSGD(_SlotOptimizer):
         parameters: Groups = (),
     ) -> None:
         nothing = [torch.zeros(0)]
-        self._ordinary = torch.optim.SGD(
-            nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize
-        )
+        self._ordinary = SGD(nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         super().__init__(machines, parameters, self._ordinary.defaults)
 
     def _step_everything(self, stepping: Stepping) -> None:
@@ -286,7 +285,7 @@ class SlotAdam(_SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
-        self._adam = torch.optim.AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        self._adam = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
         self._moments_of: dict[LatentWeight, Tensor] = {}
         super().__init__(machines, parameters, self._adam.defaults)
 

@@ -168,11 +168,11 @@ def reading_of(folder: RunFolder) -> str:
         check_slot_machine(folder, folder.config())
         if folder.config().form != "latent":
             raise SlotkitError(
-                f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in the "
-                "latent form (slots.form=latent, slots.update=all)."
+                f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in "
+                "the latent form (slots.form=latent, slots.update=all)."
             )
     about = Trace(folder.path / "trace").about()
-    if about["selection"] == "probabilistic" and "reading" not in about:
+    if about["selection"] == "probabilistic" and about.get("reading") is None:
         raise SlotkitError(
             f"{folder.name} trained with probabilistic selection, which draws its options anew in every "
             "step: a change of option is no flip. Its greedy reading flips, and its trace, which an older "

@@ -202,11 +202,11 @@ def _softmax(rows: pd.DataFrame) -> Iterator[str]:
     k = int(rows["k"].max())
     yield (
         f"  The softmax of a reel has {last['mean entropy']:.3g} nats of entropy on average at the last "
-        f"measurement ({first['mean entropy']:.3g} at the first, {np.log(k):.3g} if all {k} options were equally "
-        f"likely); {100 * last['decided reels']:.1f} % of the reels are decided (an option has a probability of "
-        f"{DECIDED:g} or more), {100 * first['decided reels']:.1f} % at the first. From one measurement to the "
-        f"next the expected weight drifts by {100 * last['weight drift']:.2g} % of its bound "
-        f"({100 * first['weight drift']:.2g} % at the first)."
+        f"measurement ({first['mean entropy']:.3g} at the first, {np.log(k):.3g} if all {k} options were "
+        f"equally likely); {100 * last['decided reels']:.1f} % of the reels are decided (an option has a "
+        f"probability of {DECIDED:g} or more), {100 * first['decided reels']:.1f} % at the first. From one "
+        f"measurement to the next the expected weight drifts by {100 * last['weight drift']:.2g} % of its "
+        f"bound ({100 * first['weight drift']:.2g} % at the first)."
     )
 
 

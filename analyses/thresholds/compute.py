@@ -66,7 +66,13 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
             *counted[kind],
         ]
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "level", "at", "value"])
-        about = {"run": name, "group": group, "reading": recorded.reading, "k": reels["k"], "seed": reels["seed"]}
+        about = {
+            "run": name,
+            "group": group,
+            "reading": recorded.reading,
+            "k": reels["k"],
+            "seed": reels["seed"],
+        }
         frame[list(about)] = list(about.values())
         frames.append(frame)
         reservations += recorded.reservations

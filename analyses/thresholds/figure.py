@@ -25,7 +25,10 @@ def plot(table: pd.DataFrame) -> Figure:
         data, title = table, f"Thresholds: {groups[0]}"
     else:
         hue, order = "group", groups
-        data, title = table[table["layer"].isin([largest, "all", "any"])], f"Thresholds of {largest}{of_reading(table)}"
+        data, title = (
+            table[table["layer"].isin([largest, "all", "any"])],
+            f"Thresholds of {largest}{of_reading(table)}",
+        )
     figure, grid = panels(2, 3, title)
     name_colours(grid[0, 2], order, "lower right")
     _distances(grid[0, 0], data, hue, order)

@@ -142,7 +142,7 @@ def _check_numbers(columns: Columns, first: int, about: Mapping[str, Any]) -> No
 
 
 def _check_reading(columns: Columns, about: Mapping[str, Any]) -> None:
-    """What belongs to the greedy reading of a PS run is there, or not, as about.json says; and its numbers."""
+    """What belongs to the greedy reading of a PS run is there, or not, as about.json says."""
     own = READING | (MEASURED_READING if "measured" in columns else set())
     if about.get("reading") is not None:
         if missing := sorted(own - columns.keys()):

@@ -59,7 +59,9 @@ class GreedyReading:
         if line.sign != self._sign:
             self._empty_intervals()
         self._sign = line.sign
-        (self._flips,) = self.weight.engine.step([Move(self._arrays, None, AT_REST, line, True, self.recorded)])
+        (self._flips,) = self.weight.engine.step(
+            [Move(self._arrays, None, AT_REST, line, True, self.recorded)]
+        )
 
     def state(self) -> Tensor:
         """Values and intervals (3, n): the next changes depend on them to the bit."""
@@ -72,7 +74,9 @@ class GreedyReading:
         """
         own = self.weight.latent
         if not isinstance(state, Tensor) or (state.dtype, state.shape) != (own.dtype, (3, len(own))):
-            raise SlotkitError(f"the greedy reading of {self.weight.reel.name} is not that of its connections")
+            raise SlotkitError(
+                f"the greedy reading of {self.weight.reel.name} is not that of its connections"
+            )
         values, lower, upper = state.to(own.device)
         u = own * self.weight.line.scale
         # u and its bounds are rounded, and a u that is not a number (c and A are 0) is in no interval.

@@ -176,7 +176,7 @@ class Recorder:
     def _has_readings(self) -> bool:
         """Whether the trace in the folder says so."""
         try:
-            return "reading" in self.trace.about()
+            return self.trace.about().get("reading") is not None
         except SlotkitError:
             return False
 

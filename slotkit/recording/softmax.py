@@ -44,7 +44,7 @@ class Softmax:
         }
 
     def load(self, expected: Any) -> None:
-        """Go on from the `expected` of a state. Raises SlotkitError, the part of a sentence, if it is none."""
+        """Go on from the `expected` of a state. Raises SlotkitError, part of a sentence, if it is none."""
         own = self.expected
         if not isinstance(expected, Tensor) or (expected.dtype, expected.shape) != (own.dtype, own.shape):
             raise SlotkitError("its expected weights are not those of the sampled connections")

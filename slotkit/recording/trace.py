@@ -7,7 +7,7 @@ their first step. about.json has
     run                         whose trace it is, a text that nobody else's trace has
     level, every                "summary" or "full", and the steps between two measurements
     selection, k                how options are selected, and how many there are
-    reading                     under PS "greedy": whose flips and thresholds these are; traces of before lack it
+    reading                     under PS "greedy": whose flips and thresholds they are; old traces lack it
     reels                       `ReelSettings.to_dict`: with a tensor's name and shape, its options and scores
     tensors                     name -> shape and channel_dim, in the order of the columns
 
@@ -25,8 +25,8 @@ q = len(LEVELS), e flips):
     entropy, top float32 (m, t, q)  PS: entropy (nats) and highest probability of a reel
     mean_entropy float32 (m, t)     PS: mean entropy (nats)
     decided      float32 (m, t)     PS: share of decided reels: the likeliest option has DECIDED or more
-    drift        float32 (m, t)     PS: mean |change| of the expected weight since the measurement before, or the
-                                    start, over the bound of the tensor's options
+    drift        float32 (m, t)     PS: mean |change| of the expected weight since the measurement before, or
+                                    the start, over the bound of the tensor's options
     connection   uint32 (e,)        trace "full": the flips, step by step and tensor by tensor, connections as
     option       uint8/16/32 (e,)   differences within a step and tensor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_flips_are_the_changes_of_the_highest_score(
         told += [(first + row, len(connections)) for row, _, connections, _ in flips(columns)]
     changes = [
         (step, int((after[name] != before[name]).sum()))
-        for step, (before, after) in enumerate(zip(expected, expected[1:], strict=False), start=1)
+        for step, (before, after) in enumerate(pairwise(expected), start=1)
         for name in after
     ]
     assert told == [(step, count) for step, count in changes if count]
@@ -340,19 +341,25 @@ def counts_of(folder: RunFolder) -> Any:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"greedy_changed": None, "connection": None, "option": None}, "it lacks greedy_changed of the greedy"),
+        (
+            {"greedy_changed": None, "connection": None, "option": None},
+            "it lacks greedy_changed of the greedy",
+        ),
         ({"drift": None}, "it lacks drift of the greedy reading"),
         ({"margin": None}, "it lacks margin of the greedy reading"),
         ({"connection": None, "option": None}, "flips and holds 0"),
         ({"decided": np.full((4, 3), 1.5, np.float32)}, "decided has a number outside of 0 to 1"),
-        ({"mean_entropy": np.full((4, 3), 1.5, np.float32)}, "mean_entropy has a number outside of 0 to 1.387"),
+        (
+            {"mean_entropy": np.full((4, 3), 1.5, np.float32)},
+            "mean_entropy has a number outside of 0 to 1.387",
+        ),
         ({"drift": np.full((4, 3), -0.1, np.float32)}, "drift has a number outside of 0 to 2.001"),
         ({"drift": np.zeros((3, 3), np.float32)}, "drift has the shape (3, 3), which fits not"),
         ({"about": {"reading": None, "format": 1}}, "and about.json knows of no greedy reading"),
         ({"about": {"format": 1}}, "format 1 and the reading greedy don't go together"),
         ({"about": {"reading": None}}, "format 2 and the reading None don't go together"),
         ({"about": {"selection": "greedy"}}, "it has a reading, which greedy selection needs none of"),
-        ({"about": {"reading": "sample"}}, "Input should be 'greedy'"),
+        ({"about": {"reading": "sample"}}, "input should be 'greedy'"),
         ({"about": {"format": 3}}, "is of trace format 3, and this slotkit reads 1 and 2. Update slotkit."),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",

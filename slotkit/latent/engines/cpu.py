@@ -15,8 +15,11 @@ from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
 from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, compiled, step_tensor
+from slotkit.latent.engines.cpu_compiling import announce
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
 from slotkit.reel import ReelSpec
+
+announce()
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
 _torch_threads = torch.get_num_threads()
