@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,10 +35,11 @@ def _plain(name: str) -> Any:
 class Optimizer(torch.optim.Optimizer):
     """torch.optim.Optimizer."""
 
-    add_param_group = _plain("add_param_group")
-    zero_grad = _plain("zero_grad")
-    state_dict = _plain("state_dict")
-    load_state_dict = _plain("load_state_dict")
+    if not TYPE_CHECKING:  # their types are torch's
+        add_param_group = _plain("add_param_group")
+        zero_grad = _plain("zero_grad")
+        state_dict = _plain("state_dict")
+        load_state_dict = _plain("load_state_dict")
 
 
 class SGD(Optimizer, torch.optim.SGD):

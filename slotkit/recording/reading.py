@@ -88,8 +88,9 @@ class GreedyReading:
 
     def _use(self, buffer: Tensor) -> None:
         self.values, self.lower, self.upper = buffer.unbind()
-        own = {"weight": self.values, "lower": self.lower, "upper": self.upper}
-        self._arrays: Arrays = replace(self.weight.arrays(), **own)
+        self._arrays: Arrays = replace(
+            self.weight.arrays(), weight=self.values, lower=self.lower, upper=self.upper
+        )
 
     def _empty_intervals(self) -> None:
         self.lower.fill_(math.inf)

@@ -162,7 +162,7 @@ class Recorder:
         """Raise SlotkitError, the part of a sentence, if the state has not the readings of the trace."""
         if self._readings and "readings" not in state and not self._had_readings:
             # An older slotkit began this trace, and it has to be of one piece.
-            self._readings = self._followed = []
+            self._readings, self._followed = [], []
             del self._about["reading"]
             return
         readings, expected = state.get("readings", []), state.get("expected", [])

@@ -37,4 +37,4 @@ class _Announcement(event.Listener):
 
 def announce() -> None:
     """From now on tell the logger "slotkit", at INFO, when the engine is compiled."""
-    event.register("numba:compile", _Announcement())
+    event.register("numba:compile", _Announcement())  # type: ignore[no-untyped-call]
