@@ -134,9 +134,8 @@ def _deliver(result: Result, folders: list[Path], out: Path | None, as_json: boo
     paths = result.save(place)
     if as_json:
         files = {path.suffix[1:]: str(path) for path in paths}
-        print_json(
-            {"runs": [str(f) for f in folders], "summary": result.summary.splitlines(), "files": files}
-        )
+        told = {"runs": [str(f) for f in folders], "summary": result.summary.splitlines(), "files": files}
+        print_json(told if result.readings is None else {**told, "readings": result.readings})
         return
     print(result.summary)
     for path in paths:

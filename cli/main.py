@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, runs, train
-from slotkit.cli.output import check_utf8, print_anything
+from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
 
@@ -46,6 +46,7 @@ def common(
     ] = False,
 ) -> None:
     """Slot machines: networks of fixed random weights, trained by choosing among them."""
+    show_log()
 
 
 def main() -> None:

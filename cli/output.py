@@ -51,6 +51,21 @@ def _why_unreadable(text: str) -> str:
     )
 
 
+def show_log() -> None:
+    """Let what slotkit logs (a compilation that takes its time) be seen, on stderr."""
+    import logging
+
+    class Shown(logging.Handler):
+        # sys.stderr is another one while a progress bar is shown.
+        def emit(self, record: logging.LogRecord) -> None:
+            print(self.format(record), file=sys.stderr, flush=True)
+
+    logger = logging.getLogger("slotkit")
+    if not logger.handlers:
+        logger.addHandler(Shown())
+        logger.setLevel(logging.INFO)
+
+
 @contextmanager
 def progress() -> Iterator[Report]:
     """A reporter of training events: a bar on a terminal, plain lines elsewhere."""

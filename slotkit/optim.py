@@ -27,6 +27,7 @@ from slotkit.latent.weight import (
 )
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
+from slotkit.uncompiled import SGD, AdamW, Optimizer
 
 
 class Machine(Protocol):
@@ -48,7 +49,7 @@ Groups = Iterable[Tensor | dict[str, Any]]
 Stepping = list[tuple[LatentWeight, Tensor, dict[str, Any]]]
 
 
-class _SlotOptimizer(torch.optim.Optimizer):
+class _SlotOptimizer(Optimizer):
     """What both optimizers share: the weights of the machines, their checks, and their state.
 
     Every machine has a param group. Then come one group of ordinary parameters, if there are any (the
@@ -245,9 +246,7 @@ class SlotSGD(_SlotOptimizer):
         parameters: Groups = (),
     ) -> None:
         nothing = [torch.zeros(0)]
-        ordinary = torch.optim.SGD(
-            nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize
-        )
+        ordinary = SGD(nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         super().__init__(machines, parameters, ordinary)
 
     def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
@@ -282,9 +281,8 @@ class SlotAdam(_SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
-        super().__init__(
-            machines, parameters, torch.optim.AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
-        )
+        ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        super().__init__(machines, parameters, ordinary)
 
     def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
         for weight, _, group in stepping:

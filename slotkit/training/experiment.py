@@ -301,11 +301,10 @@ def _trace_run(config: Config) -> str:
 def _check_trace(prepared: Prepared) -> None:
     """Raise SlotkitError for a trace "full" of a run whose flips can't be recorded."""
     config = prepared.config
-    greedy_latent = config.method == "slot" and config.form == "latent" and not config.probabilistic
-    if config.recording.trace == "full" and not greedy_latent:
+    if config.recording.trace == "full" and not (config.method == "slot" and config.form == "latent"):
         raise SlotkitError(
-            "recording.trace is full, which records the flips of a slot machine in the latent form under "
-            "greedy selection. Choose summary (counts and statistics, latent form) or off."
+            "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
+            "summary (counts and statistics, latent form) or off."
         )
 
 

@@ -22,12 +22,8 @@ import torch
 from latent.test_draws import assert_frequencies, layer, spread_latents
 from latent.trajectories import CPU, Coarse, Indifferent, Run, bits, first_weight, latent_form
 
-<<<<<<< HEAD
 from slotkit.latent.engines import cpu, cpu_choose, cpu_proposals, cpu_sample
-=======
-from slotkit.latent.engines import cpu, cpu_choose, cpu_sample
 from slotkit.latent.line import AdamStep
->>>>>>> adam
 from slotkit.machine import SlotMachine
 from slotkit.reel import UniformInit
 
@@ -273,18 +269,9 @@ def use(*replaced: tuple[str, str]) -> None:
 def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of overflow where compiled code doesn't
     told: dict[str, str] = {}
-<<<<<<< HEAD
     sampled = [draws(4.0, k=8, count=30), PAIRS, CROWDED, draws(1.0, k=6, count=30)]
-    checks = [steps(run) for run in (PLAIN, MANY, DECAYED, SWINGS, SHARED)] + sampled
+    checks = [steps(run) for run in (PLAIN, MANY, DECAYED, ADAM, SWINGS, SHARED)] + sampled
     checks += [FLAT, STEEP, MANY_DRAWS, stale, independent, draws(0.0, init=BIASED)]
-=======
-    checks = [steps(run) for run in (PLAIN, MANY, DECAYED, ADAM, SWINGS, SHARED)] + [
-        FLAT,
-        STEEP,
-        draws(4.0),
-        independent,
-    ]
->>>>>>> adam
     told["none"] = " ".join(verdict(check) for check in checks).strip()
     right = cpu.step_tensor
     for name, (old, new, run) in STEPS.items():

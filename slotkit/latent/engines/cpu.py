@@ -23,10 +23,13 @@ from slotkit.latent.engines.cpu_choose import (
     compiled,
     step_tensor,
 )
+from slotkit.latent.engines.cpu_compiling import announce
 from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
 from slotkit.latent.line import AT_REST, NO_ADAM
 from slotkit.reel import ReelSpec
+
+announce()
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
 _torch_threads = torch.get_num_threads()
