@@ -39,7 +39,7 @@ def slotify(
     k: int = 8,
     selection: str = "greedy",
     sharing: str = "none",
-    init: str | Init = "authors",
+    init: str | Init = "glorot-uniform",
     seed: int = 0,
     form: str = "latent",
     engine: str = "auto",
@@ -61,8 +61,8 @@ def slotify(
         k: options a connection, 1 or more.
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
         sharing: "none", "layer" or "channel": which connections have the same K options.
-        init: "authors", "paper", a mixture of them (`slotkit.inits.MIXED_INITS`) or an object
-            (`slotkit.inits.Init`).
+        init: "glorot-uniform", "glorot-deviation", a mixture of them (`slotkit.inits.MIXED_INITS`) or an
+            object (`slotkit.inits.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
         form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
             ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
@@ -97,7 +97,7 @@ def slotify(
 
 
 def randomize(
-    model: nn.Module, k: int = 1, init: str | Init = "authors", seed: int = 0, where: Where = None
+    model: nn.Module, k: int = 1, init: str | Init = "glorot-uniform", seed: int = 0, where: Where = None
 ) -> None:
     """Give an ordinary network, in place, the weights of an untrained slot machine.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name
+from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name, plain_init
 from slotkit.inits_probe import check_init
 from slotkit.kinds import Kind, find_kind
 from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
@@ -60,12 +60,13 @@ class ReelSettings:
 
     k: int
     seed: int = 0
-    init: str | Init = "authors"
+    init: str | Init = "glorot-uniform"
     sharing: str = "none"
     symmetric: bool = False
     kind: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "init", plain_init(self.init))
         check_reel_settings(self.k, self.seed, self.init, self.sharing, find_kind(self.kind, self.symmetric))
 
     def reel(self, name: str, shape: Iterable[int], channel_dim: int = 0) -> Reel:
@@ -112,7 +113,7 @@ class ReelSettings:
             raise SlotkitError(
                 f"symmetric is {settings['symmetric']!r}. Give true for options in pairs +v, -v, or false."
             )
-        told = settings["init"]
+        told = plain_init(settings["init"])
         if init is None and not (isinstance(told, str) and told in INITS | MIXED_INITS):
             raise SlotkitError(
                 f"The reels were made with the init {told}, an object that can't be written down. Give that "
@@ -152,7 +153,7 @@ class Reel:
         shape: the weight's shape, two dimensions or more.
         k: options a connection, at least 1.
         seed: 0 <= seed < 2**63. Part of the key.
-        init: "paper", "authors", one of MIXED_INITS or an `Init`.
+        init: "glorot-uniform", "glorot-deviation", one of MIXED_INITS or an `Init`.
         sharing: which connections have the same K options: "none", "layer" (all of the tensor) or
             "channel" (all of an output channel). Scores are each connection's own in every case.
         symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.
@@ -167,7 +168,7 @@ class Reel:
     shape: tuple[int, ...]
     k: int
     seed: int = 0
-    init: str | Init = "authors"
+    init: str | Init = "glorot-uniform"
     sharing: str = "none"
     symmetric: bool = False
     channel_dim: int = 0
@@ -175,6 +176,7 @@ class Reel:
     key: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "init", plain_init(self.init))
         check_reel_settings(self.k, self.seed, self.init, self.sharing, self.rule)
         if math.prod(self.shape) == 0:
             raise SlotkitError(

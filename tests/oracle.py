@@ -66,7 +66,7 @@ class SpecReel:
     shape: tuple[int, ...]
     k: int
     seed: int = 0
-    init: str = "authors"
+    init: str = "glorot-uniform"
     sharing: str = "none"
     symmetric: bool = False
     channel_dim: int = 0
@@ -80,7 +80,7 @@ class SpecReel:
 
     def scores(self, connection: Index) -> list[float]:
         linear = len(self.shape) == 2
-        factor = float32(0.1) if self.init == "paper" and linear else 1.0
+        factor = float32(0.1) if self.init == "glorot-deviation" and linear else 1.0
         owner = self._place(connection)
         uniforms = [self._unit(self._word(owner, number, stream=1)) for number in range(self.k)]
         return [float32(float32(uniform * self._bound()) * factor) for uniform in uniforms]
@@ -100,7 +100,7 @@ class SpecReel:
 
     def _bound(self) -> float:
         kernel = math.prod(self.shape[2:])
-        numerator = {"paper": 2, "authors": 6}[self.init]
+        numerator = {"glorot-deviation": 2, "glorot-uniform": 6}[self.init]
         return float32(math.sqrt(numerator / (self.shape[0] * kernel + self.shape[1] * kernel)))
 
     def _signed(self, connection: Index, number: int) -> float:

@@ -66,14 +66,14 @@ GOLDEN = {
         "3f316b99 3e312504 3efebf76",
     ),
     "largest-seed-paper": Golden(
-        SpecReel("fc1.weight", (300, 784), 8, seed=2**63 - 1, init="paper"),
+        SpecReel("fc1.weight", (300, 784), 8, seed=2**63 - 1, init="glorot-deviation"),
         (299, 783),
         "bcf3f35b bc95dc1d 3bc8afab 3cd7bf48 3d1238af 3cf07793 3c8a0a5f 3d0e2533",
         "3a4d19df 3b77fcaa 3b2aa62a 39064602 39731a62 3b8a707b 39911f2f 3b13e134",
         "3f01b3ff 3f7bcfb3 3ef4dd7a",
     ),
     "conv-paper": Golden(
-        SpecReel("features.0.weight", (64, 3, 3, 3), 2, seed=2024, init="paper"),
+        SpecReel("features.0.weight", (64, 3, 3, 3), 2, seed=2024, init="glorot-deviation"),
         (63, 2, 2, 2),
         "bca219f2 3d51c268",
         "3c7bdac0 3c3af0f2",
@@ -94,7 +94,7 @@ GOLDEN = {
         "3e4e393c 3dde4488 3e36b534",
     ),
     "layer-paper": Golden(
-        SpecReel("fc.weight", (10, 5), 2, seed=1, init="paper", sharing="layer"),
+        SpecReel("fc.weight", (10, 5), 2, seed=1, init="glorot-deviation", sharing="layer"),
         (9, 4),
         "bdabdea2 be35ac68",
         "3c3b3c3b 3cf021d8",
@@ -174,7 +174,7 @@ def specs(draw: st.DrawFn) -> SpecReel:
         shape=shape,
         k=draw(st.integers(1, 5)) * (2 if symmetric else 1),
         seed=draw(st.sampled_from([0, 1, 2**32, 2**63 - 1])),
-        init=draw(st.sampled_from(["paper", "authors"])),
+        init=draw(st.sampled_from(["glorot-deviation", "glorot-uniform"])),
         sharing=draw(st.sampled_from(["none", "layer", "channel"])),
         symmetric=symmetric,
         channel_dim=draw(st.integers(0, 1)),
@@ -234,7 +234,7 @@ def test_chunk_boundaries(device: torch.device) -> None:
 
 
 def test_same_bits_with_one_and_two_threads() -> None:
-    reel = Reel("weight", LONG, 3, seed=1, init="paper")
+    reel = Reel("weight", LONG, 3, seed=1, init="glorot-deviation")
     before = torch.get_num_threads()
     results = []
     try:
@@ -247,7 +247,7 @@ def test_same_bits_with_one_and_two_threads() -> None:
 
 
 def test_the_default_dtype_has_no_say() -> None:
-    reel = Reel("weight", (3, 4), 3, init="paper")
+    reel = Reel("weight", (3, 4), 3, init="glorot-deviation")
     expected = reel.options(), reel.scores()
     torch.set_default_dtype(torch.float64)
     try:
@@ -357,8 +357,8 @@ def test_bounds_of_paper_and_authors(layer: nn.Linear | nn.Conv2d) -> None:
     glorot_bound = math.sqrt(6 / (fan_in + fan_out))
     paper_scores = glorot_deviation * (1.0 if len(shape) > 2 else 0.1)
     for init, bound, score_bound in (
-        ("paper", glorot_deviation, paper_scores),
-        ("authors", glorot_bound, glorot_bound),
+        ("glorot-deviation", glorot_deviation, paper_scores),
+        ("glorot-uniform", glorot_bound, glorot_bound),
     ):
         reel = Reel("weight", shape, 4, init=init)
         options, scores = reel.options(), reel.scores()
@@ -394,13 +394,13 @@ def test_uniform_within_the_dkw_band(what: str) -> None:
 
 
 def test_settings_are_told_and_read_back() -> None:
-    settings = ReelSettings(6, 3, "paper", "layer", True)
+    settings = ReelSettings(6, 3, "glorot-deviation", "layer", True)
     # What files and states hold: not a key more or less.
-    told = {"k": 6, "seed": 3, "init": "paper", "sharing": "layer", "symmetric": True}
+    told = {"k": 6, "seed": 3, "init": "glorot-deviation", "sharing": "layer", "symmetric": True}
     assert list(settings.to_dict().items()) == list(told.items())
     assert ReelSettings.from_dict(told) == settings
     reel = settings.reel("fc.weight", (4, 2))
-    assert reel == Reel("fc.weight", (4, 2), 6, 3, "paper", "layer", True)
+    assert reel == Reel("fc.weight", (4, 2), 6, 3, "glorot-deviation", "layer", True)
     assert reel.settings == settings
 
 

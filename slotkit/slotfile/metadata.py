@@ -20,6 +20,9 @@ KEY = "slotkit"
 CHECKSUM_KEY = "slotkit_blake2b"
 INDICES, TENSORS = "indices/", "tensors/"
 
+# Format 1 has the names that these inits had when it was fixed.
+INITS = {"glorot-uniform": "authors", "glorot-deviation": "paper"}
+
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 

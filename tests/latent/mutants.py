@@ -126,7 +126,7 @@ STEPS = {
     "upper-from-below": ("if gap > 0", "if gap < 0", PLAIN),
     "lower-zero-signed": ("highest(below)[1] + 0.0", "highest(below)[1] + 1e-9", PLAIN),
     "upper-turned": ("0.0 - highest(above)[1]", "0.0 + highest(above)[1]", PLAIN),
-    "score-scale-forgotten": ("unit_uniform(x[2]) * bound * scale", "unit_uniform(x[2]) * bound", replace(PLAIN, init="paper")),
+    "score-scale-forgotten": ("unit_uniform(x[2]) * bound * scale", "unit_uniform(x[2]) * bound", replace(PLAIN, init="glorot-deviation")),
     "scores-not-positive": ("unit_uniform(x[0]) * bound", "symmetric_uniform(x[0]) * bound", PLAIN),
     "words-mixed": ("symmetric_uniform(x[2]) * bound, symmetric_uniform(x[3])", "symmetric_uniform(x[3]) * bound, symmetric_uniform(x[2])", PLAIN),
     "pair-of-equals": ("= -w[8 * b + j]", "= w[8 * b + j]", replace(PLAIN, symmetric=True)),

@@ -113,7 +113,7 @@ def test_as_many_distinct_values_as_asked(
     assert values in ({2, 3} if sharing == "layer" else {4, 5, 6})
 
 
-INITS: list[str | Init] = ["paper", "authors", Coarse(), Centred(), Indifferent()]
+INITS: list[str | Init] = ["glorot-deviation", "glorot-uniform", Coarse(), Centred(), Indifferent()]
 
 
 @pytest.mark.parametrize("init", INITS, ids=lambda init: init if isinstance(init, str) else repr(init))
@@ -122,7 +122,7 @@ def test_inits(init: str | Init, engine: str, device: torch.device) -> None:
     assert_equals_the_dense_form(Run("mlp", 8, init=init, lr=1.0, steps=60), engine, device)
 
 
-@pytest.mark.parametrize("init", ["paper", "authors"])
+@pytest.mark.parametrize("init", ["glorot-deviation", "glorot-uniform"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_tables_change_no_bit(dtype: torch.dtype, init: str, engine: str, device: torch.device) -> None:
     run = Run("conv", 5, init=init, lr=1.0, steps=25, dtype=dtype)
