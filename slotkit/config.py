@@ -77,7 +77,7 @@ class SlotSettings(Section):
     selection: Annotated[Literal["greedy", "probabilistic"], WrapValidator(_plain_selection)] = Field(
         "greedy", description="greedy (GS) or probabilistic (PS)"
     )
-    sharing: Literal["none", "layer", "channel"] = Field(
+    sharing: Literal["none", "layer", "channel", "network"] = Field(
         "none", description="which connections share K options"
     )
     symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")

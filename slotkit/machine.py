@@ -60,7 +60,8 @@ def slotify(
         model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
         k: options a connection, 1 or more.
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
-        sharing: "none", "layer" or "channel": which connections have the same K options.
+        sharing: "none", "layer", "channel" or "network": which connections have the same K options. Those
+            of the network are K numbers, times the bound of each layer.
         init: "glorot-uniform", "glorot-deviation", a mixture of them (`slotkit.inits.MIXED_INITS`) or an
             object (`slotkit.inits.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
@@ -358,7 +359,7 @@ class SlotMachine:
     def _settings(self) -> dict[str, Any]:
         reel = next(iter(self.reels.values()))
         return {
-            "reel_spec": reel.rule.spec,
+            "reel_spec": reel.spec,
             "form": self.form.name,
             **reel.settings.to_dict(),
             "selection": self.selection,

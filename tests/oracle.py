@@ -104,8 +104,8 @@ class SpecReel:
         return float32(math.sqrt(numerator / (self.shape[0] * kernel + self.shape[1] * kernel)))
 
     def _signed(self, connection: Index, number: int) -> float:
-        owner = {"none": self._place(connection), "layer": 0, "channel": connection[self.channel_dim]}
-        bits = self._word(owner[self.sharing], number, stream=0)
+        owner = {"none": self._place(connection), "channel": connection[self.channel_dim]}
+        bits = self._word(owner.get(self.sharing, 0), number, stream=0)
         return (2 * (bits // 2**8) + 1 - 2**24) / 2**24
 
     def _unit(self, bits: int) -> float:
@@ -115,7 +115,8 @@ class SpecReel:
         return self._words(owner, number // 4, stream)[number % 4]
 
     def _words(self, owner: int, third: int, stream: int) -> tuple[int, int, int, int]:
-        key = key_words("slotkit reel spec", 1, self.seed, self.name)
+        shared = self.sharing == "network" and stream == 0
+        key = key_words("slotkit reel spec", 1, self.seed, "" if shared else self.name)
         return philox_block((owner % TWO_32, owner // TWO_32, third, stream), key)
 
 

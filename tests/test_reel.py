@@ -23,7 +23,9 @@ from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
     INITS,
+    LATEST_SPEC,
     REEL_SPEC,
+    SHARINGS,
     TRAINING_DRAWS,
     Fans,
     Reel,
@@ -31,7 +33,8 @@ from slotkit.reel import (
     UniformInit,
 )
 
-SPEC_TEXT = Path(__file__).parents[1] / "docs" / "reel-spec-1.md"
+DOCS = Path(__file__).parents[1] / "docs"
+SPEC_TEXTS = (DOCS / "reel-spec-1.md", DOCS / "reel-spec-2.md")
 
 # Chance that a correct generator fails one of the statistical tests below, had the seeds been drawn.
 FALSE_ALARM = 1e-9
@@ -102,6 +105,38 @@ GOLDEN = {
     ),
 }
 
+GOLDEN |= {  # of spec 2
+    "network-lenet-fc1": Golden(
+        SpecReel("fc1.weight", (300, 784), 4, sharing="network"),
+        (299, 783),
+        "bd6cb506 bd8a7b5b 3d6737c0 3d39bc9c",
+        "3c64a79f 3d061877 3c107cbf 3d83721d",
+        "3f316b99 3e312504 3efebf76",
+    ),
+    "network-lenet-fc3": Golden(
+        SpecReel("fc3.weight", (10, 100), 4, sharing="network"),
+        (0, 0),
+        "be39c478 be595c5d 3e35759d 3e11c417",
+        "3e4038d0 3dd85eed 3e6df158 3dfe7791",
+        "3df413e8 3ef9877e 3b7c1f00",
+    ),
+    "network-symmetric": Golden(
+        SpecReel(
+            "features.0.weight",
+            (64, 3, 3, 3),
+            6,
+            seed=2024,
+            init="glorot-deviation",
+            sharing="network",
+            symmetric=True,
+        ),
+        (63, 2, 2, 2),
+        "bc68bc28 3c68bc28 3d166aaa bd166aaa 3d695202 bd695202",
+        "3c7bdac0 3c3af0f2 3d560390 3a8eda8c 3d0d7627 3d41310c",
+        "3ecf658e 3f113bc9 3f1d12e5",
+    ),
+}
+
 DRAWS = ((TRAINING_DRAWS, 0), (EVALUATION_DRAWS, 1), (INITIAL_PICK, 0))
 
 
@@ -131,16 +166,16 @@ def test_golden_vectors_of_the_independent_implementation(golden: Golden) -> Non
     assert hex_of([spec.draw(stream, number, at) for stream, number in DRAWS]) == golden.draws
 
 
-def vectors_in_the_text() -> list[dict[str, Any]]:
+def vectors_in(text: Path) -> list[dict[str, Any]]:
     return [
-        json.loads(block)
-        for block in re.findall(r"```json\n(.*?)```", SPEC_TEXT.read_text("utf-8"), re.DOTALL)
+        json.loads(block) for block in re.findall(r"```json\n(.*?)```", text.read_text("utf-8"), re.DOTALL)
     ]
 
 
-def test_vectors_printed_in_the_spec() -> None:
-    """What docs/reel-spec-1.md prints is what slotkit does."""
-    vectors = vectors_in_the_text()
+@pytest.mark.parametrize("text", SPEC_TEXTS, ids=lambda text: text.stem)
+def test_vectors_printed_in_the_specs(text: Path) -> None:
+    """What the pages print is what slotkit does."""
+    vectors = vectors_in(text)
     assert len(vectors) >= 3
     for vector in vectors:
         at = tuple(vector["connection"])
@@ -150,14 +185,17 @@ def test_vectors_printed_in_the_spec() -> None:
             "key"
         ]
         assert [f"{word:08x}" for word in reel.key] == vector["key"]
+        assert [f"{word:08x}" for word in reel.option_key] == vector.get("option_key", vector["key"])
+        assert f"reel-spec-{reel.spec}" == text.stem
         assert [float32_hex(value) for value in reel.options()[at].tolist()] == vector["options"]
         assert [float32_hex(value) for value in reel.scores()[at].tolist()] == vector["scores"]
         assert float32_hex(reel.draw(TRAINING_DRAWS, 0)[at].item()) == vector["training_draw_0"]
 
 
 def test_spec_number() -> None:
-    """A change of the mapping is a new spec, with its own text; it is never an edit of spec 1."""
-    assert REEL_SPEC == 1
+    """A change of the mapping is a new spec, with its own text; it is never an edit of an old one."""
+    assert (REEL_SPEC, LATEST_SPEC) == (1, 2)
+    assert SHARINGS == {"none": 1, "layer": 1, "channel": 1, "network": 2}
     assert (TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK) == (2, 3, 4)
 
 
@@ -175,7 +213,7 @@ def specs(draw: st.DrawFn) -> SpecReel:
         k=draw(st.integers(1, 5)) * (2 if symmetric else 1),
         seed=draw(st.sampled_from([0, 1, 2**32, 2**63 - 1])),
         init=draw(st.sampled_from(["glorot-deviation", "glorot-uniform"])),
-        sharing=draw(st.sampled_from(["none", "layer", "channel"])),
+        sharing=draw(st.sampled_from(["none", "layer", "channel", "network"])),
         symmetric=symmetric,
         channel_dim=draw(st.integers(0, 1)),
     )
@@ -371,6 +409,20 @@ def test_bounds_of_paper_and_authors(layer: nn.Linear | nn.Conv2d) -> None:
         assert -float32(bound) < options.min() < -0.99 * bound
         assert 0.99 * score_bound < scores.max() <= float32(score_bound)
         assert 0 < scores.min() < 0.01 * score_bound
+
+
+def test_a_network_shares_k_numbers_times_the_bounds() -> None:
+    shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "fc3.weight": (10, 100)}
+    settings = ReelSettings(8, seed=3, sharing="network")
+    reels = [settings.reel(name, shape) for name, shape in shapes.items()]
+    numbers = [(reel.distinct_options() / reel.bound).flatten() for reel in reels]
+    for reel, found in zip(reels, numbers, strict=True):
+        assert distinct_sets(reel.options()) == 1
+        torch.testing.assert_close(found, numbers[0], rtol=2**-22, atol=0)
+        assert not torch.equal(reel.scores()[0, 0], reel.scores()[0, 1])
+    assert not torch.equal(reels[0].scores()[:10, :100], reels[2].scores())
+    other = replace(settings, seed=4).reel("fc1.weight", shapes["fc1.weight"])
+    assert not torch.equal(other.distinct_options(), reels[0].distinct_options())
 
 
 def test_bounds_do_not_depend_on_k() -> None:

@@ -100,7 +100,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "seed-true": ({"seed": True}, "The seed is True. Give an integer from 0 to 2**63 - 1."),
     "seed-false": ({"seed": False}, "The seed is False. Give an integer from 0 to 2**63 - 1."),
     "seed-float": ({"seed": 0.5}, "The seed is 0.5. Give an integer"),
-    "sharing": ({"sharing": "row"}, "There is no sharing 'row'. Choose one of none, layer, channel."),
+    "sharing": (
+        {"sharing": "row"},
+        "There is no sharing 'row'. Choose one of none, layer, channel, network.",
+    ),
     "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of glorot-uniform, glorot-deviation, "),
     "init-object": (
         {"init": ONE_METHOD},

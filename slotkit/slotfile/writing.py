@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
 from slotkit.machine import SlotMachine
-from slotkit.reel import REEL_SPEC, Reel
+from slotkit.reel import Reel
 from slotkit.slotfile.architecture import Architecture, Outline, ordinary_state
 from slotkit.slotfile.coding import LARGEST_ALPHABET, encode, pack
 from slotkit.slotfile.metadata import (
@@ -106,13 +106,14 @@ def save(
     zeros = [name for name, value in others.items() if _is_all(value, 0)]
     ones = [name for name, value in others.items() if _is_all(value, 1)]
     stored = {name: value for name, value in others.items() if name not in {*zeros, *ones}}
-    settings = next(iter(machine.reels.values())).settings.to_dict()
+    reel = next(iter(machine.reels.values()))
+    settings = reel.settings.to_dict()
     about = {
         "format": FORMAT,
         "made_by": f"slotkit {version('slotkit')}",
         "architecture": architecture.model_dump(mode="json"),
         "reading": reading,
-        "reel_spec": REEL_SPEC,
+        "reel_spec": reel.spec,
         **settings,
         "init": INITS[settings["init"]],
         "reels": records,

@@ -136,6 +136,8 @@ STEPS = {
     "nothing-shared": ("(i // spec.stride) % spec.owners", "i", SHARED),
     "stride-forgotten": ("(i // spec.stride) % spec.owners", "i % spec.owners", SHARED),
     "owners-forgotten": ("(i // spec.stride) % spec.owners", "i // spec.stride", replace(LONG, sharing="layer")),
+    "key-of-the-tensor": ("if stream == OPTIONS:", "if False:", replace(LONG, sharing="network")),
+    "key-of-the-network": ("if stream == OPTIONS:", "if True:", replace(LONG, sharing="network")),
     "uniform-even": ("np.int32(1 - 2**24)", "np.int32(-(2**24))", PLAIN),
     "velocity-lost": ("velocity[i] = pace if abs(pace) >= least else nothing", "velocity[i] = nothing", PLAIN),
     "weight-kept": ("weight[i] = w[j]", "pass", PLAIN),

@@ -160,7 +160,10 @@ def test_frequencies_with_scores_of_both_signs(c: float, engine: str, device: to
 
 
 @pytest.mark.parametrize("init", ["glorot-deviation", "glorot-uniform", Centred()], ids=str)
-@pytest.mark.parametrize(("sharing", "symmetric"), [("layer", True), ("channel", False), ("none", True)])
+@pytest.mark.parametrize(
+    ("sharing", "symmetric"),
+    [("layer", True), ("channel", False), ("none", True), ("network", True), ("network", False)],
+)
 def test_frequencies_of_every_reel(
     sharing: str, symmetric: bool, init: str | Init, engine: str, device: torch.device
 ) -> None:

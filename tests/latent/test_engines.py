@@ -84,7 +84,7 @@ def test_float32_until_a_near_tie(net: str, k: int, engine: str, device: torch.d
 
 SHARINGS = [
     pytest.param(sharing, symmetric, id=f"{sharing}{'-symmetric' * symmetric}")
-    for sharing in ("none", "layer", "channel")
+    for sharing in ("none", "layer", "channel", "network")
     for symmetric in (False, True)
 ]
 
@@ -97,7 +97,7 @@ def test_sharing(sharing: str, symmetric: bool, tables: str, engine: str, device
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-@pytest.mark.parametrize("sharing", ["layer", "channel"])
+@pytest.mark.parametrize("sharing", ["layer", "channel", "network"])
 def test_as_many_distinct_values_as_asked(
     sharing: str, selection: str, engine: str, device: torch.device
 ) -> None:
@@ -110,7 +110,7 @@ def test_as_many_distinct_values_as_asked(
             channels = weight.unbind(reel.channel_dim) if sharing == "channel" else [weight]
             assert all(len(channel.unique()) <= 3 for channel in channels)
     values = len(model.get_parameter("2.weight").unique())
-    assert values in ({2, 3} if sharing == "layer" else {4, 5, 6})
+    assert values in ({4, 5, 6} if sharing == "channel" else {2, 3})
 
 
 INITS: list[str | Init] = ["glorot-deviation", "glorot-uniform", Coarse(), Centred(), Indifferent()]

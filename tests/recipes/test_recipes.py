@@ -23,8 +23,27 @@ ROWS = {"-".join(row) for row in product((*PAPER, "authors"), NETWORKS, METHODS)
 }
 
 
+SHARED = {"-".join(row) for row in product(("paper",), NETWORKS[:4], ("shared",), ("layer", "network"))}
+
+
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
-    assert set(recipes.names()) == ROWS | OURS | FINETUNING
+    assert set(recipes.names()) == ROWS | SHARED | OURS | FINETUNING
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_a_recipe_with_sharing_is_the_greedy_one_with_shared_options(
+    name: str, narrow_networks: None
+) -> None:
+    _, network, _, sharing = name.split("-")
+    assert "as its readers report its sharing" in recipes.load(name).source
+    greedy = resolve(recipes.load(f"paper-{network}-greedy").overrides(64)).config
+    config = resolve(recipes.load(name).overrides()).config
+    slots = greedy.slots.model_copy(update={"sharing": sharing, "k": 64})
+    assert config == greedy.model_copy(update={"slots": slots})
+    device = config.training.model_copy(update={"device": "cpu"})
+    image = (1, 28, 28) if network == "lenet" else (3, 32, 32)
+    trainee = build(config.model_copy(update={"training": device}), image, 10)
+    assert trainee.forward(torch.zeros(2, *image)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", sorted(FINETUNING))

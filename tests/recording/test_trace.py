@@ -34,6 +34,7 @@ SHARINGS: list[dict[str, Any]] = [
     {},
     {"slots__sharing": "layer", "slots__symmetric": True, "slots__k": 6},
     {"slots__sharing": "channel", "slots__init": "glorot-deviation"},
+    {"slots__sharing": "network", "slots__symmetric": True, "slots__k": 6},
     {"slots__k": 1},
     {"slots__k": 300},
 ]
