@@ -30,7 +30,7 @@ from slotkit.latent.weight import (
 )
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
-from slotkit.waiting import Pace, is_decided, slow_words
+from slotkit.wait_policy import Pace, is_decided, slow_words
 
 
 class Machine(Protocol):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import slotkit
-from slotkit.waiting import BOUND, POLICIES, SPINS, Pace, bound_spinning, slow_words
+from slotkit.wait_policy import BOUND, COUNT, POLICIES, Pace, bound_waiting, slow_words
 
 # What the command sees when it begins, and what a process that it starts sees.
 LOOK = """
@@ -50,7 +50,7 @@ def seen(place: Path, code: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("code", [AS_COMMAND, AS_MODULE], ids=["slotkit", "python -m slotkit"])
-def test_the_command_bounds_spinning_before_torch_and_in_its_processes(code: str, tmp_path: Path) -> None:
+def test_the_command_bounds_waiting_before_torch_and_in_its_processes(code: str, tmp_path: Path) -> None:
     assert seen(tmp_path, code) == f"{BOUND} False {BOUND}"
     assert seen(tmp_path, code, OMP_NUM_THREADS="2") == f"{BOUND} False {BOUND}"
 
@@ -58,9 +58,9 @@ def test_the_command_bounds_spinning_before_torch_and_in_its_processes(code: str
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_decision_of_the_user_is_left_alone(policy: str, tmp_path: Path) -> None:
     environment = {policy: "7"}
-    bound_spinning(environment)
+    bound_waiting(environment)
     assert environment == {policy: "7"}
-    shown = "7" if policy == SPINS else "None"
+    shown = "7" if policy == COUNT else "None"
     assert seen(tmp_path, AS_COMMAND, **{policy: "7"}) == f"{shown} False {shown}"
 
 
@@ -78,9 +78,9 @@ def test_every_openmp_of_a_command_reads_it(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    told = [line.strip() for line in done.stderr.splitlines() if SPINS in line]
+    told = [line.strip() for line in done.stderr.splitlines() if COUNT in line]
     assert told
-    assert set(told) == {f"{SPINS} = '{BOUND}'"}
+    assert set(told) == {f"{COUNT} = '{BOUND}'"}
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """How the threads of OpenMP wait for each other where other processes use the cores too.
 
 PyTorch and numba divide a step among threads, and after each piece of work the threads wait for the last one.
-GNU OpenMP, which both use on Linux, lets them spin meanwhile, for milliseconds: free on an idle machine, but
-where others use the cores, a thread that spins takes the time that the thread it waits for would need.
-`bound_spinning` ends that; docs/shared-machine.md has the figures. Nothing here imports torch.
+GNU OpenMP, which both use on Linux, lets them wait busily, in a loop, for milliseconds. That costs nothing on
+an idle machine; where others use the cores, a thread that waits takes time that the one it waits for needs.
+`bound_waiting` ends that; docs/shared-machine.md has the figures. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 
-# Iterations of GNU OpenMP's loop before a thread that waits goes to sleep; its own are 300,000.
-SPINS = "GOMP_SPINCOUNT"
+# How often GNU OpenMP's loop runs before a thread that waits goes to sleep; 300,000 times without it.
+COUNT = "GOMP_SPINCOUNT"
 BOUND = "3000"
 
 # Whoever has set one of these has decided how threads wait. The last is that of Intel's and LLVM's OpenMP.
-POLICIES = (SPINS, "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+POLICIES = (COUNT, "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
 def is_decided(environment: Mapping[str, str]) -> bool:
@@ -25,13 +25,13 @@ def is_decided(environment: Mapping[str, str]) -> bool:
     return any(name in environment for name in POLICIES)
 
 
-def bound_spinning(environment: MutableMapping[str, str]) -> None:
+def bound_waiting(environment: MutableMapping[str, str]) -> None:
     """Let threads that wait sleep soon, in this process and in those that it starts, unless that is decided.
 
     Call it with os.environ before torch or numba is imported: OpenMP reads it once.
     """
     if not is_decided(environment):
-        environment[SPINS] = BOUND
+        environment[COUNT] = BOUND
 
 
 class Pace:
@@ -52,7 +52,7 @@ class Pace:
         self._usual: float | None = None
 
     def add(self, seconds: float) -> tuple[float, float] | None:
-        """After a step that took so long: (the usual seconds, those of late) if it has become slow."""
+        """After a step that took so long: (the usual seconds, those of late) if steps have become slow."""
         self._durations.append(seconds)
         if len(self._durations) < self.WINDOW:
             return None
@@ -67,7 +67,7 @@ def slow_words(usual: float, late: float) -> str:
     """What to tell somebody whose steps have become slow."""
     return (
         f"A step of this optimizer takes {1000 * late:.3g} ms, {late / usual:.0f} times as long as before. "
-        "If other processes use the cores, threads of OpenMP that wait by spinning take their time. Start "
-        f"Python with {SPINS}={BOUND} in the environment, or with OMP_NUM_THREADS=1; the slotkit command "
-        "does the first by itself. docs/shared-machine.md has the figures."
+        "If other processes use the cores, threads of OpenMP that wait busily take their time. Start Python "
+        f"with {COUNT}={BOUND} in the environment, or with OMP_NUM_THREADS=1; the slotkit command does the "
+        "first by itself. docs/shared-machine.md has the figures."
     )
