@@ -11,6 +11,7 @@ from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipe
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
+from slotkit.wait_policy import bound_waiting
 
 app = typer.Typer(
     name="slotkit",
@@ -53,6 +54,7 @@ def main() -> None:
     """Run a command; what a user can put right is one sentence on stderr and exit code 2."""
     # A command opens no window, and a backend that a notebook left in the environment may not be here.
     os.environ["MPLBACKEND"] = "agg"
+    bound_waiting(os.environ)  # before a command imports torch
     print_anything()
     try:
         check_utf8()

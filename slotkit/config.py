@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -36,6 +37,13 @@ def _plain_selection(value: Any, accepted: ValidatorFunctionWrapHandler) -> Any:
             return find_selection(str(value))
         except SlotkitError:
             raise fault from None
+
+
+def _plain_init(value: Any) -> Any:
+    """Runs of before have the former names of inits."""
+    from slotkit.inits import plain_init  # late, because it imports numpy
+
+    return plain_init(value)
 
 
 class Section(BaseModel):
@@ -69,13 +77,19 @@ class SlotSettings(Section):
     selection: Annotated[Literal["greedy", "probabilistic"], WrapValidator(_plain_selection)] = Field(
         "greedy", description="greedy (GS) or probabilistic (PS)"
     )
-    sharing: Literal["none", "layer", "channel"] = Field(
+    sharing: Literal["none", "layer", "channel", "network"] = Field(
         "none", description="which connections share K options"
     )
     symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")
-    init: Literal["paper", "authors", "paper-options-authors-scores", "authors-options-paper-scores"] = Field(
-        "authors", description="distribution of options and initial scores"
-    )
+    init: Annotated[
+        Literal[
+            "glorot-uniform",
+            "glorot-deviation",
+            "deviation-options-uniform-scores",
+            "uniform-options-deviation-scores",
+        ],
+        BeforeValidator(_plain_init),
+    ] = Field("glorot-uniform", description="distribution of options and initial scores")
     update: Literal["all", "selected"] = Field(
         "all", description="scores that get a gradient: all K, or the selected"
     )

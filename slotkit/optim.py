@@ -6,6 +6,8 @@ optimizer is trained by torch's own SGD or AdamW with the hyper-parameters of it
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -28,6 +30,7 @@ from slotkit.latent.weight import (
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
 from slotkit.uncompiled import SGD, AdamW, Optimizer
+from slotkit.wait_policy import Pace, is_decided, slow_words
 
 
 class Machine(Protocol):
@@ -102,6 +105,7 @@ class _SlotOptimizer(Optimizer):
         }
         # Every step looks all parameters up, and hashing a tensor is slow.
         self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+        self._pace: Pace | None = Pace()  # None when nothing is left to say
 
     def __getstate__(self) -> dict[str, Any]:
         # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
@@ -123,6 +127,7 @@ class _SlotOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
+        started = self._pace.clock() if self._pace else 0.0
         for weights in self._members:
             relocate(weights)
         stepping, self._has_ordinary = [], False
@@ -153,7 +158,19 @@ class _SlotOptimizer(Optimizer):
             with self._only_ordinary():
                 _plain_step(self._ordinary)
         self._show_lines()
+        if self._pace:
+            self._watch(self._pace, self._pace.clock() - started)
         return loss
+
+    def _watch(self, pace: Pace, seconds: float) -> None:
+        """Warn, once, when steps on the CPU have become slow and the way that threads wait may be why."""
+        slow = pace.add(seconds)
+        if slow is None:
+            return
+        on_cpu = all(weight.latent.device.type == "cpu" for weight in self._latents.values())
+        if on_cpu and torch.get_num_threads() > 1 and not is_decided(os.environ):
+            warnings.warn(slow_words(*slow), stacklevel=5)
+        self._pace = None
 
     def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
         """What each machine's weight that has a gradient does in this step."""

@@ -208,7 +208,8 @@ class LatentWeight(LatentState):
         if spec is not None:
             bound, scale = np.float32(spec.bound), np.float32(spec.score_scale)
             return spec, (float(bound), float(bound * scale))
-        spec = ReelSpec(self.reel.k, self.reel.symmetric, *self.reel.owner_rule, *self.reel.key, 0.0, 0.0)
+        reel = self.reel
+        spec = ReelSpec(reel.k, reel.symmetric, *reel.owner_rule, *reel.key, 0.0, 0.0, *reel.option_key)
         if self.tables is None:
             return spec, (math.inf, math.inf)
         options, scores = (float(torch.linalg.vector_norm(table, math.inf)) for table in self.tables)

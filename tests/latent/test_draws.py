@@ -160,8 +160,11 @@ def test_frequencies_with_scores_of_both_signs(c: float, engine: str, device: to
     assert_frequencies(machine)
 
 
-@pytest.mark.parametrize("init", ["paper", "authors", Centred()], ids=str)
-@pytest.mark.parametrize(("sharing", "symmetric"), [("layer", True), ("channel", False), ("none", True)])
+@pytest.mark.parametrize("init", ["glorot-deviation", "glorot-uniform", Centred()], ids=str)
+@pytest.mark.parametrize(
+    ("sharing", "symmetric"),
+    [("layer", True), ("channel", False), ("none", True), ("network", True), ("network", False)],
+)
 def test_frequencies_of_every_reel(
     sharing: str, symmetric: bool, init: str | Init, engine: str, device: torch.device
 ) -> None:

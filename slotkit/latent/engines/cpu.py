@@ -173,7 +173,8 @@ def _plain(weight: Tensor) -> Floats:
 
 def _typed(spec: ReelSpec) -> ReelSpec:
     """The spec in the types that the loops were compiled for."""
-    keys: dict[str, Any] = {"key_0": np.uint64(spec.key_0), "key_1": np.uint64(spec.key_1)}
+    names = ("key_0", "key_1", "option_key_0", "option_key_1")
+    keys: dict[str, Any] = {name: np.uint64(getattr(spec, name)) for name in names}
     sizes: dict[str, Any] = {"bound": np.float32(spec.bound), "score_scale": np.float32(spec.score_scale)}
     return spec._replace(**keys, **sizes)
 
