@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
 from slotkit.cli.output import print_json, table
 from slotkit.cli.sweep_progress import sweep_progress
+from typer.core import TyperGroup
 
 from slotkit.errors import SlotkitError
 
@@ -73,8 +73,8 @@ def run(
 ) -> None:
     """Train what a sweep lacks. The same command again goes on where it was stopped, and loses nothing.
 
-    Runs that are finished are not trained again, others go on from their last checkpoint, and one that fails is
-    tried again and its error kept.
+    Runs that are finished are not trained again, others go on from their last checkpoint, and one that fails
+    is tried again and its error kept.
     """
     from slotkit.runs.folder import default_runs_dir
     from slotkit.sweeps import registry
@@ -135,9 +135,7 @@ def _spec(
             raise SlotkitError("A sweep needs a FILE.toml, or --grid (or --seeds) with what is to be varied.")
         return from_options(grid, recipe, numbers, upper, name)
     if grid or recipe is not None:
-        raise SlotkitError(
-            f"{'--grid' if grid else '--recipe'} can't go with {file}, which says that itself. Write it there."
-        )
+        raise SlotkitError(f"{'--grid' if grid else '--recipe'} can't go with {file}: write it there.")
     return read(file, numbers, upper)
 
 
@@ -157,8 +155,8 @@ def _train(sweep: Sweep, planned: Any, executor: Any, retries: int, memory: int 
             return [*train(sweep, planned, executor, report, retries, memory)]
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
-            f"Stopped: what was in progress is saved. The same command goes on from there; `slotkit sweep status "
-            f"{sweep.path}` shows how far it is.",
+            "Stopped: what was in progress is saved. The same command goes on from there; "
+            f"`slotkit sweep status {sweep.path}` shows how far it is.",
             file=sys.stderr,
         )
         raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None

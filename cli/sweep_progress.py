@@ -1,9 +1,9 @@
-"""How a sweep that is being trained is shown: a line a run in progress and one bar for all; plain lines elsewhere."""
+"""How a sweep in training is shown: a line a run in progress and one bar for all; plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from slotkit.sweeps.run import Event, Report
+    from slotkit.sweeps.run import Done, Event
+    from slotkit.training.loop import Note
 
 
 @contextmanager
-def sweep_progress() -> Iterator[Report]:
-    """A reporter of the events of a sweep."""
+def sweep_progress() -> Iterator[Callable[[Event | Note], None]]:
+    """A reporter of the events of a sweep, and of notes."""
     if not sys.stderr.isatty():
         yield _Lines(lambda text: print(text, file=sys.stderr, flush=True))
         return
@@ -34,13 +35,16 @@ def sweep_progress() -> Iterator[Report]:
 class _Lines:
     """A line for what begins and ends."""
 
-    def __init__(self, say) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.say, self.runs, self.over = say, 0, 0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Note) -> None:
         from slotkit.sweeps.run import Begun, Done, Started, Tried
+        from slotkit.training.loop import Note
 
-        if isinstance(event, Begun):
+        if isinstance(event, Note):
+            self.say(event.text)
+        elif isinstance(event, Begun):
             self.runs, self.over = event.runs, event.done
             left = event.runs - event.done
             self.say(f"{event.runs} run{'s' if event.runs != 1 else ''}, {left} of them left to train.")
@@ -63,7 +67,7 @@ class _Bars(_Lines):
         self.names: dict[str, tuple[str, int]] = {}
         self.before = 0.0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Note) -> None:
         from slotkit.sweeps.contract import Progress
         from slotkit.sweeps.run import Begun, Done, Started
 
@@ -94,7 +98,7 @@ class _Bars(_Lines):
         return sum(self.names[key][1] * tasks[task] for key, task in self.tasks.items() if key in self.names)
 
 
-def _result(event) -> str:  # type: ignore[no-untyped-def]
+def _result(event: Done) -> str:
     """How a run ended, in words."""
     if event.how != "finished":
         return f"{event.how}: {event.error}"

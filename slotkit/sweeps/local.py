@@ -11,7 +11,7 @@ from slotkit.sweeps.process import Worker
 
 
 class Local:
-    """As many workers as cores. A run waits until the machine has the memory that its kind has taken before."""
+    """As many workers as cores. A run waits for the memory that its kind has taken before."""
 
     def __init__(self, options: Options) -> None:
         options.refuse("local", "address", "gpus")

@@ -1,7 +1,8 @@
 """The manifest of a sweep, sweep.json: which runs are wanted, each by the key of its resolved configuration.
 
 How far a run is stands in its own folder; the manifest has what no run folder can say: that a run is wanted,
-under which name, and with which errors it failed. Only the process that trains the sweep writes it, and whole.
+under which name, and with which errors it failed. Only the process that trains the sweep writes it, and
+whole.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def own() -> tuple[int, int]:
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         told = {name: words.split() for name, _, words in (line.partition(":") for line in lines)}
-        return int(told["VmRSS"][0]) << 10, int(told["VmHWM"][0]) << 10
+        now, most = (int(told[name][0]) << 10 for name in ("VmRSS", "VmHWM"))
+        return now, max(now, most)
     except (OSError, KeyError, ValueError):
         return _most_ever(), _most_ever()
 

@@ -102,7 +102,9 @@ class Worker:
         code = self._process.wait()
         if (job := self.job) is not None:
             self._say(Ended(job.key, "lost", _died(code), self._where(), self._last_words()))
+        self._process.stdout.close()
         self._errors.close()
+        self.ask_to_stop()
 
     def _where(self) -> str:
         return f"{platform.node()}, process {self.pid}"

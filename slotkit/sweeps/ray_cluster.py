@@ -1,7 +1,7 @@
 """The executor ray: a task a run on a Ray cluster, on this machine or by address.
 
-A node that sees the folder of the sweep trains there. One that doesn't sends the run folder back as bytes: a copy
-now and then, from which another node goes on if it dies, and the finished run.
+A node that sees the folder of the sweep trains there. One that doesn't sends the run folder back as bytes: a
+copy now and then, from which another node goes on if it dies, and the finished run.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _connect(ray: Any, options: Options, threads: int) -> bool:
     address = options.address or os.environ.get("RAY_ADDRESS")
     if address is not None and address.startswith("ray://"):
         raise SlotkitError(
-            f"--address {address} is that of a Ray client. Give HOST:PORT of the cluster, and start the sweep "
-            "on a machine that is one of its nodes."
+            f"--address {address} is that of a Ray client. Give HOST:PORT of the cluster, and start the "
+            "sweep on a machine that is one of its nodes."
         )
     here = {"num_cpus": options.jobs * threads} if options.jobs else {}
     settings = {"address": address} if address else {"address": "local", "include_dashboard": False, **here}
@@ -140,8 +140,8 @@ def _connect(ray: Any, options: Options, threads: int) -> bool:
     except Exception as fault:  # ConnectionError, ValueError, RuntimeError: Ray has many
         where = f"at {address}" if address else "on this machine"
         raise SlotkitError(
-            f"There is no Ray cluster {where}: {_in_short(fault)}. Start one with `ray start --head` and give its "
-            "--address, or leave --address out for one on this machine."
+            f"There is no Ray cluster {where}: {_in_short(fault)}. Start one with `ray start --head` and "
+            "give its --address, or leave --address out for one on this machine."
         ) from fault
     return True
 

@@ -84,7 +84,7 @@ def _sees(job: Job) -> bool:
 
 
 def _worker(how: OnNode, copy_seconds: float | None) -> tuple[Worker, queue.SimpleQueue[Told | Path]]:
-    """A worker that waits for a job. Ray gives each task GPUs of its own, and a process sees those it began with."""
+    """A worker that waits for a job. Ray gives each task GPUs of its own: one process sees one set."""
     kind = (how.threads, copy_seconds, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if kind in _kept and _kept[kind][0].alive():
         return _kept[kind]

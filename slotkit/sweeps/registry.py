@@ -1,4 +1,4 @@
-"""The executors by name. A new one is a file with a class like `slotkit.sweeps.contract.Executor`, and a line."""
+"""The executors by name. A new one is a class like `slotkit.sweeps.contract.Executor`, and a line here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXECUTORS = {
 
 
 def make(name: str, options: Options) -> Executor:
-    """The executor of that name. Raises SlotkitError if there is none, or for an option that says nothing to it."""
+    """The executor of that name. Raises SlotkitError if there is none, or it has no use for an option."""
     if name not in EXECUTORS:
         near = difflib.get_close_matches(name, EXECUTORS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""What a sweep is asked to be: a FILE.toml, or the options of the command. `slotkit.sweeps.plan` has its runs.
+"""What a sweep is asked to be: a FILE.toml, or the options of the command. `plan` has its runs.
 
     name = "lenet"                          # of the sweep's folder; by default that of the file
     recipe = "paper-lenet-greedy"           # what every run starts from
@@ -11,8 +11,8 @@
     [[runs]]                                # instead of grid and list: several such blocks, each with a
     recipe = "paper-lenet-learned"          # recipe, seeds, settings, grid and list of its own
 
-A setting is named by its path ("training.lr") or by the path's end, where that is the only one ("lr"); `recipe`
-can be in a grid or list as well.
+A setting is named by its path ("training.lr") or by the path's end, where that is the only one ("lr");
+`recipe` can be in a grid or list as well.
 """
 
 from __future__ import annotations
@@ -152,12 +152,11 @@ def short_name(path: str) -> str:
 def _short_names() -> dict[str, str]:
     ends = Counter(path.rpartition(".")[2] for path in setting_paths())
     tables = {name for name, _ in Config()}
-    found = {
+    return _FLAGS | {
         end: path
         for path in setting_paths()
         if "." in path and ends[end := path.rpartition(".")[2]] == 1 and end not in tables
     }
-    return found | _FLAGS
 
 
 def _value(text: str) -> Any:

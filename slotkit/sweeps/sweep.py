@@ -34,7 +34,7 @@ class SweepRun:
     folder: RunFolder
 
     def status(self) -> str:
-        """finished, diverged, running, waiting; stopped, interrupted, killed or failed, each of which goes on."""
+        """finished, diverged, running, waiting; stopped, interrupted, killed or failed, which go on."""
         if not (self.folder.path / "summary.json").is_file():
             return "running" if is_locked(self.folder.path) else self._not_begun()
         status = self.folder.status()
@@ -130,7 +130,7 @@ class Sweep:
 
 
 def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:
-    """The folder of a sweep, given as a path or as a name in `runs_dir`. Raises SlotkitError if it isn't there."""
+    """The folder of a sweep, a path or a name in `runs_dir`. Raises SlotkitError if it isn't there."""
     place = runs_dir or default_runs_dir()
     for path in (Path(sweep), place / sweep):
         if (path / MANIFEST).is_file():

@@ -1,8 +1,8 @@
 """A process that trains the runs that it is given, one after the other: `python -m slotkit.sweeps.worker`.
 
-It reads a job a line from its standard input and writes events to its standard output, as JSON. When its input ends,
-it ends: at once if it is idle, else as after SIGTERM, which saves the run at its next step. So nothing trains on when
-whoever started it was killed.
+It reads a job a line from its standard input and writes events to its standard output, as JSON. When its
+input ends, it ends: at once if it is idle, else as after SIGTERM, which saves the run at its next step. So
+nothing trains on when whoever started it was killed.
 """
 
 from __future__ import annotations
