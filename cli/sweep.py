@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class _RunByDefault(TyperGroup):
     """`slotkit sweep FILE.toml` is `slotkit sweep run FILE.toml`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = not args or args[0] in (*self.commands, "--help")
         return super().parse_args(ctx, args if named else ["run", *args])
 
@@ -237,6 +237,6 @@ def _mean(row: Any) -> str:
 
 
 def _said(value: Any) -> str:
-    from slotkit.sweeps.plan import shown
+    from slotkit.runs.listing import shown
 
     return shown(value)

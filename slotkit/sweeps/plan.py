@@ -11,12 +11,11 @@ from itertools import product
 from typing import Any
 
 from slotkit import recipes
-from slotkit.config import Config, Overrides, flatten, resolve
+from slotkit.config import Config, Overrides, flatten, resolve, short_name
 from slotkit.data import sources
 from slotkit.runs.fingerprint import FREE
-from slotkit.sweeps.spec import RECIPE, Block, Spec, short_name
-
-SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
+from slotkit.runs.listing import SEEDS, shown
+from slotkit.sweeps.spec import RECIPE, Block, Spec
 
 # What a run takes from its dataset if the settings leave it open.
 FROM_DATASET = ("data.validation", "data.mean", "data.std")
@@ -64,7 +63,7 @@ def key_of(settings: Mapping[str, Any]) -> str:
 
 def cell_of(settings: Mapping[str, Any]) -> str:
     """The key of its cell: the same for all repetitions."""
-    return key_of({path: value for path, value in settings.items() if path not in SEED_PATHS})
+    return key_of({path: value for path, value in settings.items() if path not in SEEDS})
 
 
 def folder_name(planned: Planned, key: str) -> str:
@@ -94,13 +93,6 @@ def words(varied: Mapping[str, Any], seed: int | None = None) -> str:
     return ", ".join(told + ([] if seed is None else [f"seed {seed}"]))
 
 
-def shown(value: Any) -> str:
-    """A value of a setting for people."""
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _runs(block: Block, told: Mapping[str, Any]) -> Iterator[Planned]:
     for cell in _cells(block):
         recipe = cell.get(RECIPE, block.recipe)
@@ -111,10 +103,8 @@ def _runs(block: Block, told: Mapping[str, Any]) -> Iterator[Planned]:
         varied = {RECIPE: recipe} if RECIPE in told or RECIPE in cell else {}
         paths = dict.fromkeys([*(path for path in told if path != RECIPE), *values])
         varied |= {short_name(path): resolved.get(path, values.get(path)) for path in paths}
-        for seed in block.seeds or [None]:
-            seeded = (
-                [] if seed is None else [Overrides("seeds of the sweep", dict.fromkeys(SEED_PATHS, seed))]
-            )
+        for seed in block.seeds or (None,):
+            seeded = [] if seed is None else [Overrides("seeds of the sweep", dict.fromkeys(SEEDS, seed))]
             yield Planned((*layers, *seeded), varied, seed)
 
 

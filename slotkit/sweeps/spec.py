@@ -18,7 +18,6 @@ A setting is named by its path ("training.lr") or by the path's end, where that 
 from __future__ import annotations
 
 import tomllib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,11 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from slotkit.config import Config, Overrides, Section, flatten, setting_paths
+from slotkit.config import Overrides, Section, flatten, full_path, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.schema import naming, read_text
 
 RECIPE = "recipe"
-
-# Names of `slotkit train` that are not the end of their path.
-_FLAGS = {"model": "model.name"}
 
 
 @dataclass(frozen=True)
@@ -137,26 +133,6 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
         return full_path(path.strip()), list(tomllib.loads(f"value = [{values}]")["value"])
     except tomllib.TOMLDecodeError:
         return full_path(path.strip()), [_value(one.strip()) for one in values.split(",")]
-
-
-def full_path(name: str) -> str:
-    """ "k" -> "slots.k"; a path, and what is no setting at all, as it is."""
-    return _short_names().get(name, name)
-
-
-def short_name(path: str) -> str:
-    """The reverse: "slots.k" -> "k"."""
-    return next((name for name, whole in _short_names().items() if whole == path), path)
-
-
-def _short_names() -> dict[str, str]:
-    ends = Counter(path.rpartition(".")[2] for path in setting_paths())
-    tables = {name for name, _ in Config()}
-    return _FLAGS | {
-        end: path
-        for path in setting_paths()
-        if "." in path and ends[end := path.rpartition(".")[2]] == 1 and end not in tables
-    }
 
 
 def _value(text: str) -> Any:

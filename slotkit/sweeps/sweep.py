@@ -15,11 +15,12 @@ from slotkit.data.identity import Identity, differences
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder
 from slotkit.runs.folder import MARKS, RunFolder, default_runs_dir, list_runs
+from slotkit.runs.listing import shown
 from slotkit.runs.lock import LOCK, is_locked, locked
 from slotkit.sweeps import manifest as manifests
 from slotkit.sweeps.contract import Ended
 from slotkit.sweeps.manifest import KEPT_FAILURES, MANIFEST, Entry, Failure, Manifest, data_key
-from slotkit.sweeps.plan import FROM_DATASET, Planned, deciding, folder_name, key_of, shown
+from slotkit.sweeps.plan import FROM_DATASET, Planned, deciding, folder_name, key_of
 
 # Runs that need nothing more.
 DONE = ("finished", "diverged")
@@ -139,6 +140,11 @@ def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:
         f"There is no sweep {str(sweep)!r}, neither as a path nor in {place}: no {MANIFEST} is there. "
         "`slotkit sweep FILE.toml` makes one."
     )
+
+
+def sweeps_in(place: Path) -> list[Path]:
+    """The folders of the sweeps in a folder, by name."""
+    return sorted(path.parent for path in place.glob(f"*/{MANIFEST}"))
 
 
 def start(

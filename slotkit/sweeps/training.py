@@ -75,7 +75,8 @@ class _Teller:
     def __init__(self, job: Job, folder: RunFolder, tell: Tell, after: Callable[[RunFolder], None]) -> None:
         self.job, self.folder, self.tell, self.after = job, folder, tell, after
         self.told = 0.0
-        self.epoch, self.epochs, self.best = 0, resolve(job.layers).config.training.epochs, None
+        self.epoch, self.epochs = 0, resolve(job.layers).config.training.epochs
+        self.best: float | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Epoch):

@@ -66,8 +66,8 @@ def test_runs_that_are_not_asked_for_any_more_are_refused_or_left_out(tmp_path: 
         start(tmp_path / "s", asked(0.3), "lenet.toml")
     assert str(error.value) == (
         f"lenet.toml does not ask for 2 of the 2 runs of {tmp_path / 's'} any more (training.lr was 0.2 and "
-        "is 0.3). Choose another --name, put it back as it was, or say --changed: then they are left out of the "
-        "sweep, and stay on the disk."
+        "is 0.3). Choose another --name, put it back as it was, or say --changed: then they are left out of "
+        "the sweep, and stay on the disk."
     )
     with pytest.raises(
         SlotkitError, match=r"lenet.toml does not ask for 1 of the 2 runs of .* any more. Choose"

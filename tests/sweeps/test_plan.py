@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from slotkit.config import Config, Overrides, resolve
+from slotkit.config import Config, Overrides, full_path, resolve, short_name
 from slotkit.errors import SlotkitError
 from slotkit.sweeps.plan import Planned, cell_of, deciding, folder_name, key_of, plan, words
-from slotkit.sweeps.spec import from_options, full_path, parse_axis, read, short_name
+from slotkit.sweeps.spec import from_options, parse_axis, read
 
 
 def planned(tmp_path: Path, text: str, **given: Any) -> list[Planned]:
