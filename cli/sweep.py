@@ -94,7 +94,7 @@ def run(
     made = registry.make(executor, Options(jobs, threads, bytes_each, address, gpus))
     place = (runs_dir or default_runs_dir()) / (name or spec.name)
     try:
-        sweep, notes = start(place, planned, spec.source, changed)
+        sweep, notes = start(place, planned, spec.source, changed, " ".join(["slotkit", *sys.argv[1:]]))
         for note in notes:
             print(note, file=sys.stderr)
         failed = _train(sweep, planned, made, retries, bytes_each)

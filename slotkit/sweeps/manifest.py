@@ -74,12 +74,14 @@ class Manifest(_Record):
     Attributes:
         id: another one for every sweep, by which machines know whether they see the same folder.
         source: where the runs were asked for.
+        command: the one that asked for them, if it was one.
         data: what the data are, by name and picture size (`data_key`).
     """
 
     format: Literal[1] = 1
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     source: str
+    command: str = ""
     runs: dict[Key, Entry]
     data: dict[str, Identity] = Field({})
 

@@ -148,7 +148,7 @@ def sweeps_in(place: Path) -> list[Path]:
 
 
 def start(
-    path: Path, planned: Sequence[Planned], source: str, changed: bool = False
+    path: Path, planned: Sequence[Planned], source: str, changed: bool = False, command: str = ""
 ) -> tuple[Sweep, list[str]]:
     """The sweep of those runs in that folder, a new one or the one that is there; nothing is trained yet.
 
@@ -156,6 +156,7 @@ def start(
 
     Args:
         source: where the runs are asked for: "lenet.toml".
+        command: what the user typed; kept for reports.
         changed: leave out runs of before that are not asked for any more. Their folders stay.
 
     Returns:
@@ -182,7 +183,11 @@ def start(
             if key not in runs
         }
         manifest = Manifest(
-            id=there.id if there else uuid4().hex, source=source, runs=runs, data=there.data if there else {}
+            id=there.id if there else uuid4().hex,
+            source=source,
+            command=command,
+            runs=runs,
+            data=there.data if there else {},
         )
         if manifest != there:
             manifests.write(path, manifest)

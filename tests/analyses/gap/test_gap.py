@@ -301,8 +301,8 @@ def test_a_sweep_is_trained_once_and_grows_by_seeds(tmp_path: Path, one_thread: 
     ]
     updates = [folder.config().slots.update for _, _, folder in sweep.runs()]
     assert updates == ["selected", "selected", "all", "all"]
-    before = written(sweep)
     first = gap.analyze(sweep.path)
+    before = written(sweep)
     again = start(tiny(), tmp_path / "s")
     assert told(again)[-1] == "0 left"
     assert written(again) == before
