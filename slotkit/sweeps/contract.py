@@ -28,6 +28,7 @@ class Job:
         layers: the settings, later ones over earlier ones.
         data: the identity of the data that it has to have, as JSON; None if no run has said it yet.
         memory: bytes that it is expected to need.
+        command: that made the sweep, for the run's own record of where it was made.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Job:
     layers: tuple[Overrides, ...]
     data: Mapping[str, Any] | None = None
     memory: int = 0
+    command: str = ""
 
     def to_json(self) -> str:
         """One line."""

@@ -170,6 +170,7 @@ class _Driver:
                     tuple(map(_with_whole_paths, planned.layers)),
                     None if data is None else data.model_dump(mode="json"),
                     needed,
+                    self.sweep.manifest.command or self.sweep.manifest.source,
                 )
             )
             if first:

@@ -48,6 +48,7 @@ def main(threads: int, copy_seconds: float | None) -> None:
     while line := jobs.get():
         busy.set()
         job = Job.from_json(line)
+        sys.argv = [job.command]  # what the run says that it was made by
         copies = _Copies(channel, copy_seconds)
         ended = train(job, lambda told: _say(channel, event(told)), copies)
         copies(RunFolder(job.place / job.name), last=True)
