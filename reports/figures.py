@@ -194,7 +194,7 @@ def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
 
 
 def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
-    """Validation accuracy by epoch, a figure for each selection: mean over the seeds, for each method and K."""
+    """Validation accuracy by epoch, a figure for each selection: means over the seeds."""
     alike = list({id(cell.rows): cell for cell in reversed(cells)}.values())[::-1]
     learned = [cell for cell in alike if cell.config.method == "learned"]
     for selection, short in SELECTIONS.items():

@@ -7,6 +7,7 @@ ends of its bar. VGG-19's number stands in the text. No number was found for fin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 KS = (2, 4, 8, 16, 32, 64)
 
@@ -110,8 +111,9 @@ class Paper:
 
 
 def of(model: str, dataset: str) -> Paper:
-    """The paper's numbers for a network on a dataset, whatever form the dataset comes in."""
-    if DATASETS.get(model) is None or DATASETS[model] not in dataset.lower().replace("-", ""):
+    """The paper's numbers for a network on a dataset, which may be a folder of that name."""
+    name = Path(dataset.partition(":")[2] or dataset).name.lower().replace("-", "").replace("_", "")
+    if DATASETS.get(model) != name:
         return Paper({}, {}, None)
     greedy = dict(zip(KS, _GREEDY.get(model, ()), strict=False))
     greedy |= {k: read for (name, k), read in _TEXT.items() if name == model}
