@@ -31,15 +31,15 @@ def test_what_is_no_run_is_one_sentence(
 
 @pytest.fixture
 def runs() -> None:
-    """Four runs with other inits, which look alike but for that; one of them of another K."""
-    for name, init, k, value in (
-        ("a", "authors", 8, 0.91),
-        ("b", "paper", 8, 0.93),
-        ("c", "authors", 2, 0.90),
-        ("d", "paper", 8, 0.92),
+    """Four runs that differ in what becomes of the other parameters; one of them has another K."""
+    for name, others, k, value in (
+        ("a", "frozen", 8, 0.91),
+        ("b", "trained", 8, 0.93),
+        ("c", "frozen", 2, 0.90),
+        ("d", "trained", 8, 0.92),
     ):
         seeds = dict.fromkeys(("seeds.reels", "seeds.data", "seeds.training"), 1 if name == "d" else 0)
-        values = {"slots.init": init, "slots.k": k, "data.dir": name, **seeds}
+        values = {"slots.others": others, "slots.k": k, "data.dir": name, **seeds}
         made.finished(Path("runs"), name, resolve([Overrides("--set", values)]), {"greedy": value})
 
 
@@ -50,16 +50,16 @@ def listed(*arguments: str) -> list[dict[str, object]]:
 
 def test_runs_that_look_alike_are_told_apart(runs: None) -> None:
     assert [(row["run"], row["differs"]) for row in listed()] == [
-        ("a", {"init": "authors", "seed": 0}),
-        ("b", {"init": "paper", "seed": 0}),
-        ("c", {"init": "authors", "seed": 0}),
-        ("d", {"init": "paper", "seed": 1}),
+        ("a", {"others": "frozen", "seed": 0}),
+        ("b", {"others": "trained", "seed": 0}),
+        ("c", {"others": "frozen", "seed": 0}),
+        ("d", {"others": "trained", "seed": 1}),
     ]
     lines = invoke("runs", "list").stdout.splitlines()
     assert lines[0].split() == [
         *("run", "model", "dataset", "method", "status", "epochs", "validation", "test", "differs"),
     ]
-    assert lines[2].endswith("93.00 %  init paper, seed 0")
+    assert lines[2].endswith("93.00 %  others trained, seed 0")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_runs_that_look_alike_are_told_apart(runs: None) -> None:
         (("--sort", "k"), "cabd"),
         (("--sort", "-run"), "dcba"),
         (("--where", "k=8"), "abd"),
-        (("--where", "k=8", "--where", "init=authors"), "a"),
+        (("--where", "k=8", "--where", "others=frozen"), "a"),
         (("--where", "seed=1"), "d"),
         (("--where", "selection=GS", "--sort", "-validation"), "abcd"),
         (("--where", "status=failed"), ""),
