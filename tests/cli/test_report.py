@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import made_reports as made
 import pytest
 from commands import invoke, refuse
 
-from reports import made  # type: ignore[import-not-found]
 from slotkit.config import Overrides, resolve
 
 

@@ -9,10 +9,9 @@ import subprocess
 from html import unescape
 from pathlib import Path
 
+import made_reports as made
 import pytest
 from slotkit.reports.page import write
-
-from reports import made  # type: ignore[import-not-found]
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -25,8 +24,8 @@ addEventListener("load", () => {
   const marks = "svg .mark, svg .hollow, svg .line";
   const size = (mark) => { const box = mark.getBoundingClientRect(); return box.width + box.height; };
   const seen = {
-    width: document.documentElement.scrollWidth,
-    window: innerWidth,
+    right: Math.max(...[...document.querySelectorAll("h1, h2, p, dl, figure, .legend")]
+      .map((part) => part.getBoundingClientRect().right)),
     background: getComputedStyle(document.body).backgroundColor,
     figures: [...document.querySelectorAll("figure")].map((figure) => ({
       name: figure.id,
@@ -54,10 +53,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(["lenet", "compared"], runs_dir, runs_dir / "report.html", baseline=False)
 
 
-def look(report: Path, *more: str) -> tuple[dict[str, object], str]:
+def look(report: Path, *more: str, width: str = "auto") -> tuple[dict[str, object], str]:
     """What the page looks like, and what the browser's console says."""
     copy = report.with_name("copy.html")
-    copy.write_text(report.read_text(encoding="utf-8").replace("</body>", LOOK + "</body>"), encoding="utf-8")
+    frame = f"<style>html {{ width: {width}; }}</style>"
+    whole = report.read_text(encoding="utf-8")
+    copy.write_text(whole.replace("</body>", f"{LOOK}{frame}</body>"), encoding="utf-8")
     assert BROWSER is not None
     done = subprocess.run(
         [
@@ -98,10 +99,9 @@ def test_the_console_would_say_what_is_wrong(report: Path) -> None:
 
 
 def test_it_can_be_read_on_a_phone_and_in_the_dark(report: Path) -> None:
-    # Chromium's window is 500 pixels wide at least: a frame is as narrow as a phone.
-    dark = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0")
-    seen, _ = look(report, "--window-size=500,900", *dark)
-    assert seen["width"] == seen["window"]
+    # Chromium's window is 500 pixels wide at least, so it is the page that is made as narrow as a phone.
+    seen, _ = look(report, "--blink-settings=preferredColorScheme=0", width="360px")
+    assert 300 < float(str(seen["right"])) <= 360
     figures = seen["figures"]
     assert isinstance(figures, list)
     assert min(one["text"] for one in figures) > 12

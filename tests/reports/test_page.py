@@ -6,6 +6,7 @@ import re
 from html import unescape
 from pathlib import Path
 
+import made_reports as made
 import pytest
 from slotkit.reports import paper
 from slotkit.reports.collect import cells, collect
@@ -13,7 +14,6 @@ from slotkit.reports.figures import told
 from slotkit.reports.page import page, write
 from slotkit.reports.runs import differences
 
-from reports import made  # type: ignore[import-not-found]
 from slotkit import recipes
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
@@ -121,7 +121,7 @@ def test_a_run_has_its_curves_and_what_differs_from_its_recipe(tmp_path: Path) -
     made.finished(tmp_path, "mine", resolve(layers), {"greedy": 0.9812})
     html = page(collect(["mine"], tmp_path))
     told_text = text_of(html)
-    assert "mine: finished lenet on mnist, K = 16, greedy . Test accuracy, greedy: 98.12 %." in told_text
+    assert "mine: finished lenet on mnist, K = 16, greedy. Test accuracy, greedy: 98.12 %." in told_text
     assert "Made by slotkit train --k 2" in told_text
     # The recipe lowers lr for K above 8 to 0.01; K itself is no difference to it.
     assert "Settings that differ from authors-lenet-greedy" in told_text
