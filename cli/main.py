@@ -7,7 +7,7 @@ import sys
 from typing import Annotated
 
 import typer
-from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, runs, train
+from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, report, runs, sweep, train
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
@@ -26,6 +26,8 @@ app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.add_typer(sweep.app, name="sweep")
+app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(recipes.app, name="recipes")
