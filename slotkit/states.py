@@ -60,7 +60,7 @@ def _lacks(absent: Sequence[str]) -> SlotkitError:
 
 
 def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    theirs = {**theirs, "init": plain_init(theirs.get("init"))}
+    theirs = {**theirs, "init": plain_init(theirs["init"])}
     different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(

@@ -26,7 +26,7 @@ from slotkit.latent.engines.cpu_choose import (
 from slotkit.latent.engines.cpu_compiling import announce
 from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
-from slotkit.latent.line import AT_REST, NO_ADAM
+from slotkit.latent.line import AT_REST, NO_ADAM, Hyperparameters
 from slotkit.reel import ReelSpec
 
 announce()
@@ -91,12 +91,14 @@ class Cpu:
 
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
-        latent, velocity, *interval = views.state
-        trained: tuple[Floats, ...] = (latent, velocity, views.nothing)
-        sgd, adam = move.rule, NO_ADAM
+        latent, velocity, lower, upper = views.state
+        square, sgd, adam = views.nothing, AT_REST, NO_ADAM
+        if isinstance(move.rule, Hyperparameters):
+            sgd = move.rule
+        else:
+            adam = move.rule
         if move.moments is not None:
-            trained = latent, *(part.numpy() for part in move.moments)
-            sgd, adam = AT_REST, move.rule
+            velocity, square = move.moments[0].numpy(), move.moments[1].numpy()
         counts = np.empty(views.blocks, np.int64)
         connections = options = NOT_NAMED
         if move.recorded:
@@ -104,8 +106,11 @@ class Cpu:
         run = serial_step if self._is_forked else step_tensor
         run(
             views.weight,
-            *trained,
-            *interval,
+            latent,
+            velocity,
+            square,
+            lower,
+            upper,
             views.nothing if move.gradient is None else move.gradient.numpy(),
             sgd,
             adam,

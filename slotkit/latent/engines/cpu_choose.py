@@ -247,8 +247,8 @@ def step_tensor(
     for b in numba.prange(len(counts)):
         start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
         if len(gradient) and len(square):
-            a, m, v, g = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
-            advance_all_by_adam(a, m, v, g, typed_adam)
+            a, mean, v, g = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
+            advance_all_by_adam(a, mean, v, g, typed_adam)
         elif len(gradient):
             advance_all(position[start:end], velocity[start:end], gradient[start:end], typed)
         if chooses:
