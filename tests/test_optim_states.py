@@ -314,7 +314,7 @@ def test_adam_goes_on_where_sgd_has_left_the_scores() -> None:
         assert torch.equal(machine.selected(name), machine.scores(name).argmax(dim=-1))
     moved = (machine.scores("0.weight") - latent) / options
     torch.testing.assert_close(moved, moved[..., :1].expand_as(moved), rtol=1e-6, atol=1e-9)
-    assert (moved.abs() > 0.01).all()
+    assert moved.abs().max() > 0.1
 
 
 def test_states_that_were_saved_before_adam_was_compiled() -> None:

@@ -26,7 +26,7 @@ from slotkit.latent.engines.cpu_choose import (
 from slotkit.latent.engines.cpu_compiling import announce
 from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
-from slotkit.latent.line import AT_REST, NO_ADAM, Hyperparameters
+from slotkit.latent.line import AT_REST, NO_ADAM, AdamStep, Hyperparameters
 from slotkit.reel import ReelSpec
 
 announce()
@@ -92,7 +92,7 @@ class Cpu:
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
         latent, velocity, lower, upper = views.state
-        square, sgd, adam = views.nothing, AT_REST, NO_ADAM
+        square, sgd, adam, kind = views.nothing, AT_REST, NO_ADAM, latent.dtype.type
         if isinstance(move.rule, Hyperparameters):
             sgd = move.rule
         else:
@@ -112,8 +112,8 @@ class Cpu:
             lower,
             upper,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            sgd,
-            adam,
+            Hyperparameters(*map(kind, sgd)),
+            AdamStep(*map(kind, adam)),
             line.scale,
             line.c,
             line.sign,

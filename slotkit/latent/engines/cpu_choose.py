@@ -153,28 +153,25 @@ def bounds(selected: int, sign: float, w: Singles, s: Singles, workspace: Double
 
 
 @compiled
-def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperparameters) -> None:
-    """One step of A and B (m,)."""
-    # The velocity of a dead unit shrinks until it is denormal, where processors take a hundred cycles for a
-    # multiplication. It is then too small to change any sum, so it becomes 0.
-    kind = position.dtype.type
-    least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
-    for i in range(len(position)):
-        position[i], pace = advance_one(position[i], velocity[i], gradient[i], h)
-        velocity[i] = pace if abs(pace) >= least else nothing
-
-
-@compiled
-def advance_all_by_adam(
-    position: Floats, mean: Floats, square: Floats, gradient: Floats, h: AdamStep
+def advance_all(
+    position: Floats, velocity: Floats, square: Floats, gradient: Floats, h: Hyperparameters, adam: AdamStep
 ) -> None:
-    """One step of A and its moments (m,). Those of a dead unit shrink as its velocity does."""
+    """One step of A (m,), and of B by SGD; or of A and its moments by Adam, if `square` is (m,)."""
+    # The velocity of a dead unit shrinks until it is denormal, where processors take a hundred cycles for a
+    # multiplication. It is then too small to change any sum, so it becomes 0. Moments do the same.
     kind = position.dtype.type
     least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
-    for i in range(len(position)):
-        position[i], m, v = advance_one_by_adam(position[i], mean[i], square[i], gradient[i], h, math.sqrt)
-        mean[i] = m if abs(m) >= least else nothing
-        square[i] = v if v >= least else nothing
+    if len(square):
+        for i in range(len(position)):
+            position[i], m, v = advance_one_by_adam(
+                position[i], velocity[i], square[i], gradient[i], adam, math.sqrt
+            )
+            velocity[i] = m if abs(m) >= least else nothing
+            square[i] = v if v >= least else nothing
+    else:
+        for i in range(len(position)):
+            position[i], pace = advance_one(position[i], velocity[i], gradient[i], h)
+            velocity[i] = pace if abs(pace) >= least else nothing
 
 
 @compiled
@@ -225,32 +222,18 @@ def step_tensor(
 ) -> None:
     """`Engine.step` for one tensor of n connections. A gradient (0,) stands for none.
 
-    `velocity` is B, with `square` (0,), or the mean of the gradient under Adam, with that of its square.
+    `velocity` is B, and `square` (0,); under Adam they are the means of the gradient and of its square. The
+    numbers of `h` and `adam` have the dtype of A.
     How many flips each block has goes to `counts` (blocks,). The flips go to `connections` and `options`
     (n,), or nowhere if these are (0,).
     """
     kind: Callable[[float], float] = position.dtype.type  # type: ignore[assignment]
     u_scale = kind(scale)
-    typed = Hyperparameters(
-        kind(h.lr), kind(h.momentum), kind(h.intake), h.nesterov, kind(h.weight_decay), kind(h.sign)
-    )
-    typed_adam = AdamStep(
-        kind(adam.rate),
-        kind(adam.kept),
-        kind(adam.intake),
-        kind(adam.beta2),
-        kind(adam.square_intake),
-        kind(adam.correction),
-        kind(adam.eps),
-        kind(adam.sign),
-    )
     for b in numba.prange(len(counts)):
         start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
-        if len(gradient) and len(square):
-            a, mean, v, g = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
-            advance_all_by_adam(a, mean, v, g, typed_adam)
-        elif len(gradient):
-            advance_all(position[start:end], velocity[start:end], gradient[start:end], typed)
+        if len(gradient):
+            trained = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
+            advance_all(*trained, h, adam)
         if chooses:
             waiting = np.empty(BLOCK, np.int32)
             w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)
