@@ -10,7 +10,7 @@ import numpy as np
 
 from slotkit.config import Overrides, resolve
 from slotkit.recording.replay import first_selection, reels_of
-from slotkit.recording.trace import LEVELS, Trace, option_type
+from slotkit.recording.trace import LEVELS, SAMPLE, Trace, option_type
 from slotkit.runs.folder import RunFolder
 
 Flip = tuple[int, int, int, int]  # step, tensor, connection, option
@@ -29,7 +29,9 @@ def make_run(
     values = {"slots.k": k, **{path.replace("__", "."): value for path, value in settings.items()}}
     folder = RunFolder.create(runs_dir, name, resolve([Overrides("test", values)]), {})
     tensors = {name: {"shape": shape, "channel_dim": 0} for name, shape in shapes.items()}
-    reading = {"reading": "greedy"} if folder.config().probabilistic else {}
+    reading: dict[str, Any] = {}
+    if folder.config().probabilistic:
+        reading = {"reading": "greedy", "sample": SAMPLE if level == "summary" else None}
     Trace(folder.path / "trace").write_about(
         {
             **reading,

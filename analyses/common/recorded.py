@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
-from slotkit.recording.chunks import Columns, flips_by_step, names_flips
+from slotkit.recording.chunks import Columns, flips_by_step, followed, names_flips
 from slotkit.recording.replay import settings_of
 from slotkit.recording.trace import Trace
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -52,7 +52,8 @@ class Recorded:
         sizes: int64 (t,), connections of each.
         reading: GREEDY, or GREEDY_OF_PS of a probabilistic machine.
         lr: (n,), see slotkit.recording.trace.
-        changed: int32 (n, t), flips by step; of a probabilistic machine those of its greedy reading.
+        changed: (n, t), flips by step; of a probabilistic machine those of its greedy reading, which a trace
+            "summary" estimates from a sample.
         measured: int64 (m,), steps of the measurements; empty if there are none.
         c: float64 (m, t).
         quantiles: measurement name -> float64 (m, t, q).
@@ -68,7 +69,7 @@ class Recorded:
     sizes: NDArray[np.int64]
     reading: str
     lr: NDArray[np.float64]
-    changed: NDArray[np.int32]
+    changed: NDArray[Any]
     measured: NDArray[np.int64]
     c: NDArray[np.float64]
     quantiles: dict[str, NDArray[np.float64]]
@@ -105,7 +106,15 @@ def read(folder: RunFolder, events: bool) -> Recorded:
     Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or no flips at all.
     """
     reading_of(folder)
-    return read_any(folder, events)
+    recorded = read_any(folder, events)
+    sample = recorded.about.get("sample")
+    if sample is None or (recorded.sizes <= sample).all():
+        return recorded
+    estimated = (
+        f"The flips of {folder.name} were counted on a sample of {sample:,} reels of a layer (--trace summary), "
+        "so its flip rates are estimates."
+    )
+    return replace(recorded, reservations=(*recorded.reservations, estimated))
 
 
 def read_any(folder: RunFolder, events: bool = False) -> Recorded:
@@ -121,7 +130,7 @@ def read_any(folder: RunFolder, events: bool = False) -> Recorded:
             parts.append(_events(folder, first, columns, sizes))
         # The flips are decoded: their columns are not kept twice.
         kept = {name: column for name, column in columns.items() if name not in ("connection", "option")}
-        chunks.append(kept | {"changed": flips_by_step(columns)})
+        chunks.append(kept | {"changed": _of_all(flips_by_step(columns), about, sizes)})
     if not chunks:
         raise SlotkitError(f"The trace of {folder.name} has no steps yet. Let the run train first.")
     lr, measured = _joined(chunks, "lr"), _joined(chunks, "measured")
@@ -191,6 +200,12 @@ def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) 
             f"The trace of {folder.name} contradicts itself: the chunk of step {first} has counts of shape "
             f"{columns['changed'].shape} where about.json has {tensors} tensors. Train again."
         )
+
+
+def _of_all(counts: NDArray[np.int32], about: Mapping[str, Any], sizes: NDArray[np.int64]) -> NDArray[Any]:
+    """Flips of all connections by step and tensor, estimated where only those of a sample are counted."""
+    seen = np.array(followed(about), np.int64)
+    return counts if (seen == sizes).all() else counts * (sizes / seen)
 
 
 def _events(folder: RunFolder, first: int, columns: Columns, sizes: NDArray[np.int64]) -> tuple[Any, ...]:

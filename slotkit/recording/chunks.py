@@ -118,8 +118,15 @@ def _sizes(about: Mapping[str, Any]) -> list[int]:
     return [math.prod(tensor["shape"]) for tensor in about["tensors"].values()]
 
 
+def followed(about: Mapping[str, Any]) -> list[int]:
+    """Connections of each tensor whose flips are counted: in a PS summary those of a sample."""
+    sizes = _sizes(about)
+    return sizes if about.get("sample") is None else [min(size, about["sample"]) for size in sizes]
+
+
 def _check_counts(name: str, changed: Any, about: Mapping[str, Any]) -> None:
-    connections = np.array(_sizes(about), object)
+    sizes = followed(about) if name == "greedy_changed" else _sizes(about)
+    connections = np.array(sizes, object)
     if (changed < 0).any() or (changed > connections).any():
         raise ValueError(f"{name} counts fewer than none or more than all connections of a tensor")
 

@@ -48,7 +48,11 @@ class Recorder:
             weight.recorded = self.full and greedy
         self._samples = [_sample(weight) for weight in self.weights]
         pairs = list(zip(self.weights, self._samples, strict=True))
-        self._readings = [] if greedy else [GreedyReading(weight, self.full) for weight in self.weights]
+        # A full trace has every flip; for a summary those of the sample are counted, which costs next to nothing.
+        self._readings = [
+            GreedyReading(weight, None if self.full else sample, self.full)
+            for weight, sample in ([] if greedy else pairs)
+        ]
         self._softmaxes = [] if greedy else [Softmax(weight, sample) for weight, sample in pairs]
         # Whose flips and intervals are recorded; nobody's in a PS trace that an older slotkit began.
         self._followed: Sequence[LatentWeight | GreedyReading] = self.weights if greedy else self._readings
@@ -71,6 +75,7 @@ class Recorder:
         }
         if self._readings:
             self._about["reading"] = "greedy"
+            self._about["sample"] = None if self.full else SAMPLE
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
         self._others = trace.run()
         self._had_readings = self._has_readings()
@@ -163,7 +168,7 @@ class Recorder:
         if self._readings and "readings" not in state and not self._had_readings:
             # An older slotkit began this trace, and it has to be of one piece.
             self._readings, self._followed = [], []
-            del self._about["reading"]
+            del self._about["reading"], self._about["sample"]
             return
         readings, expected = state.get("readings", []), state.get("expected", [])
         if len(readings) != len(self._readings) or len(expected) != len(self._softmaxes):
@@ -256,8 +261,8 @@ class Recorder:
         after = self._positions()
         befores = self._before if len(self._before) == len(after) else after
         for one, sample, u, before in zip(self._followed, self._samples, after, befores, strict=True):
-            below = u - one.lower[sample].double().cpu()
-            above = one.upper[sample].double().cpu() - u
+            lower, upper = _intervals(one, sample)
+            below, above = u - lower, upper - u
             change = u - before
             ahead = torch.where(change > 0, above, below)
             found["margin"].append(quantiles(torch.minimum(below, above)))
@@ -286,6 +291,13 @@ def _sample(weight: LatentWeight) -> Tensor:
     return (
         torch.linspace(0, count - 1, min(SAMPLE, count), dtype=torch.float64).long().to(weight.latent.device)
     )
+
+
+def _intervals(one: LatentWeight | GreedyReading, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of the sampled connections, float64 on the CPU."""
+    if isinstance(one, GreedyReading) and one.sample is not None:
+        return one.lower.double().cpu(), one.upper.double().cpu()
+    return one.lower[sample].double().cpu(), one.upper[sample].double().cpu()
 
 
 def _differences(connections: Any, changed: Any) -> Any:

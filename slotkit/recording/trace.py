@@ -8,6 +8,8 @@ their first step. about.json has
     level, every                "summary" or "full", and the steps between two measurements
     selection, k                how options are selected, and how many there are
     reading                     under PS "greedy": whose flips and thresholds they are; old traces lack it
+    sample                      with a reading: of how many connections of a tensor its flips are counted, at
+                                most; null in a full trace, which has all
     reels                       `ReelSettings.to_dict`: with a tensor's name and shape, its options and scores
     tensors                     name -> shape and channel_dim, in the order of the columns
 
@@ -16,7 +18,8 @@ q = len(LEVELS), e flips):
 
     lr           float64 (n,)
     changed      int32 (n, t)       connections that took another option, under PS in the step's draw
-    greedy_changed  int32 (n, t)    PS: connections whose option of the highest score became another one
+    greedy_changed  int32 (n, t)    PS: connections whose option of the highest score became another one; in a
+                                    summary of those of the sample only
     measured     int64 (m,)         the steps of the measurements
     c            float64 (m, t)     and, of a sample of SAMPLE connections of each tensor:
     margin       float32 (m, t, q)  distance of u = A / |c| to its next threshold, at LEVELS

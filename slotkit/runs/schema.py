@@ -170,6 +170,7 @@ class TraceAbout(Told):
     level: Literal["summary", "full"]
     selection: Literal["greedy", "probabilistic"]
     reading: Literal["greedy"] | None = None
+    sample: Positive | None = None
     every: Positive
     k: int = Field(ge=1, le=2**24)
     reels: dict[str, Any] | None = None
@@ -181,6 +182,8 @@ class TraceAbout(Told):
             raise ValueError(f"format {self.format} and the reading {self.reading} don't go together")
         if self.reading is not None and self.selection == "greedy":
             raise ValueError("it has a reading, which greedy selection needs none of")
+        if (self.sample is not None) != (self.reading is not None and self.level == "summary"):
+            raise ValueError(f"{self.sample} as the sample of its reading does not go with its level")
         return self
 
     @model_validator(mode="after")

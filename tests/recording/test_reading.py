@@ -13,7 +13,7 @@ import pytest
 import torch
 from runs.test_resume import settings  # type: ignore[import-not-found]
 from slotkit.analyses import flips as flips_analysis
-from slotkit.analyses.common.recorded import read_any
+from slotkit.analyses.common.recorded import read, read_any
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
@@ -123,6 +123,34 @@ def test_the_draws_are_counted_beside_it(tmp_path: Path) -> None:
     assert all(np.array_equal(found["full"][name], column) for name, column in found["summary"].items())
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("tables", ["stored", "recomputed"])
+@pytest.mark.parametrize("sharing", ["none", "channel"])
+def test_a_summary_counts_the_flips_of_the_sample(
+    sharing: str, tables: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "SAMPLE", 60)
+    machine = build(5, engine=engine, tables=tables, sharing=sharing)
+    chosen = torch.linspace(0, 239, 60, dtype=torch.float64).long()
+    flight = recorder.Recorder(machine, Trace(tmp_path / "trace"), "summary", 10)
+    before, expected = argmaxes(machine)["0.weight"].flatten()[chosen], []
+    for step in train(machine, 50, weight_decay=0.05):
+        flight.record(step, 3.0)
+        after = argmaxes(machine)["0.weight"].flatten()[chosen]
+        expected.append(int((after != before).sum()))
+        before = after
+    flight.flush()
+    ((_, columns),) = Trace(tmp_path / "trace").chunks()
+    assert columns["greedy_changed"][:, 0].tolist() == expected
+    assert sum(expected) > 100
+    recorded = read(RunFolder(tmp_path), events=True)
+    assert recorded.changed[:, 0] == pytest.approx(np.array(expected) * 4)  # of 240 connections
+    assert recorded.reservations == (
+        f"The flips of {tmp_path.name} were counted on a sample of 60 reels of a layer (--trace summary), so "
+        "its flip rates are estimates.",
+    )
+
+
 def test_the_reading_changes_nothing_of_the_run(tmp_path: Path) -> None:
     recorded, alone = build(4), build(4)
     flight = recorder.Recorder(recorded, Trace(tmp_path), "full", 5)
@@ -217,7 +245,7 @@ def ps_settings(**values: Any) -> Any:
 
 def test_a_reading_of_other_scores_is_refused() -> None:
     machine = build(4)
-    reading = GreedyReading(machine.form.latents["0.weight"], recorded=True)
+    reading = GreedyReading(machine.form.latents["0.weight"], None, recorded=True)
     old = reading.state()
     for _ in train(machine, 5, lr=30.0):
         pass
@@ -234,11 +262,12 @@ def test_a_reading_of_other_scores_is_refused() -> None:
         assert str(caught.value) == f"the greedy reading of 0.weight {words}"
 
 
-def test_a_reading_goes_where_the_weight_goes() -> None:
+@pytest.mark.parametrize("sample", [None, torch.arange(240)], ids=["all", "sample"])
+def test_a_reading_goes_where_the_weight_goes(sample: Tensor | None) -> None:
     """To another dtype: the options stay, the bounds are those that they were."""
     machine = build(4, dtype=torch.float32)
     weight = machine.form.latents["0.weight"]
-    reading = GreedyReading(weight, recorded=False)
+    reading = GreedyReading(weight, sample, recorded=False)
     before = reading.values.clone()
     machine.model.double()
     machine.spin()
@@ -258,7 +287,7 @@ def make_old(folder: RunFolder) -> None:
     about_path = folder.path / "trace" / "about.json"
     about = json.loads(about_path.read_text())
     assert about["format"] == 2
-    assert about.pop("reading") == "greedy"
+    assert (about.pop("reading"), about.pop("sample")) == ("greedy", 4096)
     about_path.write_text(json.dumps(about | {"format": 1}, indent=2) + "\n")
     for path in (folder.path / "trace").glob("*.npz"):
         with np.load(path) as columns:
@@ -358,6 +387,8 @@ def counts_of(folder: RunFolder) -> Any:
         ({"about": {"reading": None, "format": 1}}, "and about.json knows of no greedy reading"),
         ({"about": {"format": 1}}, "format 1 and the reading greedy don't go together"),
         ({"about": {"reading": None}}, "format 2 and the reading None don't go together"),
+        ({"about": {"sample": 100}}, "100 as the sample of its reading does not go with its level"),
+        ({"about": {"level": "summary"}}, "None as the sample of its reading does not go with its level"),
         ({"about": {"selection": "greedy"}}, "it has a reading, which greedy selection needs none of"),
         ({"about": {"reading": "sample"}}, "input should be 'greedy'"),
         ({"about": {"format": 3}}, "is of trace format 3, and this slotkit reads 1 and 2. Update slotkit."),

@@ -154,7 +154,7 @@ def test_a_ps_trace_of_before_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "ps", SHAPES, level="summary", slots__selection="probabilistic")
     path = folder.path / "trace" / "about.json"
     about = json.loads(path.read_text())
-    del about["reading"]
+    del about["reading"], about["sample"]
     path.write_text(json.dumps(about | {"format": 1}))
     with pytest.raises(SlotkitError, match=r"a change of option is no flip\. Its greedy"):
         thresholds.analyze(folder)
