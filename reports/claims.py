@@ -130,9 +130,8 @@ def _against_learned(ours: Means, paper: Paper) -> Claim:
 
 def _growth(ours: Means) -> Claim:
     text = "Accuracy grows with K up to about 8 and hardly after"
-    few, many = (
-        [value for k, value in ours.greedy.items() if test(k)] for test in (lambda k: k < 8, lambda k: k >= 8)
-    )
+    few = [value for k, value in ours.greedy.items() if k < 8]
+    many = [value for k, value in ours.greedy.items() if k >= 8]
     if not few or len(many) < 2:
         return Claim(text, UNTESTED, "It needs greedy runs below K = 8 and two at K = 8 or above.")
     first, spread, gain = min(few), max(many) - min(many), fmean(many) - min(few)

@@ -87,7 +87,7 @@ def _thresholds(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
 
 
 def _by_layer(table: pd.DataFrame) -> tuple[Line, ...]:
-    lines = []
+    lines: list[Line] = []
     for layer in table["layer"].unique():
         rows = table[table["layer"] == layer]
         points = [(float(at), float(value)) for at, value in zip(rows["at"], rows["value"], strict=True)]

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
-# A node has to be believed to be alive on a busy machine, and 80 MB are more than any run folder here.
+# 80 MB are more than any run folder here.
 NODE = {"object_store_memory": 80 << 20, "include_dashboard": False}
 
 
@@ -41,7 +41,9 @@ def cluster() -> Iterator[Any]:
     """A head that trains nothing; each test adds its nodes."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
+    # On a busy machine a node that answers late is not dead; one whose process is gone is noticed at once.
+    patient = {"_system_config": {"health_check_timeout_ms": 60_000}}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE, **patient})
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
     yield made
     ray.shutdown()
