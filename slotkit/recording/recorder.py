@@ -48,7 +48,7 @@ class Recorder:
             weight.recorded = self.full and greedy
         self._samples = [_sample(weight) for weight in self.weights]
         pairs = list(zip(self.weights, self._samples, strict=True))
-        # A full trace has every flip; for a summary those of the sample are counted, which costs next to nothing.
+        # A full trace has every flip; for a summary those of the sample are counted, which costs little.
         self._readings = [
             GreedyReading(weight, None if self.full else sample, self.full)
             for weight, sample in ([] if greedy else pairs)

@@ -26,7 +26,7 @@ from slotkit.latent.engines.cpu_choose import (
 from slotkit.latent.engines.cpu_compiling import announce
 from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
-from slotkit.latent.line import AT_REST, NO_ADAM, AdamStep, Hyperparameters
+from slotkit.latent.line import AT_REST, NO_ADAM, Hyperparameters
 from slotkit.reel import ReelSpec
 
 announce()
@@ -112,8 +112,8 @@ class Cpu:
             lower,
             upper,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            Hyperparameters(*map(kind, sgd)),
-            AdamStep(*map(kind, adam)),
+            _in_kind(sgd, kind),
+            _in_kind(adam, kind),
             line.scale,
             line.c,
             line.sign,
@@ -169,6 +169,11 @@ def make_views(arrays: Arrays) -> Views:
     blocks = (len(latent) + BLOCK - 1) // BLOCK
     state = latent, velocity, lower, upper
     return Views(_plain(arrays.weight), state, latent[:0], _typed(arrays.spec), tables, blocks)  # type: ignore[arg-type]
+
+
+def _in_kind(rule: Any, kind: Any) -> Any:
+    """A rule with its numbers in the type of the state, so that a loop computes in no other."""
+    return type(rule)(*map(kind, rule))
 
 
 def _plain(weight: Tensor) -> Floats:
