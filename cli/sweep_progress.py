@@ -25,7 +25,7 @@ def sweep_progress() -> Iterator[Callable[[Event | Note], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")),
+        *(TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:>3.0f} %")),
         *(TextColumn("{task.fields[told]}"), TimeRemainingColumn()),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
