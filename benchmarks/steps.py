@@ -1,12 +1,12 @@
 """Step times on real images, and what the flight recorder adds: all contenders in turns, in one process.
 
     python benchmarks/steps.py --dataset mnist --data-dir DIR --k 2,64,1024 --steps 9380
-    python benchmarks/steps.py --dataset mnist --data-dir DIR --k 8 --steps 2000 --traces
+    python benchmarks/steps.py --dataset mnist --data-dir DIR --k 8 --steps 2000 --traces --selection PS
     python benchmarks/steps.py --dataset mnist --data-dir DIR --k 8,64 --steps 938 --optimizer adam
 
-Prints mean and median milliseconds, their ratios to those of learned weights, and the mean of the flips a
-step: of the first epoch, of the second, and of all steps. LeNet-300-100, batch 128. SGD has momentum and
-lr 0.1, Adam lr 0.01; learned weights have torch's SGD or AdamW, fused.
+Prints mean and median milliseconds, their ratios to those of learned weights under torch's optimizer (fused),
+and the mean of the flips a step (under PS of the changes by draws): of the first epoch, of the second, and of
+all steps, and the bytes of the traces. LeNet-300-100, batch 128, learning rates of `slotkit bench`.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slotkit.benchmark import Contender, Network
+from slotkit.benchmark import ORDINARY, Contender, Network
 from slotkit.data.batches import batches
 from slotkit.data.images import Dataset
 from slotkit.data.sources import load
 from slotkit.recording.recorder import Recorder
 from slotkit.recording.trace import Trace
+from slotkit.selection import find_selection
 
 
 class Timed:
     """A contender, its recorder if it has one, and the seconds and flips of its steps."""
 
-    def __init__(self, contender: Contender, trace: tuple[Path, str] | None = None) -> None:
+    def __init__(
+        self, contender: Contender, image: tuple[int, int, int], trace: tuple[Path, str] | None
+    ) -> None:
         self.name, self.k = contender.name, contender.k
-        self.network = Network(contender, "lenet", 128)
+        self.network = Network(contender, "lenet", image, 10)
         self.recorder: Recorder | None = None
+        self.trace = None if trace is None else trace[0]
         if trace is not None and self.network.machine is not None:
             self.recorder = Recorder(self.network.machine, Trace(trace[0]), trace[1], every=100)
         self.seconds: list[float] = []
         self.flips: list[int] = []
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> None:
-        self.network.images, self.network.labels = images, labels
         started = time.perf_counter()
-        self.network.step()
+        self.network.step(images, labels)
         if self.recorder:
             self.recorder.record(number, 0.1)
         self.seconds.append(time.perf_counter() - started)
@@ -60,18 +63,21 @@ def main() -> None:
     parser.add_argument("--k", default="2,64,1024")
     parser.add_argument("--steps", type=int, default=938)
     parser.add_argument("--traces", action="store_true")
+    parser.add_argument("--selection", default="GS", type=find_selection)
     parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
     given = parser.parse_args()
     data = load(given.dataset, given.data_dir, size=28)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.dataset}, seed 0")
     with tempfile.TemporaryDirectory() as folder:
-        timed = [Timed(Contender("learned weights", 0, {"fused": True}, given.optimizer))]
+        image = (data.channels, *data.size)
+        learned = ORDINARY[1 if given.optimizer == "sgd" else 2]
+        timed = [Timed(replace(learned, name="learned weights"), image, None)]
         for k in map(int, given.k.split(",")):
-            latent = Contender("latent", k, {"engine": "numba"}, given.optimizer)
-            timed.append(Timed(latent))
+            latent = Contender("latent", k, given.selection, given.optimizer, {"engine": "numba"})
+            timed.append(Timed(latent, image, None))
             for level in ("summary", "full") if given.traces else ():
                 trace = Path(folder) / f"{level}-{k}", level
-                timed.append(Timed(replace(latent, name=f"latent, trace {level}"), trace))
+                timed.append(Timed(replace(latent, name=f"latent, trace {level}"), image, trace))
         run(data, given.steps, timed)
         epoch = -(-len(data.train) // 128)
         for what, first, last in (
@@ -81,6 +87,11 @@ def main() -> None:
         ):
             if last <= given.steps:
                 report(what, timed, slice(first, last))
+        for each in timed:
+            if each.recorder is not None and each.trace is not None:
+                each.recorder.flush()
+                size = sum(path.stat().st_size for path in each.trace.iterdir())
+                print(f"{each.name}, K = {each.k}: {size / 1e6:.2f} MB of trace")
 
 
 def run(data: Dataset, steps: int, timed: list[Timed]) -> None:

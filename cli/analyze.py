@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from slotkit.analyses import registry
 from slotkit.cli.options import AsJson, RunsDir
-from slotkit.cli.output import print_json, progress
+from slotkit.cli.output import print_json
+from slotkit.cli.sweep_progress import sweep_progress
 
 from slotkit.errors import SlotkitError
 
@@ -112,7 +113,7 @@ def _train(analysis: Analysis, runs_dir: Path | None, given: dict[str, Any]) -> 
     sweep = engine.start(runs_dir, **given)
     path: Path = sweep.path
     try:
-        with progress() as report:
+        with sweep_progress() as report:
             engine.train(sweep, report)
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
@@ -134,9 +135,8 @@ def _deliver(result: Result, folders: list[Path], out: Path | None, as_json: boo
     paths = result.save(place)
     if as_json:
         files = {path.suffix[1:]: str(path) for path in paths}
-        print_json(
-            {"runs": [str(f) for f in folders], "summary": result.summary.splitlines(), "files": files}
-        )
+        told = {"runs": [str(f) for f in folders], "summary": result.summary.splitlines(), "files": files}
+        print_json(told if result.readings is None else {**told, "readings": result.readings})
         return
     print(result.summary)
     for path in paths:

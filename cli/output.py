@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,21 @@ def _why_unreadable(text: str) -> str:
         f"can't be read: this terminal's locale knows {sys.getfilesystemencoding()} only. Set PYTHONUTF8=1 "
         "in the environment."
     )
+
+
+def show_log() -> None:
+    """Let what slotkit logs (a compilation that takes its time) be seen, on stderr."""
+    import logging
+
+    class Shown(logging.Handler):
+        # sys.stderr is another one while a progress bar is shown.
+        def emit(self, record: logging.LogRecord) -> None:
+            print(self.format(record), file=sys.stderr, flush=True)
+
+    logger = logging.getLogger("slotkit")
+    if not logger.handlers:
+        logger.addHandler(Shown())
+        logger.setLevel(logging.INFO)
 
 
 @contextmanager
@@ -99,7 +114,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def percent(reading: dict[str, Any] | None) -> str:
+def percent(reading: Mapping[str, Any] | None) -> str:
     """A reading of a summary as "97.65 %" or "96.90 ± 0.12 % (n = 5)"."""
     if not reading:
         return "-"

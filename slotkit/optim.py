@@ -6,6 +6,8 @@ optimizer is trained by torch's own SGD or AdamW with the hyper-parameters of it
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -27,6 +29,8 @@ from slotkit.latent.weight import (
 )
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
+from slotkit.uncompiled import SGD, AdamW, Optimizer
+from slotkit.wait_policy import Pace, is_decided, slow_words
 
 
 class Machine(Protocol):
@@ -48,7 +52,7 @@ Groups = Iterable[Tensor | dict[str, Any]]
 Stepping = list[tuple[LatentWeight, Tensor, dict[str, Any]]]
 
 
-class _SlotOptimizer(torch.optim.Optimizer):
+class _SlotOptimizer(Optimizer):
     """What both optimizers share: the weights of the machines, their checks, and their state.
 
     Every machine has a param group. Then come one group of ordinary parameters, if there are any (the
@@ -101,6 +105,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
         }
         # Every step looks all parameters up, and hashing a tensor is slow.
         self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+        self._pace: Pace | None = Pace()  # None when nothing is left to say
 
     def __getstate__(self) -> dict[str, Any]:
         # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
@@ -122,6 +127,7 @@ class _SlotOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
+        started = self._pace.clock() if self._pace else 0.0
         for weights in self._members:
             relocate(weights)
         stepping, self._has_ordinary = [], False
@@ -152,7 +158,19 @@ class _SlotOptimizer(torch.optim.Optimizer):
             with self._only_ordinary():
                 _plain_step(self._ordinary)
         self._show_lines()
+        if self._pace:
+            self._watch(self._pace, self._pace.clock() - started)
         return loss
+
+    def _watch(self, pace: Pace, seconds: float) -> None:
+        """Warn, once, when steps on the CPU have become slow and the way that threads wait may be why."""
+        slow = pace.add(seconds)
+        if slow is None:
+            return
+        on_cpu = all(weight.latent.device.type == "cpu" for weight in self._latents.values())
+        if on_cpu and torch.get_num_threads() > 1 and not is_decided(os.environ):
+            warnings.warn(slow_words(*slow), stacklevel=5)
+        self._pace = None
 
     def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
         """What each machine's weight that has a gradient does in this step."""
@@ -245,9 +263,7 @@ class SlotSGD(_SlotOptimizer):
         parameters: Groups = (),
     ) -> None:
         nothing = [torch.zeros(0)]
-        ordinary = torch.optim.SGD(
-            nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize
-        )
+        ordinary = SGD(nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         super().__init__(machines, parameters, ordinary)
 
     def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
@@ -282,9 +298,8 @@ class SlotAdam(_SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
-        super().__init__(
-            machines, parameters, torch.optim.AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
-        )
+        ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        super().__init__(machines, parameters, ordinary)
 
     def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
         for weight, _, group in stepping:

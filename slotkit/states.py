@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.inits import plain_init
 from slotkit.latent.weight import LatentWeight
 
 
@@ -59,6 +60,7 @@ def _lacks(absent: Sequence[str]) -> SlotkitError:
 
 
 def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    theirs = {**theirs, "init": plain_init(theirs["init"])}
     different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(

@@ -10,7 +10,7 @@ import numpy as np
 
 from slotkit.config import Overrides, resolve
 from slotkit.recording.replay import first_selection, reels_of
-from slotkit.recording.trace import LEVELS, Trace, option_type
+from slotkit.recording.trace import LEVELS, SAMPLE, Trace, option_type
 from slotkit.runs.folder import RunFolder
 
 Flip = tuple[int, int, int, int]  # step, tensor, connection, option
@@ -29,8 +29,12 @@ def make_run(
     values = {"slots.k": k, **{path.replace("__", "."): value for path, value in settings.items()}}
     folder = RunFolder.create(runs_dir, name, resolve([Overrides("test", values)]), {})
     tensors = {name: {"shape": shape, "channel_dim": 0} for name, shape in shapes.items()}
+    reading: dict[str, Any] = {}
+    if folder.config().probabilistic:
+        reading = {"reading": "greedy", "sample": SAMPLE if level == "summary" else None}
     Trace(folder.path / "trace").write_about(
         {
+            **reading,
             "level": level,
             "selection": folder.config().slots.selection,
             "every": every,
@@ -57,30 +61,51 @@ def write_flips(folder: RunFolder, steps: int, flips: Sequence[Flip], chunk: int
                 rises.append(connection - (before[2] if before[:2] == (step, tensor) else 0))
                 options.append(option)
                 before = (step, tensor, connection)
-        columns: dict[str, Any] = {"lr": np.full(len(changed), 0.1), "changed": changed}
+        columns: dict[str, Any] = {"lr": np.full(len(changed), 0.1), **_counts(about, changed)}
         if about["level"] == "full":
             columns["connection"] = np.array(rises, np.uint32)
             columns["option"] = np.array(options, option_type(about["k"]))
         trace.write_chunk(first, columns)
 
 
+def _counts(about: Mapping[str, Any], changed: Any) -> dict[str, Any]:
+    """The columns that count flips (n, t). Under PS the draws change three reels more."""
+    changed = np.asarray(changed, np.int32)
+    if "reading" not in about:
+        return {"changed": changed}
+    return {"changed": np.minimum(changed + 3, 4), "greedy_changed": changed}
+
+
 def write_measurements(
-    folder: RunFolder, lr: Any, changed: Any, waits: Any, c: Any, margin: float = 1.0, speed: float = 0.01
+    folder: RunFolder,
+    lr: Any,
+    changed: Any,
+    waits: Any,
+    c: Any,
+    margin: float = 1.0,
+    speed: float = 0.01,
+    means: Mapping[str, Any] | None = None,
 ) -> None:
-    """lr (n,), changed (n, t); at each measurement c (m, t) and the quantiles of steps_to_flip (m, t, q)."""
-    every = Trace(folder.path / "trace").about()["every"]
+    """lr (n,), changed (n, t); at each measurement c (m, t) and the quantiles of steps_to_flip (m, t, q).
+
+    Of a PS run also `means`: mean_entropy, decided and drift, (m, t) each.
+    """
+    about = Trace(folder.path / "trace").about()
+    every = about["every"]
     measured = np.arange(every, len(lr) + 1, every)
     shape = (len(measured), np.shape(changed)[1], len(LEVELS))
     Trace(folder.path / "trace").write_chunk(
         1,
         {
             "lr": np.asarray(lr, np.float64),
-            "changed": np.asarray(changed, np.int32),
+            **_counts(about, changed),
             "measured": measured,
             "c": np.broadcast_to(c, shape[:2]).astype(np.float64),
             "margin": np.full(shape, margin, np.float32),
             "speed": np.full(shape, speed, np.float32),
             "steps_to_flip": np.broadcast_to(waits, shape).astype(np.float32),
+            **({name: np.full(shape, 0.5, np.float32) for name in ("entropy", "top") if means}),
+            **{name: np.broadcast_to(v, shape[:2]).astype(np.float32) for name, v in (means or {}).items()},
         },
     )
 

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from slotkit.analyses.common.recorded import GREEDY
+
 from slotkit.config import flatten
 from slotkit.data.identity import Identity, differences
 from slotkit.recording.replay import settings_of
@@ -71,6 +73,20 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
             told = with_it
     labels = [", ".join(words).replace("recipe = ", "") for words in told]
     return [labels[groups.index(key)] for key in keys]
+
+
+def reading_labels(folders: Sequence[RunFolder], readings: Sequence[str]) -> list[str]:
+    """`group_labels` that say so where flips and thresholds are of the greedy reading of PS runs."""
+    pairs = zip(group_labels(folders), readings, strict=True)
+    return [label if reading == GREEDY else f"{label}, {reading}" for label, reading in pairs]
+
+
+def of_reading(table: pd.DataFrame) -> str:
+    """What a title adds where a table has PS runs, if its groups are not in the title; else nothing."""
+    readings = set(table["reading"])
+    if readings == {GREEDY}:
+        return ""
+    return ", greedy reading" + (" of PS runs" if GREEDY not in readings else " where PS")
 
 
 def at_its_own(rows: pd.DataFrame, bound: str) -> pd.DataFrame:

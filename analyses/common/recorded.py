@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
-from slotkit.recording.chunks import Columns
+from slotkit.recording.chunks import Columns, flips_by_step, followed, names_flips
 from slotkit.recording.replay import settings_of
 from slotkit.recording.trace import Trace
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -20,6 +20,10 @@ from slotkit.runs.folder import RunFolder, default_runs_dir
 Run = RunFolder | Path | str
 
 MEASUREMENTS = ("margin", "speed", "steps_to_flip", "entropy", "top")
+MEANS = ("mean_entropy", "decided", "drift")
+
+# Whose flips and thresholds an analysis shows.
+GREEDY, GREEDY_OF_PS = "greedy selection", "greedy reading of a PS run"
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,14 @@ class Recorded:
         reels: what the reels have in common, by name.
         layers: the tensors' names.
         sizes: int64 (t,), connections of each.
-        lr, changed: (n,) and (n, t), see slotkit.recording.trace.
+        reading: GREEDY, or GREEDY_OF_PS of a probabilistic machine.
+        lr: (n,), see slotkit.recording.trace.
+        changed: (n, t), flips by step; of a probabilistic machine those of its greedy reading, which a trace
+            "summary" estimates from a sample.
         measured: int64 (m,), steps of the measurements; empty if there are none.
         c: float64 (m, t).
         quantiles: measurement name -> float64 (m, t, q).
+        means: of a probabilistic machine, measurement name -> float64 (m, t).
         events: None unless every flip was recorded and asked for.
         reservations: sentences on what is missing from the trace.
     """
@@ -59,11 +67,13 @@ class Recorded:
     reels: dict[str, Any]
     layers: tuple[str, ...]
     sizes: NDArray[np.int64]
+    reading: str
     lr: NDArray[np.float64]
-    changed: NDArray[np.int32]
+    changed: NDArray[Any]
     measured: NDArray[np.int64]
     c: NDArray[np.float64]
     quantiles: dict[str, NDArray[np.float64]]
+    means: dict[str, NDArray[np.float64]]
     events: Events | None
     reservations: tuple[str, ...]
 
@@ -88,32 +98,39 @@ def open_runs(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> list[R
 
 
 def read(folder: RunFolder, events: bool) -> Recorded:
-    """The trace of a run under greedy selection.
+    """The trace of a run: its flips, or those of the greedy reading of a PS run.
 
     Args:
         events: whether to keep every flip, where the trace has them.
 
-    Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or the run samples.
+    Raises SlotkitError if there is no trace, no step in it, a damaged or missing chunk, or no flips at all.
     """
-    _check_greedy(folder)
-    return read_any(folder, events)
+    reading_of(folder)
+    recorded = read_any(folder, events)
+    sample = recorded.about.get("sample")
+    if sample is None or (recorded.sizes <= sample).all():
+        return recorded
+    estimated = (
+        f"The flips of {folder.name} were counted on a sample of {sample:,} reels of a layer "
+        "(--trace summary), so its flip rates are estimates."
+    )
+    return replace(recorded, reservations=(*recorded.reservations, estimated))
 
 
 def read_any(folder: RunFolder, events: bool = False) -> Recorded:
-    """As `read`, for a slot machine of either selection."""
+    """As `read`, also of a PS run from before its greedy reading was recorded."""
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
-    wanted = events and about["level"] == "full"
+    wanted = events and names_flips(about)
     chunks, parts = [], []
     for first, columns in trace.chunks():
         _check_shape(folder, first, columns, len(sizes))
         if wanted:
             parts.append(_events(folder, first, columns, sizes))
         # The flips are decoded: their columns are not kept twice.
-        chunks.append(
-            {name: column for name, column in columns.items() if name not in ("connection", "option")}
-        )
+        kept = {name: column for name, column in columns.items() if name not in ("connection", "option")}
+        chunks.append(kept | {"changed": _of_all(flips_by_step(columns), about, sizes)})
     if not chunks:
         raise SlotkitError(f"The trace of {folder.name} has no steps yet. Let the run train first.")
     lr, measured = _joined(chunks, "lr"), _joined(chunks, "measured")
@@ -124,6 +141,7 @@ def read_any(folder: RunFolder, events: bool = False) -> Recorded:
         reels=settings_of(folder),
         layers=tuple(about["tensors"]),
         sizes=sizes,
+        reading=_reading(about),
         lr=lr,
         changed=_joined(chunks, "changed"),
         measured=measured.astype(np.int64),
@@ -131,6 +149,11 @@ def read_any(folder: RunFolder, events: bool = False) -> Recorded:
         quantiles={
             name: _joined(chunks, name).astype(np.float64).reshape(*shape, -1)
             for name in MEASUREMENTS
+            if any(name in columns for columns in chunks)
+        },
+        means={
+            name: _joined(chunks, name).astype(np.float64).reshape(shape)
+            for name in MEANS
             if any(name in columns for columns in chunks)
         },
         events=Events(*(np.concatenate(column) for column in zip(*parts, strict=True))) if wanted else None,
@@ -148,27 +171,27 @@ def check_slot_machine(folder: RunFolder, config: Config) -> None:
         )
 
 
-def _check_greedy(folder: RunFolder) -> None:
+def reading_of(folder: RunFolder) -> str:
+    """Whose flips the trace of a run has: GREEDY or GREEDY_OF_PS. Raises SlotkitError if it has none."""
     if folder.has_config():
         check_slot_machine(folder, folder.config())
-    if _samples(folder):
+        if folder.config().form != "latent":
+            raise SlotkitError(
+                f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in "
+                "the latent form (slots.form=latent, slots.update=all)."
+            )
+    about = Trace(folder.path / "trace").about()
+    if about["selection"] == "probabilistic" and about.get("reading") is None:
         raise SlotkitError(
             f"{folder.name} trained with probabilistic selection, which draws its options anew in every "
-            "step: there are no thresholds, and a change of option is no flip. Name runs with greedy "
-            "selection."
+            "step: a change of option is no flip. Its greedy reading flips, and its trace, which an older "
+            "slotkit wrote, does not have it. Train again."
         )
-    if folder.has_config() and folder.config().form != "latent":
-        raise SlotkitError(
-            f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in the "
-            "latent form (slots.form=latent, slots.update=all)."
-        )
+    return _reading(about)
 
 
-def _samples(folder: RunFolder) -> bool:
-    """Whether the selection is probabilistic: by the configuration, else by the trace."""
-    if folder.has_config():
-        return folder.config().probabilistic
-    return bool(Trace(folder.path / "trace").about()["selection"] == "probabilistic")
+def _reading(about: Mapping[str, Any]) -> str:
+    return GREEDY if about["selection"] == "greedy" else GREEDY_OF_PS
 
 
 def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) -> None:
@@ -179,10 +202,17 @@ def _check_shape(folder: RunFolder, first: int, columns: Columns, tensors: int) 
         )
 
 
+def _of_all(counts: NDArray[np.int32], about: Mapping[str, Any], sizes: NDArray[np.int64]) -> NDArray[Any]:
+    """Flips of all connections by step and tensor, estimated where only those of a sample are counted."""
+    seen = np.array(followed(about), np.int64)
+    return counts if (seen == sizes).all() else counts * (sizes / seen)
+
+
 def _events(folder: RunFolder, first: int, columns: Columns, sizes: NDArray[np.int64]) -> tuple[Any, ...]:
     """Step, connection and option of all flips of a chunk (see slotkit.recording.trace.flips)."""
-    steps, tensors = np.nonzero(columns["changed"])
-    counts = columns["changed"][steps, tensors].astype(np.int64)
+    changed = flips_by_step(columns)
+    steps, tensors = np.nonzero(changed)
+    counts = changed[steps, tensors].astype(np.int64)
     rises = columns.get("connection", np.zeros(0, np.uint32))
     if counts.sum() != len(rises):
         raise SlotkitError(

@@ -32,6 +32,13 @@ class Result:
     summary: str
     plot: Callable[[pd.DataFrame], Figure]
 
+    @property
+    def readings(self) -> dict[str, str] | None:
+        """Run -> what the flips and thresholds of the table are of; None of an analysis without them."""
+        if "reading" not in self.table:
+            return None
+        return dict(self.table[["run", "reading"]].drop_duplicates().itertuples(index=False))
+
     def figure(self) -> Figure:
         """Plotted from the table alone, without pyplot's global state."""
         with house_style():

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import at_its_own, group_labels, run_names
-from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
+from slotkit.analyses.common.comparison import at_its_own, reading_labels, run_names
+from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read, reading_of
 from slotkit.analyses.common.result import Result
 from slotkit.analyses.common.statistics import in_words
 from slotkit.analyses.flips.spells import LayerCounts, count_layers, half_life, kaplan_meier
 
 from slotkit.errors import SlotkitError
+from slotkit.recording.trace import DECIDED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,10 @@ WINDOWS = 50
 
 ALL = "all"
 
-COLUMNS = ["run", "group", "k", "seed", "layer", "quantity", "at", "value"]
+# Of a PS run, over time: the column of the trace, and the quantity.
+COURSES = {"mean_entropy": "mean entropy", "drift": "weight drift", "decided": "decided reels"}
+
+COLUMNS = ["run", "group", "reading", "k", "seed", "layer", "quantity", "at", "value"]
 
 Row = tuple[str, float, float]  # quantity, at, value
 
@@ -34,7 +38,7 @@ Row = tuple[str, float, float]  # quantity, at, value
 def analyze(
     runs: Run | Sequence[Run], within: int = WITHIN, windows: int = WINDOWS, runs_dir: Path | None = None
 ) -> Result:
-    """Flips of one or many runs under greedy selection.
+    """Flips of one or many runs; of those under probabilistic selection, of their greedy reading.
 
     Runs with a trace "full" give every quantity, those with a "summary" rates and counts by layer only.
 
@@ -43,7 +47,7 @@ def analyze(
         within: longest time in steps between the two flips of a flip-flop.
         windows: pieces that the steps are divided into, for what is shown over time.
 
-    Raises SlotkitError for runs that are not greedy slot machines or have no whole trace.
+    Raises SlotkitError for runs that are no slot machines in the latent form or have no whole trace.
     """
     import pandas as pd
     from slotkit.analyses.flips.figure import plot
@@ -52,16 +56,18 @@ def analyze(
         if value < 1:
             raise SlotkitError(f"{name} is {value}. Give an integer from 1 up.")
     folders = open_runs(runs, runs_dir)
+    labels = reading_labels(folders, [reading_of(folder) for folder in folders])
     frames: list[pd.DataFrame] = []
     partial: list[str] = []
     reservations: list[str] = []
-    for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
+    for folder, name, group in zip(folders, run_names(folders), labels, strict=True):
         recorded = read(folder, events=True)
         for layer, rows in _layers(recorded, within, windows):
             frame = pd.DataFrame(rows, columns=["quantity", "at", "value"])
             about: dict[str, Any] = {
                 "run": name,
                 "group": group,
+                "reading": recorded.reading,
                 "k": recorded.reels["k"],
                 "seed": recorded.reels["seed"],
             }
@@ -89,6 +95,7 @@ def _layers(recorded: Recorded, within: int, windows: int) -> Iterator[tuple[str
             [
                 *_rates(changed[:, i], int(recorded.sizes[i]), edges),
                 *(_reel_rows(counts[i], edges) if counts else []),
+                *_courses(recorded, np.eye(len(recorded.sizes))[i]),
             ],
         )
     yield (
@@ -96,8 +103,20 @@ def _layers(recorded: Recorded, within: int, windows: int) -> Iterator[tuple[str
         [
             *_rates(changed.sum(axis=1), int(recorded.sizes.sum()), edges),
             *(_reel_rows(reduce(add, counts), edges) if counts else []),
+            *_courses(recorded, recorded.sizes / recorded.sizes.sum()),
         ],
     )
+
+
+def _courses(recorded: Recorded, weights: NDArray[np.float64]) -> Iterator[Row]:
+    """Of a PS run, at each measurement: means over tensors, weighted."""
+    for name, quantity in COURSES.items():
+        if name in recorded.means:
+            values = recorded.means[name] @ weights
+            yield from (
+                (quantity, float(at), float(value))
+                for at, value in zip(recorded.measured, values, strict=True)
+            )
 
 
 def _rates(flips: NDArray[Any], connections: int, edges: NDArray[np.int64]) -> Iterator[Row]:
@@ -117,7 +136,7 @@ def _reel_rows(counts: LayerCounts, edges: NDArray[np.int64]) -> Iterator[Row]:
         yield from ((name, float(at), float(share[at])) for at in edges)
     for level in (0.5, 0.9, 0.99):
         below = np.flatnonzero(agreement < level)
-        yield "decided", level, float(below[-1] + 1 if len(below) else 0)
+        yield "agreed", level, float(below[-1] + 1 if len(below) else 0)
     yield from (("options visited", i, float(c / reels)) for i, c in enumerate(counts.visited) if i)
     returned, flipped = (np.diff(np.cumsum(x)[edges]) for x in (counts.returns, counts.flips))
     yield from (
@@ -143,11 +162,12 @@ def _sentences(table: pd.DataFrame, within: int) -> Iterator[str]:
         rates = rows[rows["quantity"] == "flip rate"]
         start, end = (at_its_own(rates, bound)["value"].mean() for bound in ("min", "max"))
         never, once, more = (told.share("reels by flips", i) for i in range(3))
-        half, most, nearly_all = (told("decided", level) for level in (0.5, 0.9, 0.99))
+        half, most, nearly_all = (told("agreed", level) for level in (0.5, 0.9, 0.99))
         yield (
             f"{group} ({runs} run{'s' if runs > 1 else ''}, {steps:,} steps): {told('flips', decimals=2)} "
             f"flips a reel; {start:,.0f} a step and million reels at the start, {end:,.0f} at the end."
         )
+        yield from _softmax(rows)
         if "settled" not in set(rows["quantity"]):
             continue
         yield (
@@ -169,6 +189,25 @@ def _sentences(table: pd.DataFrame, within: int) -> Iterator[str]:
             f"  Half-life of a selection: {told('half-life, initial')} steps of an initial one, "
             f"{told('half-life, taken')} of one that a flip brought (Kaplan-Meier)."
         )
+
+
+def _softmax(rows: pd.DataFrame) -> Iterator[str]:
+    """How far the probabilities of a PS run have come, at its first and its last measurement."""
+    first, last = (
+        {name: at_its_own(rows[rows["quantity"] == name], bound)["value"].mean() for name in COURSES.values()}
+        for bound in ("min", "max")
+    )
+    if not np.isfinite(last["mean entropy"]):
+        return
+    k = int(rows["k"].max())
+    yield (
+        f"  The softmax of a reel has {last['mean entropy']:.3g} nats of entropy on average at the last "
+        f"measurement ({first['mean entropy']:.3g} at the first, {np.log(k):.3g} if all {k} options were "
+        f"equally likely); {100 * last['decided reels']:.1f} % of the reels are decided (an option has a "
+        f"probability of {DECIDED:g} or more), {100 * first['decided reels']:.1f} % at the first. From one "
+        f"measurement to the next the expected weight drifts by {100 * last['weight drift']:.2g} % of its "
+        f"bound ({100 * first['weight drift']:.2g} % at the first)."
+    )
 
 
 class _Told:

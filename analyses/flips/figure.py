@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slotkit.analyses.common.comparison import of_reading
 from slotkit.analyses.common.style import colours, curves, logarithmic, name_colours, panels
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ CURVES = (
     ("flip rate", "Flip rate", "training step", "flips / step / million reels", "y"),
     (
         "agreement",
-        "When is the selection decided?",
+        "Agreement with the final selection",
         "training step",
         "share of reels with their final option",
         "",
@@ -29,6 +30,12 @@ CURVES = (
         "share still in use",
         "x",
     ),
+)
+# Of PS runs alone.
+COURSES = (
+    ("mean entropy", "Entropy of the softmax", "training step", "mean (nats)"),
+    ("weight drift", "Drift of the expected weight", "training step", "share of the bound, a measurement"),
+    ("decided reels", "Decided: likeliest option 0.99 or more", "training step", "share of reels"),
 )
 BARS = (
     ("reels by flips", "Flips of a reel", "flips", "share of reels"),
@@ -45,7 +52,9 @@ def plot(table: pd.DataFrame) -> Figure:
             data, order = table[table["layer"] == order[0]], order[:1]
     else:
         hue, data, order = "group", table[table["layer"] == "all"], groups
-    figure, grid = panels(2, 3, f"Flips: {groups[0]}" if hue == "layer" else "Flips, all layers")
+    sampled = table["quantity"].isin([quantity for quantity, *_ in COURSES]).any()
+    title = f"Flips: {groups[0]}" if hue == "layer" else f"Flips, all layers{of_reading(table)}"
+    figure, grid = panels(3 if sampled else 2, 3, title)
     curve_axes = [grid[0, 0], grid[0, 1], grid[0, 2], grid[1, 2]]
     for axes, (quantity, title, x, y, which) in zip(curve_axes, CURVES, strict=True):
         rows = data[data["quantity"] == quantity]
@@ -61,6 +70,11 @@ def plot(table: pd.DataFrame) -> Figure:
     for axes, (quantity, title, x, y) in zip((grid[1, 0], grid[1, 1]), BARS, strict=True):
         _bars(axes, data[data["quantity"] == quantity], hue, order)
         _frame(axes, title, x, y)
+    if sampled:
+        for axes, (quantity, title, x, y) in zip(grid[2], COURSES, strict=True):
+            curves(axes, data[data["quantity"] == quantity], hue, order, legend=False)
+            axes.set_ylim(0, None)
+            _frame(axes, title, x, y)
     # Few reels use many options, so the right of this panel is empty.
     name_colours(grid[1, 1], order, "upper right")
     return figure

@@ -1,8 +1,10 @@
 """Thresholds: how far reels are from their next flip, how fast they go there, and the flip rate predicted.
 
 Under greedy selection a reel's position is u = A / |c| (score units per option unit), and it flips when u
-passes the next threshold of its staircase. The table is tidy: one number a row, with columns run, group
-(runs that differ by seed only share one), k, seed, layer, quantity, level, at and value. By quantity:
+passes the next threshold of its staircase. Under probabilistic selection that holds for the greedy reading,
+the option of the highest score, and column `reading` says so. The table is tidy: one number a row, with
+columns run, group (runs that differ by seed only share one), reading, k, seed, layer, quantity, level, at and
+value. By quantity:
 
     connections       of the layer                                 -
     margin            distance of u to its next threshold          at a step; level is the quantile's

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import group_labels, run_names
-from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
+from slotkit.analyses.common.comparison import reading_labels, run_names
+from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read, reading_of
 from slotkit.analyses.common.result import Result
 
 from slotkit.errors import SlotkitError
@@ -24,30 +24,33 @@ RESTART = 2.0
 
 KS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-COLUMNS = ["run", "group", "k", "seed", "layer", "quantity", "level", "at", "value"]
+COLUMNS = ["run", "group", "reading", "k", "seed", "layer", "quantity", "level", "at", "value"]
 
 Row = tuple[str, str, float, float, float]  # layer, quantity, level, at, value
 
 
 def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
-    """Distances to thresholds, speeds and flip rates of one or many runs under greedy selection.
+    """Distances to thresholds, speeds and flip rates of one or many runs; of those under probabilistic
+    selection, of their greedy reading.
 
     A trace "summary" is enough.
 
     Args:
         runs: folders, paths, or names in `runs_dir`.
 
-    Raises SlotkitError for runs that are not greedy slot machines, or have no whole trace or no measurement.
+    Raises SlotkitError for runs that are no slot machines in the latent form, or have no whole trace or no
+    measurement.
     """
     import pandas as pd
     from slotkit.analyses.thresholds.figure import plot
     from slotkit.analyses.thresholds.words import sentences
 
     folders = open_runs(runs, runs_dir)
+    labels = reading_labels(folders, [reading_of(folder) for folder in folders])
     frames: list[pd.DataFrame] = []
     reservations: list[str] = []
     counted: dict[Any, list[Row]] = {}
-    for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
+    for folder, name, group in zip(folders, run_names(folders), labels, strict=True):
         recorded = read(folder, events=False)
         _check_measured(recorded)
         reels = recorded.reels
@@ -63,7 +66,13 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
             *counted[kind],
         ]
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "level", "at", "value"])
-        about = {"run": name, "group": group, "k": reels["k"], "seed": reels["seed"]}
+        about = {
+            "run": name,
+            "group": group,
+            "reading": recorded.reading,
+            "k": reels["k"],
+            "seed": reels["seed"],
+        }
         frame[list(about)] = list(about.values())
         frames.append(frame)
         reservations += recorded.reservations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import largest_layer
+from slotkit.analyses.common.comparison import largest_layer, of_reading
 from slotkit.analyses.common.style import colours, curves, logarithmic, name_colours, panels
 from slotkit.analyses.thresholds.envelope import reachable_law
 
@@ -25,7 +25,10 @@ def plot(table: pd.DataFrame) -> Figure:
         data, title = table, f"Thresholds: {groups[0]}"
     else:
         hue, order = "group", groups
-        data, title = table[table["layer"].isin([largest, "all", "any"])], f"Thresholds of {largest}"
+        data, title = (
+            table[table["layer"].isin([largest, "all", "any"])],
+            f"Thresholds of {largest}{of_reading(table)}",
+        )
     figure, grid = panels(2, 3, title)
     name_colours(grid[0, 2], order, "lower right")
     _distances(grid[0, 0], data, hue, order)
@@ -48,7 +51,9 @@ def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
 
 def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     waits = _positive(data[data["quantity"] == "steps_to_flip"])
-    curves(axes, waits[waits["level"] == 0.5], hue, order, legend=False)
+    median = waits[waits["level"] == 0.5]
+    if len(median):  # it may be infinite for the whole training
+        curves(axes, median, hue, order, legend=False)
     curves(axes, waits[waits["level"] == 0.05], hue, order, legend=False, dashes=DASHED)
     if len(waits):
         steps = np.linspace(waits["at"].min(), waits["at"].max(), 100)[:-1]

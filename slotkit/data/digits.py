@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from slotkit.data.images import Dataset, ImageSet
-from slotkit.data.pictures import resize
 from slotkit.data.source import Source
 from slotkit.errors import SlotkitError
 
@@ -31,7 +30,10 @@ def load(source: Source, place: Path, size: int | None) -> Dataset:
         rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
     pixels, labels = rows[:, :-1].reshape(-1, 1, 8, 8), rows[:, -1]
     images = torch.from_numpy(np.rint(pixels * 255 / 16).astype(np.uint8))
-    images = images if size is None else resize(images, size)
+    if size is not None:
+        from slotkit.data.pictures import resize  # late, because it imports Pillow
+
+        images = resize(images, size)
     everything = ImageSet(images, torch.from_numpy(labels.copy()))
     # train_test_split(range(1797), test_size=0.2, random_state=0, stratify=labels), training images first.
     order = torch.from_numpy(np.load(Path(__file__).with_name("digits_split.npy")).astype(np.int64))

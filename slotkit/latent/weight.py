@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slotkit.latent.engines.contract import Arrays, Engine, Flips, Move
+from slotkit.latent.engines.contract import Arrays, Engine, Flips, Kept, Move
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import Guard
 from slotkit.latent.line import AT_REST, AdamStep, Hyperparameters
@@ -59,6 +59,7 @@ class LatentWeight(LatentState):
     ) -> None:
         self.parameter = parameter
         self._arrays: Arrays | None = None
+        self._kept: Kept = {}
         super().__init__(reel, parameter.device, self.state_dtype, stored)
         self.guard = Guard(reel.name, parameter, holders)
         self.engine_name = engine
@@ -71,7 +72,7 @@ class LatentWeight(LatentState):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has memory of its own.
-        return self.__dict__ | {"_arrays": None}
+        return self.__dict__ | {"_arrays": None, "_kept": {}}
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -103,9 +104,15 @@ class LatentWeight(LatentState):
             if self._spec is None:
                 self._spec = self._spec_and_bounds()
             spec, bounds = self._spec
-            self._arrays = Arrays(flat, *state, spec, self.tables, self.rows, self._uniform, *bounds)
+            self._arrays = Arrays(
+                flat, *state, spec, self.tables, self.rows, self._uniform, *bounds, self._kept
+            )
             self._arrays_of = memory
         return self._arrays
+
+    def kept_bytes(self) -> int:
+        """What engines keep for this weight from draw to draw."""
+        return sum(array.nbytes for arrays in self._kept.values() for array in arrays)
 
     def written(self, flips: Flips | None) -> None:
         """An engine has written these arrays: put them where the weight is, and remember the flips."""
@@ -201,7 +208,8 @@ class LatentWeight(LatentState):
         if spec is not None:
             bound, scale = np.float32(spec.bound), np.float32(spec.score_scale)
             return spec, (float(bound), float(bound * scale))
-        spec = ReelSpec(self.reel.k, self.reel.symmetric, *self.reel.owner_rule, *self.reel.key, 0.0, 0.0)
+        reel = self.reel
+        spec = ReelSpec(reel.k, reel.symmetric, *reel.owner_rule, *reel.key, 0.0, 0.0, *reel.option_key)
         if self.tables is None:
             return spec, (math.inf, math.inf)
         options, scores = (float(torch.linalg.vector_norm(table, math.inf)) for table in self.tables)
@@ -271,9 +279,14 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
 def check_finite(gradients: Iterable[tuple[LatentWeight, Tensor]]) -> None:
     """Raise NotFiniteError for the first gradient that holds a number that is not finite."""
     for weight, gradient in gradients:
-        # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
-        if not (math.isfinite(gradient.sum()) or bool(torch.isfinite(gradient).all())):
+        if not is_finite(gradient):
             raise NotFiniteError(weight)
+
+
+def is_finite(numbers: Tensor) -> bool:
+    """Whether all are finite."""
+    # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
+    return math.isfinite(numbers.sum()) or bool(torch.isfinite(numbers).all())
 
 
 def _call(weights: Sequence[LatentWeight], moves: Sequence[Move]) -> None:

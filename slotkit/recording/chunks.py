@@ -25,13 +25,28 @@ LARGEST_BYTES = 8 << 30
 KINDS = {
     "lr": ("f8", "n"),
     "changed": ("i4", "nt"),
+    "greedy_changed": ("i4", "nt"),
     "measured": ("i8", "m"),
     "c": ("f8", "mt"),
     **dict.fromkeys(("margin", "speed", "steps_to_flip", "entropy", "top"), ("f4", "mtq")),
+    **dict.fromkeys(("mean_entropy", "decided", "drift"), ("f4", "mt")),
     "connection": ("u4", "e"),
     "option": ("u1 u2 u4", "e"),
 }
 FLIPS = {"connection", "option"}
+# What a trace with the greedy reading of a PS run has beyond one without: in every chunk, and measured.
+READING = {"greedy_changed"}
+MEASURED_READING = {"margin", "speed", "steps_to_flip", "entropy", "top", "mean_entropy", "decided", "drift"}
+
+
+def flips_by_step(columns: Columns) -> Any:
+    """How many connections flipped, int32 (n, t): under PS in the greedy reading, if the trace has it."""
+    return columns.get("greedy_changed", columns["changed"])
+
+
+def names_flips(about: Mapping[str, Any]) -> bool:
+    """Whether a trace names every flip. Under PS those of the greedy reading, which traces of before lack."""
+    return bool(about["level"] == "full" and (about["selection"] == "greedy" or about.get("reading")))
 
 
 def pack(columns: Columns) -> bytes:
@@ -49,13 +64,13 @@ def unpack(file: Path | BytesIO, first: int, about: Mapping[str, Any]) -> Column
         _check_shapes(shapes, sizes)
         columns: Columns = {}
         for name in sorted(shapes, key=list(KINDS).index):
-            counted = int(columns["changed"].sum(dtype=np.int64)) if name in FLIPS else 0
+            counted = int(flips_by_step(columns).sum(dtype=np.int64)) if name in FLIPS else 0
             if name in FLIPS and shapes[name] != (counted,):
                 raise ValueError(f"it counts {counted} flips and holds {shapes[name][0]}")
             with archive.open(f"{name}.npy") as member:
                 columns[name] = np.lib.format.read_array(member, allow_pickle=False)
-            if name == "changed":
-                _check_counts(columns["changed"], about)
+            if name in ("changed", "greedy_changed"):
+                _check_counts(name, columns[name], about)
     _check_numbers(columns, first, about)
     return columns
 
@@ -103,18 +118,26 @@ def _sizes(about: Mapping[str, Any]) -> list[int]:
     return [math.prod(tensor["shape"]) for tensor in about["tensors"].values()]
 
 
-def _check_counts(changed: Any, about: Mapping[str, Any]) -> None:
-    connections = np.array(_sizes(about), object)
+def followed(about: Mapping[str, Any]) -> list[int]:
+    """Connections of each tensor whose flips are counted: in a PS summary those of a sample."""
+    sizes = _sizes(about)
+    return sizes if about.get("sample") is None else [min(size, about["sample"]) for size in sizes]
+
+
+def _check_counts(name: str, changed: Any, about: Mapping[str, Any]) -> None:
+    sizes = followed(about) if name == "greedy_changed" else _sizes(about)
+    connections = np.array(sizes, object)
     if (changed < 0).any() or (changed > connections).any():
-        raise ValueError("changed counts fewer than none or more than all connections of a tensor")
+        raise ValueError(f"{name} counts fewer than none or more than all connections of a tensor")
 
 
 def _check_numbers(columns: Columns, first: int, about: Mapping[str, Any]) -> None:
     if not np.isfinite(columns["lr"]).all():
         raise ValueError("a learning rate is not finite")
-    if about["level"] == "full" and about["selection"] == "greedy":
-        if "connection" not in columns and columns["changed"].any():
-            raise ValueError(f"it counts {columns['changed'].sum()} flips and holds 0")
+    _check_reading(columns, about)
+    if names_flips(about):
+        if "connection" not in columns and flips_by_step(columns).any():
+            raise ValueError(f"it counts {flips_by_step(columns).sum()} flips and holds 0")
     elif "connection" in columns:
         raise ValueError("it has flips, and about.json says that there are none")
     measured = columns.get("measured", np.zeros(0, np.int64))
@@ -125,10 +148,26 @@ def _check_numbers(columns: Columns, first: int, about: Mapping[str, Any]) -> No
         _check_flips(columns, about)
 
 
+def _check_reading(columns: Columns, about: Mapping[str, Any]) -> None:
+    """What belongs to the greedy reading of a PS run is there, or not, as about.json says."""
+    own = READING | (MEASURED_READING if "measured" in columns else set())
+    if about.get("reading") is not None:
+        if missing := sorted(own - columns.keys()):
+            raise ValueError(f"it lacks {', '.join(missing)} of the greedy reading")
+    elif extra := sorted(columns.keys() & {*READING, "mean_entropy", "decided", "drift"}):
+        raise ValueError(f"it has {', '.join(extra)}, and about.json knows of no greedy reading")
+    # A number that is none is left out: where scores overflowed there is no probability.
+    highest = {"mean_entropy": math.log(about["k"]) + 1e-3, "decided": 1.0, "drift": 2.0 + 1e-3}
+    for name in highest.keys() & columns.keys():
+        if (columns[name] < 0).any() or (columns[name] > highest[name]).any():
+            raise ValueError(f"{name} has a number outside of 0 to {highest[name]:.4g}")
+
+
 def _check_flips(columns: Columns, about: Mapping[str, Any]) -> None:
     """Connections rise within a step and tensor and are some of the tensor's; options are 0 to K - 1."""
-    _, tensors = np.nonzero(columns["changed"])
-    counts = columns["changed"][columns["changed"] > 0].astype(np.int64)
+    changed = flips_by_step(columns)
+    _, tensors = np.nonzero(changed)
+    counts = changed[changed > 0].astype(np.int64)
     rises = columns["connection"].astype(np.int64)
     starts = np.cumsum(counts) - counts
     total = np.cumsum(rises)

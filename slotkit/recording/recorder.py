@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -14,7 +14,9 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
-from slotkit.recording.chunks import Columns, pack, unpack
+from slotkit.recording.chunks import Columns, flips_by_step, pack, unpack
+from slotkit.recording.reading import GreedyReading
+from slotkit.recording.softmax import Softmax, quantiles
 from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Trace, option_type
 
 # For the estimate of a trace "full". Measured on LeNet and MNIST: 2.6 bytes a flip over 2,000 steps at
@@ -28,7 +30,7 @@ class Recorder:
     Args:
         machine: whose weights; in the latent form.
         trace: where to.
-        level: "summary" or "full" (every flip too, under GS).
+        level: "summary" or "full" (every flip too; under PS those of the greedy reading).
         every: steps between two measurements of the latents.
         run: a text that names the run, so that two traces are never mixed. Runs that write the same trace may
             have the same text. None makes a new one.
@@ -40,11 +42,20 @@ class Recorder:
         self.machine = machine
         self.weights = list(machine.form.latents.values())
         self.trace, self.every = trace, every
-        self.greedy = machine.selection == "greedy"
-        self.full = level == "full" and self.greedy
+        self.full = level == "full"
+        greedy = machine.selection == "greedy"
         for weight in self.weights:
-            weight.recorded = self.full
+            weight.recorded = self.full and greedy
         self._samples = [_sample(weight) for weight in self.weights]
+        pairs = list(zip(self.weights, self._samples, strict=True))
+        # A full trace has every flip; for a summary those of the sample are counted, which costs little.
+        self._readings = [
+            GreedyReading(weight, None if self.full else sample, self.full)
+            for weight, sample in ([] if greedy else pairs)
+        ]
+        self._softmaxes = [] if greedy else [Softmax(weight, sample) for weight, sample in pairs]
+        # Whose flips and intervals are recorded; nobody's in a PS trace that an older slotkit began.
+        self._followed: Sequence[LatentWeight | GreedyReading] = self.weights if greedy else self._readings
         self._before: list[Tensor] = []
         self._rows: dict[str, list[Any]] = {}
         self._first = 1
@@ -62,8 +73,12 @@ class Recorder:
                 for weight in self.weights
             },
         }
+        if self._readings:
+            self._about["reading"] = "greedy"
+            self._about["sample"] = None if self.full else SAMPLE
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
         self._others = trace.run()
+        self._had_readings = self._has_readings()
         if self._others is None:
             trace.write_about(self._about)
 
@@ -72,6 +87,14 @@ class Recorder:
         self.trace.forget_after(0)
         self._others = None
         self.trace.write_about(self._about)
+        self._start()
+
+    def _start(self) -> None:
+        """What is recorded next are changes from the scores as they are now."""
+        for reading in self._readings:
+            reading.follow()
+        for softmax in self._softmaxes:
+            softmax.measure()
 
     def record(self, step: int, lr: float) -> None:
         """After step number `step`, counted from 1.
@@ -83,9 +106,13 @@ class Recorder:
         rows = self._rows
         rows.setdefault("lr", []).append(lr)
         rows.setdefault("changed", []).append([weight.changed for weight in self.weights])
+        for reading in self._readings:
+            reading.follow()
+        if self._readings:
+            rows.setdefault("greedy_changed", []).append([reading.changed for reading in self._readings])
         if self.full:
             self._record_flips()
-        if self.greedy and step % self.every == self.every - 1:
+        if self._followed and step % self.every == self.every - 1:
             self._before = self._positions()
         elif step % self.every == 0:
             self._measure(step)
@@ -100,7 +127,7 @@ class Recorder:
     def _chunk(self) -> Columns:
         columns = self._columns()
         if "connection" in columns:
-            columns["connection"] = _differences(columns["connection"], columns["changed"])
+            columns["connection"] = _differences(columns["connection"], flips_by_step(columns))
         return columns
 
     def state(self) -> dict[str, Any]:
@@ -112,6 +139,8 @@ class Recorder:
             "written": list(self._written),
             "columns": columns,
             "before": self._before,
+            "readings": [reading.state() for reading in self._readings],
+            "expected": [softmax.expected for softmax in self._softmaxes],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -127,11 +156,34 @@ class Recorder:
         self._first, self._before = state["first"], list(state["before"])
         self._written = list(state.get("written") or [])
         self._rows = {name: _as_rows(name, column.numpy()) for name, column in state["columns"].items()}
+        self._load_readings(state)
         self._check_loaded()
         self._others = None
         self._about["run"] = run or self._about["run"]
         self.trace.write_about(self._about)
         self.trace.forget_after(self._first)
+
+    def _load_readings(self, state: Mapping[str, Any]) -> None:
+        """Raise SlotkitError, the part of a sentence, if the state has not the readings of the trace."""
+        if self._readings and "readings" not in state and not self._had_readings:
+            # An older slotkit began this trace, and it has to be of one piece.
+            self._readings, self._followed = [], []
+            del self._about["reading"], self._about["sample"]
+            return
+        readings, expected = state.get("readings", []), state.get("expected", [])
+        if len(readings) != len(self._readings) or len(expected) != len(self._softmaxes):
+            raise SlotkitError("it lacks the greedy reading of a tensor")
+        for reading, told in zip(self._readings, readings, strict=True):
+            reading.load(told)
+        for softmax, means in zip(self._softmaxes, expected, strict=True):
+            softmax.load(means)
+
+    def _has_readings(self) -> bool:
+        """Whether the trace in the folder says so."""
+        try:
+            return self.trace.about().get("reading") is not None
+        except SlotkitError:
+            return False
 
     def _check_loaded(self) -> None:
         """Raise SlotkitError, the part of a sentence, if what was loaded makes no chunk of a trace."""
@@ -151,7 +203,7 @@ class Recorder:
             chunk = self.trace.read_chunk(state["first"])
         except SlotkitError:
             return True
-        for name in ("lr", "changed"):
+        for name in ("lr", "changed", "greedy_changed"):
             if name in chunk and name in state["columns"]:
                 ours = state["columns"][name].numpy()
                 both = min(len(ours), len(chunk[name]))
@@ -169,6 +221,7 @@ class Recorder:
         kinds: dict[str, Any] = {
             "lr": np.float64,
             "changed": np.int32,
+            "greedy_changed": np.int32,
             "measured": np.int64,
             "c": np.float64,
             "connection": np.uint32,
@@ -182,8 +235,8 @@ class Recorder:
         return columns
 
     def _record_flips(self) -> None:
-        for weight in self.weights:
-            connections, options = weight.events
+        for one in self._followed:
+            connections, options = one.events
             self._rows.setdefault("connection", []).append(connections.numpy())
             self._rows.setdefault("option", []).append(options.numpy())
 
@@ -198,29 +251,31 @@ class Recorder:
         rows = self._rows
         rows.setdefault("measured", []).append(step)
         rows.setdefault("c", []).append([weight.line.c for weight in self.weights])
-        for name, values in (self._staircase() if self.greedy else self._softmax()).items():
+        for name, values in (self._staircase() | self._probabilities()).items():
             rows.setdefault(name, []).append(values)
 
     def _staircase(self) -> dict[str, list[Any]]:
+        if not self._followed:
+            return {}
         found: dict[str, list[Any]] = {"margin": [], "speed": [], "steps_to_flip": []}
         after = self._positions()
         befores = self._before if len(self._before) == len(after) else after
-        for weight, sample, u, before in zip(self.weights, self._samples, after, befores, strict=True):
-            below = u - weight.lower[sample].double().cpu()
-            above = weight.upper[sample].double().cpu() - u
+        for one, sample, u, before in zip(self._followed, self._samples, after, befores, strict=True):
+            lower, upper = _intervals(one, sample)
+            below, above = u - lower, upper - u
             change = u - before
             ahead = torch.where(change > 0, above, below)
-            found["margin"].append(_quantiles(torch.minimum(below, above)))
-            found["speed"].append(_quantiles(change.abs()))
-            found["steps_to_flip"].append(_quantiles(ahead / change.abs()))
+            found["margin"].append(quantiles(torch.minimum(below, above)))
+            found["speed"].append(quantiles(change.abs()))
+            found["steps_to_flip"].append(quantiles(ahead / change.abs()))
         return found
 
-    def _softmax(self) -> dict[str, list[Any]]:
-        found: dict[str, list[Any]] = {"entropy": [], "top": []}
-        for weight, sample in zip(self.weights, self._samples, strict=True):
-            probabilities = weight.scores_of(sample).softmax(dim=-1).cpu()
-            found["entropy"].append(_quantiles(torch.special.entr(probabilities).sum(dim=-1)))
-            found["top"].append(_quantiles(probabilities.amax(dim=-1)))
+    def _probabilities(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for softmax in self._softmaxes:
+            for name, value in softmax.measure().items():
+                if self._readings or name in ("entropy", "top"):
+                    found.setdefault(name, []).append(value)
         return found
 
 
@@ -238,13 +293,11 @@ def _sample(weight: LatentWeight) -> Tensor:
     )
 
 
-def _quantiles(values: Tensor) -> Any:
-    """Quantiles at LEVELS, by the nearest lower rank. Infinity (no threshold ahead) counts, NaN doesn't."""
-    ordered = values[~values.isnan()].sort().values
-    if not len(ordered):
-        return np.full(len(LEVELS), np.nan)
-    ranks = [int(level * (len(ordered) - 1)) for level in LEVELS]
-    return ordered[ranks].numpy()
+def _intervals(one: LatentWeight | GreedyReading, sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of the sampled connections, float64 on the CPU."""
+    if isinstance(one, GreedyReading) and one.sample is not None:
+        return one.lower.double().cpu(), one.upper.double().cpu()
+    return one.lower[sample].double().cpu(), one.upper[sample].double().cpu()
 
 
 def _differences(connections: Any, changed: Any) -> Any:

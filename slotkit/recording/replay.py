@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.recording.chunks import names_flips
 from slotkit.recording.trace import Trace, flips
-from slotkit.reel import ROWS, Init, Reel, ReelSettings
+from slotkit.reel import ROWS, Init, Reel, ReelSettings, init_name
 from slotkit.runs import checkpoint
 from slotkit.runs.fingerprint import fingerprint, load
 from slotkit.runs.folder import RunFolder
@@ -23,7 +24,7 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
     """What the reels of a traced run have in common: `ReelSettings.to_dict`. No config is needed."""
     about = Trace(folder.path / "trace").about()
     if "reels" in about:
-        return dict(about["reels"])
+        return dict(about["reels"]) | {"init": init_name(about["reels"]["init"])}
     # an old trace, which does not have the settings
     slots, seed = folder.config().slots, folder.config().seeds.reels
     return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric).to_dict()
@@ -50,7 +51,8 @@ def first_selection(reel: Reel) -> Tensor:
 
 
 def selections(folder: RunFolder, step: int, init: Init | None = None) -> dict[str, Tensor]:
-    """The options in use after `step` steps (0: before the first): name -> int64 of the tensor's shape.
+    """The options in use after `step` steps (0: before the first): name -> int64 of the tensor's shape. Of a
+    PS run they are those of its greedy reading.
 
     Raises SlotkitError if the run has no trace of every flip, or none of that step.
     """
@@ -68,10 +70,10 @@ def selections_at(
     """
     trace = Trace(folder.path / "trace")
     about = trace.about()
-    if about["level"] != "full" or about["selection"] != "greedy":
+    if not names_flips(about):
         raise SlotkitError(
-            f"The trace of {folder.name} is {about['level']!r} under {about['selection']} selection, and a "
-            "replay needs every flip. Train with --trace full under greedy selection."
+            f"The trace of {folder.name} is {about['level']!r}, and a replay needs every flip. Train with "
+            "--trace full."
         )
     reels = reels_of(folder, init)
     selected = [first_selection(reel) for reel in reels.values()]

@@ -7,6 +7,9 @@ their first step. about.json has
     run                         whose trace it is, a text that nobody else's trace has
     level, every                "summary" or "full", and the steps between two measurements
     selection, k                how options are selected, and how many there are
+    reading                     under PS "greedy": whose flips and thresholds they are; old traces lack it
+    sample                      with a reading: of how many connections of a tensor its flips are counted, at
+                                most; null in a full trace, which has all
     reels                       `ReelSettings.to_dict`: with a tensor's name and shape, its options and scores
     tensors                     name -> shape and channel_dim, in the order of the columns
 
@@ -14,15 +17,24 @@ and with the chunks it is all that a replay needs. Columns of a chunk (n steps, 
 q = len(LEVELS), e flips):
 
     lr           float64 (n,)
-    changed      int32 (n, t)       connections that took another option
+    changed      int32 (n, t)       connections that took another option, under PS in the step's draw
+    greedy_changed  int32 (n, t)    PS: connections whose option of the highest score became another one; in a
+                                    summary of those of the sample only
     measured     int64 (m,)         the steps of the measurements
     c            float64 (m, t)     and, of a sample of SAMPLE connections of each tensor:
-    margin       float32 (m, t, q)  GS: distance of u = A / |c| to its next threshold, at LEVELS
-    speed        float32 (m, t, q)  GS: change of u in that step
-    steps_to_flip  float32 (m, t, q)  GS: distance to the threshold that u is going to, over speed
+    margin       float32 (m, t, q)  distance of u = A / |c| to its next threshold, at LEVELS
+    speed        float32 (m, t, q)  change of u in that step
+    steps_to_flip  float32 (m, t, q)  distance to the threshold that u is going to, over speed
     entropy, top float32 (m, t, q)  PS: entropy (nats) and highest probability of a reel
-    connection   uint32 (e,)        trace "full" under GS: the flips, step by step and tensor by tensor,
-    option       uint8/16/32 (e,)   connections as differences within a step and tensor
+    mean_entropy float32 (m, t)     PS: mean entropy (nats)
+    decided      float32 (m, t)     PS: share of decided reels: the likeliest option has DECIDED or more
+    drift        float32 (m, t)     PS: mean |change| of the expected weight since the measurement before, or
+                                    the start, over the bound of the tensor's options
+    connection   uint32 (e,)        trace "full": the flips, step by step and tensor by tensor, connections as
+    option       uint8/16/32 (e,)   differences within a step and tensor
+
+Under PS margin, speed, steps_to_flip, connection and option are of the greedy reading, which has every
+connection's option of the highest score.
 """
 
 from __future__ import annotations
@@ -38,14 +50,18 @@ import numpy as np
 
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder, remove, write_bytes, write_text
-from slotkit.recording.chunks import Columns, pack, unpack
+from slotkit.recording.chunks import Columns, flips_by_step, pack, unpack
 from slotkit.runs.schema import TraceAbout, naming, read_json
 
 CHUNK = 1000
 SAMPLE = 4096
 LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
-FORMAT = 1
+# A reel is decided if its likeliest option has this probability, or more.
+DECIDED = 0.99
+
+# Format 2 has the greedy reading of a PS run; all other traces are of format 1.
+FORMATS = (1, 2)
 
 CHUNK_NAME = re.compile(r"steps-\d{8,12}\.npz")
 
@@ -70,7 +86,8 @@ class Trace:
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         make_folder(self.folder)
-        text = json.dumps({"format": FORMAT, "levels": LEVELS, **about}, indent=2) + "\n"
+        told = {"format": 2 if "reading" in about else 1, "levels": LEVELS, **about}
+        text = json.dumps(told, indent=2) + "\n"
         write_text(self.folder / "about.json", text)
 
     def about(self) -> dict[str, Any]:
@@ -84,10 +101,10 @@ class Trace:
             about: dict[str, Any] = read_json(path)
             if not isinstance(about, dict) or type(about.get("format")) is not int:
                 raise ValueError("it doesn't say of which format it is")
-            if about["format"] != FORMAT:
+            if about["format"] not in FORMATS:
                 raise SlotkitError(
-                    f"{path} is of trace format {about['format']}, and this slotkit reads {FORMAT}. "
-                    "Update slotkit."
+                    f"{path} is of trace format {about['format']}, and this slotkit reads "
+                    f"{' and '.join(map(str, FORMATS))}. Update slotkit."
                 )
             TraceAbout.model_validate(about)
             return about
@@ -172,9 +189,9 @@ class Trace:
 
 def flips(columns: Columns) -> Iterator[tuple[int, int, Any, Any]]:
     """The flips of a chunk: (step within it, tensor, connections, options), where there are any."""
-    at = 0
-    for step, tensor in zip(*np.nonzero(columns["changed"]), strict=True):
-        count = int(columns["changed"][step, tensor])
+    at, counts = 0, flips_by_step(columns)
+    for step, tensor in zip(*np.nonzero(counts), strict=True):
+        count = int(counts[step, tensor])
         connections = np.cumsum(columns["connection"][at : at + count], dtype=np.int64)
         yield int(step), int(tensor), connections, columns["option"][at : at + count]
         at += count

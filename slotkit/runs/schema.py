@@ -164,15 +164,27 @@ class TraceTensor(Told):
 class TraceAbout(Told):
     """trace/about.json."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     levels: list[Fraction] = Field(min_length=1, max_length=1000)
     run: str = ""
     level: Literal["summary", "full"]
     selection: Literal["greedy", "probabilistic"]
+    reading: Literal["greedy"] | None = None
+    sample: Positive | None = None
     every: Positive
     k: int = Field(ge=1, le=2**24)
     reels: dict[str, Any] | None = None
     tensors: dict[str, TraceTensor] = Field(min_length=1, max_length=2**16)
+
+    @model_validator(mode="after")
+    def _reading_agrees(self) -> Self:
+        if (self.reading is not None) != (self.format == 2):
+            raise ValueError(f"format {self.format} and the reading {self.reading} don't go together")
+        if self.reading is not None and self.selection == "greedy":
+            raise ValueError("it has a reading, which greedy selection needs none of")
+        if (self.sample is not None) != (self.reading is not None and self.level == "summary"):
+            raise ValueError(f"{self.sample} as the sample of its reading does not go with its level")
+        return self
 
     @model_validator(mode="after")
     def _reels_agree(self) -> Self:
@@ -186,7 +198,7 @@ class TraceAbout(Told):
                 raise ValueError("the reels have no init by name, or symmetric is not true or false")
             # The sentences of ReelSettings say what else is wrong; an init of one's own is looked at later.
             ReelSettings(
-                self.k, told["seed"], "authors", told["sharing"], told["symmetric"], told.get("kind")
+                self.k, told["seed"], "glorot-uniform", told["sharing"], told["symmetric"], told.get("kind")
             )
         return self
 

@@ -154,6 +154,16 @@ def evaluate(
     return _readings(prepared, part)
 
 
+def evaluate_untrained(folder: RunFolder) -> Reading:
+    """The network of a run before its first step, on the test images: options that chance has chosen.
+
+    Raises SlotkitError if the data are not those of the run.
+    """
+    prepared = reopen(folder, resolve([own_settings(folder)]))
+    kind = "greedy" if prepared.trainee.machine else "learned"
+    return read(prepared.trainee, prepared.images("test"), kind, prepared.config)
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and standard deviation (n - 1 in the denominator; None for one value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
@@ -301,11 +311,10 @@ def _trace_run(config: Config) -> str:
 def _check_trace(prepared: Prepared) -> None:
     """Raise SlotkitError for a trace "full" of a run whose flips can't be recorded."""
     config = prepared.config
-    greedy_latent = config.method == "slot" and config.form == "latent" and not config.probabilistic
-    if config.recording.trace == "full" and not greedy_latent:
+    if config.recording.trace == "full" and not (config.method == "slot" and config.form == "latent"):
         raise SlotkitError(
-            "recording.trace is full, which records the flips of a slot machine in the latent form under "
-            "greedy selection. Choose summary (counts and statistics, latent form) or off."
+            "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
+            "summary (counts and statistics, latent form) or off."
         )
 
 

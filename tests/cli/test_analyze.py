@@ -94,3 +94,35 @@ def test_sampled_networks_of_a_run(runs: Path) -> None:
     assert "(1 run, 2 draws each, validation images)" in done.stdout
     assert "run-0 was trained with greedy selection and is sampled after the fact" in done.stdout
     assert (runs / "run-0" / "analyses" / "ps-variance.csv").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [("full", "Half-life of a selection"), ("summary", "partial answer")]
+)
+def test_a_ps_run_from_training_to_its_analyses(level: str, words: str, tmp_path: Path) -> None:
+    """Both say that they show the greedy reading, also to a script."""
+    place = ("--runs-dir", str(tmp_path))
+    flags = ("--trace", level, "--set", "recording.every=5", "--name", "ps", *place)
+    assert invoke("train", "--selection", "PS", "--lr", "20", "--epochs", "2", *flags).exit_code == 0
+    group = "lenet on digits, K = 8, greedy reading of a PS run (1 run, 20 steps)"
+    for analysis in ("flips", "thresholds"):
+        told = json.loads(invoke("analyze", analysis, "ps", *place, "--json").stdout)
+        assert told["readings"] == {"ps": "greedy reading of a PS run"}
+        assert told["summary"][0].startswith(group)
+        assert "PS run" in Path(told["files"]["csv"]).read_text().splitlines()[1]
+        if analysis == "flips":
+            assert words in "\n".join(told["summary"])
+            assert "nats of entropy on average" in told["summary"][1]
+
+
+def test_a_replayed_step_of_a_ps_run_is_its_greedy_reading(tmp_path: Path) -> None:
+    place = ("--runs-dir", str(tmp_path))
+    train = ("train", "--selection", "PS", "--lr", "20", "--epochs", "2", "--trace", "full", "--name", "ps")
+    assert invoke(*train, *place).exit_code == 0
+    assert invoke("runs", "replay", "ps", "--step", "20", *place).exit_code == 0
+    replayed, last = (
+        json.loads(invoke("evaluate", "ps", "--checkpoint", which, *place, "--json").stdout)
+        for which in ("step-20", "last")
+    )
+    print(replayed, last)
+    assert replayed["readings"]["learned"] == last["readings"]["greedy"]

@@ -116,7 +116,7 @@ class Run:
     sharing: str = "none"
     symmetric: bool = False
     kind: str | None = None
-    init: str | Init = "authors"
+    init: str | Init = "glorot-uniform"
     seed: int = 5
     dtype: torch.dtype = torch.float64
 

@@ -33,7 +33,8 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 SHARINGS: list[dict[str, Any]] = [
     {},
     {"slots__sharing": "layer", "slots__symmetric": True, "slots__k": 6},
-    {"slots__sharing": "channel", "slots__init": "paper"},
+    {"slots__sharing": "channel", "slots__init": "glorot-deviation"},
+    {"slots__sharing": "network", "slots__symmetric": True, "slots__k": 6},
     {"slots__k": 1},
     {"slots__k": 300},
 ]
@@ -109,8 +110,7 @@ def test_a_summary_has_the_same_counts_and_statistics(tmp_path: Path, short_chun
     with pytest.raises(SlotkitError) as caught:
         replay.replay(summary, 3)
     assert str(caught.value) == (
-        "The trace of summary is 'summary' under greedy selection, and a replay needs every flip. Train with "
-        "--trace full under greedy selection."
+        "The trace of summary is 'summary', and a replay needs every flip. Train with --trace full."
     )
 
 
@@ -160,18 +160,18 @@ def test_ps_counts_changed_reels(tmp_path: Path) -> None:
     connections = np.array([64 * 300, 300 * 100, 100 * 10])
     # With K = 4 and nearly flat scores three quarters of the reels change in a step.
     assert (abs(columns["changed"][:5] / connections - 0.75) < 0.05).all()
-    assert set(columns) == {"lr", "changed", "measured", "c", "entropy", "top"}
+    of_the_reading = {"greedy_changed", "margin", "speed", "steps_to_flip"}
+    of_the_softmax = {"entropy", "top", "mean_entropy", "decided", "drift"}
+    assert set(columns) == {"lr", "changed", "measured", "c"} | of_the_reading | of_the_softmax
 
 
-@pytest.mark.parametrize(
-    "kind", [{"slots__selection": "PS"}, {"slots__form": "dense"}, {"method": "learned"}], ids=str
-)
+@pytest.mark.parametrize("kind", [{"slots__form": "dense"}, {"method": "learned"}], ids=str)
 def test_full_where_nothing_flips_is_refused(kind: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SlotkitError) as caught:
         run(settings(**kind), tmp_path, "run")
     assert str(caught.value) == (
-        "recording.trace is full, which records the flips of a slot machine in the latent form under greedy "
-        "selection. Choose summary (counts and statistics, latent form) or off."
+        "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
+        "summary (counts and statistics, latent form) or off."
     )
     assert not (tmp_path / "run").exists()
 
@@ -205,8 +205,8 @@ def test_damaged_traces_are_named(copied: RunFolder) -> None:
     chunk.rename(chunk.with_name("steps-00000007.npz"))
     with pytest.raises(SlotkitError, match=r"lacks steps 1 to 6: steps-00000001\.npz is missing"):
         replay.replay(copied, 10)
-    (copied.path / "trace" / "about.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(SlotkitError, match=r"is of trace format 2, and this slotkit reads 1. Update slotkit"):
+    (copied.path / "trace" / "about.json").write_text(json.dumps({"format": 3}))
+    with pytest.raises(SlotkitError, match=r"is of trace format 3, and this slotkit reads 1 and 2. Update"):
         replay.replay(copied, 1)
     shutil.rmtree(copied.path / "trace")
     with pytest.raises(
@@ -239,7 +239,7 @@ def test_flips_of_a_chunk() -> None:
 
 
 def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: None) -> None:
-    folder = run(settings(slots__sharing="channel", slots__init="paper"), tmp_path, "run")
+    folder = run(settings(slots__sharing="channel", slots__init="glorot-deviation"), tmp_path, "run")
     whole = replay.replay(folder, 45)
     alone = tmp_path / "elsewhere" / "trace"
     shutil.copytree(folder.path / "trace", alone)
@@ -248,7 +248,7 @@ def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: No
     assert Trace(alone).about()["reels"] == {
         "k": folder.config().slots.k,
         "seed": 0,
-        "init": "paper",
+        "init": "glorot-deviation",
         "sharing": "channel",
         "symmetric": False,
     }

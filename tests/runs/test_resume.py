@@ -90,6 +90,7 @@ def killed_at(events: int) -> Any:
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "probabilistic": {"slots__selection": "PS", "recording__trace": "summary", "evaluation__ps": "last"},
+    "probabilistic-full": {"slots__selection": "PS", "training__lr": 20.0},
     "adam": {"training__optimizer": "adam", "training__lr": 0.01},
     "dense": {"slots__form": "dense", "recording__trace": "off"},
     "dense-probabilistic": {"slots__form": "dense", "slots__selection": "PS", "recording__trace": "off"},
@@ -130,7 +131,7 @@ def test_killed_processes(kind: str, tmp_path: Path) -> None:
         "12",
     ]
     flags += ["--set", "recording.every=5", "--runs-dir", str(tmp_path)]
-    flags += ["--trace", "full"] if kind == "greedy" else ["--selection", "PS"]
+    flags += ["--trace", "full", "--selection", "GS" if kind == "greedy" else "PS"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*SLOTKIT, "train", *flags, "--name"]
     subprocess.run([*command, "whole"], check=True, capture_output=True, env=environment)

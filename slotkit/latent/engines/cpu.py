@@ -14,9 +14,21 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
-from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, compiled, step_tensor
+from slotkit.latent.engines.cpu_choose import (
+    BLOCK,
+    SMALLEST_SINGLE,
+    Floats,
+    Integers,
+    Tables,
+    compiled,
+    step_tensor,
+)
+from slotkit.latent.engines.cpu_compiling import announce
+from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
 from slotkit.reel import ReelSpec
+
+announce()
 
 # Starting numba's threads sets OpenMP's thread count, which is torch's too: torch gets its own back.
 _torch_threads = torch.get_num_threads()
@@ -55,9 +67,11 @@ class Cpu:
     """See `slotkit.latent.engines.contract.Engine`."""
 
     name = "numba"
+    draws_read_all = False
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
+        self._work = new_work(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._is_forked = False
 
     def after_fork(self) -> None:
@@ -76,11 +90,9 @@ class Cpu:
 
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
-        latent, velocity, *interval = views.state
-        trained = latent, velocity, views.nothing
+        (latent, velocity, lower, upper), square = views.state, views.nothing
         if move.moments is not None:
-            mean, square = move.moments
-            trained = latent, mean.numpy(), square.numpy()
+            velocity, square = move.moments[0].numpy(), move.moments[1].numpy()
         counts = np.empty(views.blocks, np.int64)
         connections = options = NOT_NAMED
         if move.recorded:
@@ -88,8 +100,11 @@ class Cpu:
         run = serial_step if self._is_forked else step_tensor
         run(
             views.weight,
-            *trained,
-            *interval,
+            latent,
+            velocity,
+            square,
+            lower,
+            upper,
             views.nothing if move.gradient is None else move.gradient.numpy(),
             np.array(move.rule, latent.dtype),
             line.scale,
@@ -111,6 +126,8 @@ class Cpu:
 
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
+        if "proposals" not in arrays.kept:
+            arrays.kept["proposals"] = new_proposals(len(views.weight), views.spec)
         counts = np.empty(views.blocks, np.int64)
         run = serial_sample if self._is_forked else sample_tensor
         run(
@@ -119,10 +136,12 @@ class Cpu:
             c,
             np.uint64(stream + REJECTION),
             np.uint64(number),
-            arrays.largest_option,
-            arrays.largest_score,
+            max(arrays.largest_option, SMALLEST_SINGLE),
+            abs(c) * arrays.largest_score,
             views.spec,
             views.tables,
+            arrays.kept["proposals"],  # type: ignore[arg-type]
+            self._work,
             counts,
         )
         return Flips(torch.from_numpy(counts), BLOCK)
@@ -152,7 +171,8 @@ def _plain(weight: Tensor) -> Floats:
 
 def _typed(spec: ReelSpec) -> ReelSpec:
     """The spec in the types that the loops were compiled for."""
-    keys: dict[str, Any] = {"key_0": np.uint64(spec.key_0), "key_1": np.uint64(spec.key_1)}
+    names = ("key_0", "key_1", "option_key_0", "option_key_1")
+    keys: dict[str, Any] = {name: np.uint64(getattr(spec, name)) for name in names}
     sizes: dict[str, Any] = {"bound": np.float32(spec.bound), "score_scale": np.float32(spec.score_scale)}
     return spec._replace(**keys, **sizes)
 

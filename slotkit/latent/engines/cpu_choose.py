@@ -57,9 +57,12 @@ def unit_uniform(word: np.uint64) -> np.float32:
 
 @inlined
 def words_of(i: int, block: int, stream: int, spec: ReelSpec) -> Words:
-    """The four words of a block of an owner or a connection."""
+    """The four words of a block of an owner (options) or a connection (scores)."""
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
-    return philox_one(low, high, np.uint64(block), np.uint64(stream), spec.key_0, spec.key_1)  # type: ignore[no-any-return]
+    key_0, key_1 = spec.key_0, spec.key_1
+    if stream == OPTIONS:
+        key_0, key_1 = spec.option_key_0, spec.option_key_1
+    return philox_one(low, high, np.uint64(block), np.uint64(stream), key_0, key_1)  # type: ignore[no-any-return]
 
 
 @compiled

@@ -17,6 +17,7 @@ class Eager:
     """See `slotkit.latent.engines.contract.Engine`."""
 
     name = "eager"
+    draws_read_all = True
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         return [self.step_one(move) for move in moves]
@@ -31,11 +32,13 @@ class Eager:
 
     def advance(self, move: Move, gradient: Tensor) -> None:
         latent, velocity = move.arrays.latent, move.arrays.velocity
+        kept: tuple[Tensor, ...] = latent, velocity
+        new: tuple[Tensor, ...]
         if move.moments is None:
-            kept, new = (latent, velocity), advance(latent, velocity, gradient, move.rule)
+            new = advance(latent, velocity, gradient, move.rule)
         else:
             kept = latent, *move.moments
-            new = advance_by_adam(*kept, gradient, move.rule, torch.sqrt)
+            new = advance_by_adam(latent, *move.moments, gradient, move.rule, torch.sqrt)
         for tensor, values in zip(kept, new, strict=True):
             tensor.copy_(values)
 

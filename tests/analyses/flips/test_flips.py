@@ -14,6 +14,7 @@ from made_runs import (  # type: ignore[import-not-found]
     others_than_first,
     value,
     write_flips,
+    write_measurements,
 )
 from slotkit.analyses import flips
 from slotkit.analyses.flips import spells
@@ -52,7 +53,7 @@ def test_a_known_mixture(tmp_path: Path) -> None:
     # a[1] and b[2] are not yet right at the start; a[3] flips 38 times, so it ends where it began.
     assert [value(table, "agreement", at) for at in (0, 50, 200)] == pytest.approx([0.8, 0.8, 1])
     # From 175 on one reel at most is wrong: b[2] up to 179, then a[3] in turns.
-    assert value(table, "decided", 0.9) == 175
+    assert value(table, "agreed", 0.9) == 175
     assert [value(table, "options visited", at) for at in (1, 2, 3, 4)] == pytest.approx([0.7, 0.2, 0.1, 0])
     assert value(table, "flip-flop share") == pytest.approx(37 / 41)
     assert value(table, "flip-flop share", layer="b") == 0
@@ -81,7 +82,7 @@ def test_nothing_ever_flips(tmp_path: Path) -> None:
     write_flips(folder, 30, [])
     found = flips.analyze(folder)
     assert value(found.table, "reels by flips", 0) == 1
-    assert value(found.table, "decided", 0.99) == 0
+    assert value(found.table, "agreed", 0.99) == 0
     assert np.isinf(value(found.table, "half-life, initial"))
     assert np.isnan(value(found.table, "half-life, taken"))
     assert "no number" in found.summary
@@ -225,10 +226,6 @@ def test_what_has_no_whole_trace_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (
-            {"slots__selection": "probabilistic"},
-            "draws its options anew in every step",
-        ),
         ({"method": "learned"}, "learned weights"),
         ({"slots__form": "dense"}, "dense form"),
     ],
@@ -238,6 +235,62 @@ def test_runs_without_flips_are_refused(settings: dict[str, Any], sentence: str,
     folder = make_run(tmp_path, "other", SHAPES, level="summary", **settings)
     with pytest.raises(SlotkitError, match=sentence):
         flips.analyze(folder)
+
+
+PS = {"slots__selection": "probabilistic"}
+
+
+def test_the_greedy_reading_of_a_ps_run(tmp_path: Path) -> None:
+    """The same numbers as of a greedy run with these flips; table, words and title say whose they are."""
+    greedy, sampled = mixture(tmp_path, "greedy"), mixture(tmp_path, "sampled", **PS)
+    one, two = (flips.analyze(folder, windows=4) for folder in (greedy, sampled))
+    told = ["run", "group", "reading"]
+    assert one.table.drop(columns=told).equals(two.table.drop(columns=told))
+    assert set(one.table["reading"]) == {"greedy selection"}
+    assert two.readings == {"sampled": "greedy reading of a PS run"}
+    assert two.summary.startswith("lenet on digits, K = 4, greedy reading of a PS run (1 run, 200 steps):")
+    assert one.summary.startswith("lenet on digits, K = 4 (1 run, 200 steps):")
+    assert two.figure().get_suptitle() == "Flips: lenet on digits, K = 4, greedy reading of a PS run"
+
+
+def test_ps_beside_gs(tmp_path: Path) -> None:
+    both = flips.analyze([mixture(tmp_path, "greedy"), mixture(tmp_path, "sampled", **PS)])
+    assert list(both.table["group"].unique()) == [
+        "selection = greedy",
+        "selection = probabilistic, greedy reading of a PS run",
+    ]
+    assert both.figure().get_suptitle() == "Flips, all layers, greedy reading where PS"
+    alone = [mixture(tmp_path, f"k{k}", k=k, **PS) for k in (4, 8)]
+    title = flips.analyze(alone).figure().get_suptitle()
+    assert title == "Flips, all layers, greedy reading of PS runs"
+
+
+def test_the_softmax_of_a_ps_run_over_time(tmp_path: Path) -> None:
+    """Means over the reels of all layers: 6 of a, 4 of b. A greedy run has no such quantity."""
+    folder = make_run(tmp_path, "ps", SHAPES, level="summary", **PS)
+    means = {
+        "mean_entropy": [[1.0, 0.5], [0.5, 0.25]],
+        "decided": [[0.0, 0.0], [0.5, 1.0]],
+        "drift": [[0.4, 0.2], [0.1, 0.2]],
+    }
+    write_measurements(folder, np.full(20, 0.1), np.zeros((20, 2)), 5.0, 1.0, means=means)
+    found = flips.analyze(folder)
+    assert [value(found.table, "mean entropy", at) for at in (10, 20)] == pytest.approx([0.8, 0.4])
+    assert [value(found.table, "decided reels", at) for at in (10, 20)] == pytest.approx([0, 0.7])
+    assert value(found.table, "weight drift", 20, layer="a") == pytest.approx(0.1)
+    assert found.summary.splitlines()[1] == (
+        "  The softmax of a reel has 0.4 nats of entropy on average at the last measurement (0.8 at the "
+        "first, 1.39 if all 4 options were equally likely); 70.0 % of the reels are decided (an option has a "
+        "probability of 0.99 or more), 0.0 % at the first. From one measurement to the next the expected "
+        "weight drifts by 14 % of its bound (32 % at the first)."
+    )
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in found.figure().axes]
+    assert titles[-3:] == [
+        "Entropy of the softmax",
+        "Drift of the expected weight",
+        "Decided: likeliest option 0.99 or more",
+    ]
+    assert "mean entropy" not in set(flips.analyze(mixture(tmp_path)).table["quantity"])
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:

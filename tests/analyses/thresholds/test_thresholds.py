@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,30 @@ def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:
         thresholds.analyze(folder)
 
 
-def test_sampled_runs_are_refused(tmp_path: Path) -> None:
+def test_the_greedy_reading_of_a_ps_run(tmp_path: Path) -> None:
+    """The same numbers as of a greedy run with this trace; table, words and title say whose they are."""
+    found = []
+    for selection in ("greedy", "probabilistic"):
+        folder = make_run(tmp_path, selection, SHAPES, level="summary", slots__selection=selection)
+        means = dict.fromkeys(("mean_entropy", "decided", "drift"), 0.5) if found else None
+        write_measurements(folder, np.full(100, 0.1), np.ones((100, 2)), 50.0, 1.0, means=means)
+        found.append(thresholds.analyze(folder))
+    told = ["run", "group", "reading"]
+    assert found[0].table.drop(columns=told).equals(found[1].table.drop(columns=told))
+    assert found[0].readings == {"greedy": "greedy selection"}
+    assert found[1].readings == {"probabilistic": "greedy reading of a PS run"}
+    group = "lenet on digits, K = 4, greedy reading of a PS run"
+    assert found[1].summary.startswith(f"{group} (1 run, 100 steps):")
+    assert found[1].figure().get_suptitle() == f"Thresholds: {group}"
+
+
+def test_a_ps_trace_of_before_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "ps", SHAPES, level="summary", slots__selection="probabilistic")
-    with pytest.raises(SlotkitError, match="there are no thresholds"):
+    path = folder.path / "trace" / "about.json"
+    about = json.loads(path.read_text())
+    del about["reading"], about["sample"]
+    path.write_text(json.dumps(about | {"format": 1}))
+    with pytest.raises(SlotkitError, match=r"a change of option is no flip\. Its greedy"):
         thresholds.analyze(folder)
 
 
@@ -174,7 +196,7 @@ def test_reachable_options_of_small_reels(options: Any, scores: Any, count: int)
 
 def test_the_law_of_the_rectangle_holds() -> None:
     found = envelope.expected_reachable(
-        Reel("a", (100, 100), k=8, init="paper"), [2, 3, 64, 1024], reels=4000
+        Reel("a", (100, 100), k=8, init="glorot-deviation"), [2, 3, 64, 1024], reels=4000
     )
     assert found[2] == 2
     assert found[3] == pytest.approx(2.5, abs=4 * 0.5 / 4000**0.5)  # the middle one is above in half
