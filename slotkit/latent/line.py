@@ -11,6 +11,7 @@ staircase in u, constant on intervals and never decreasing: nothing changes whil
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class AdamStep(NamedTuple):
     sign: float
 
 
+@functools.lru_cache(maxsize=16)  # the weights of a network share it
 def adam_step(
     t: float, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, maximize: bool
 ) -> AdamStep:
