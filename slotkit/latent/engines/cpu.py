@@ -106,7 +106,7 @@ class Cpu:
             lower,
             upper,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            np.array(move.rule, latent.dtype),
+            np.array(move.rule, latent.dtype),  # type: ignore[arg-type]
             line.scale,
             line.c,
             line.sign,
