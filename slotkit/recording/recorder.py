@@ -19,9 +19,9 @@ from slotkit.recording.reading import GreedyReading
 from slotkit.recording.softmax import Softmax, quantiles
 from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Trace, option_type
 
-# For the estimate of a trace "full": bytes a flip, and flips a step and million connections. Measured on LeNet
-# and MNIST: 2.6 bytes over 2,000 steps at K = 8, and 630 (K = 8) to 1,720 (K = 64) flips; under PS, K = 8, over
-# 600 steps 1.7 bytes, and 9,500 flips at the beginning and 3,600 at the end.
+# For the estimate of a trace "full": bytes a flip, and flips a step and million connections. Measured on
+# LeNet and MNIST: 2.6 bytes over 2,000 steps at K = 8, and 630 (K = 8) to 1,720 (K = 64) flips; under PS,
+# K = 8, over 600 steps 1.7 bytes, and 9,500 flips at the beginning and 3,600 at the end.
 BYTES_A_FLIP = {"greedy": 2.6, "probabilistic": 1.7}
 FLIPS_A_MILLION = {"greedy": 1200, "probabilistic": 5000}
 
