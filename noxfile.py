@@ -13,7 +13,7 @@ nox.options.reuse_venv = "yes"
 # Two test processes with two threads each get in each other's way on two cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
-PLACES = ["slotkit", "cli", "analyses", "tests", "benchmarks", "noxfile.py"]
+PLACES = ["slotkit", "cli", "analyses", "reports", "tests", "benchmarks", "noxfile.py"]
 
 
 def installed(session: nox.Session) -> Path:

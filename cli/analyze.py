@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from slotkit.analyses import registry
 from slotkit.cli.options import AsJson, RunsDir
-from slotkit.cli.output import print_json, progress
+from slotkit.cli.output import print_json
+from slotkit.cli.sweep_progress import sweep_progress
 
 from slotkit.errors import SlotkitError
 
@@ -112,7 +113,7 @@ def _train(analysis: Analysis, runs_dir: Path | None, given: dict[str, Any]) -> 
     sweep = engine.start(runs_dir, **given)
     path: Path = sweep.path
     try:
-        with progress() as report:
+        with sweep_progress() as report:
             engine.train(sweep, report)
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(

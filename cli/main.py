@@ -7,10 +7,11 @@ import sys
 from typing import Annotated
 
 import typer
-from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, runs, train
+from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, report, runs, sweep, train
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
+from slotkit.wait_policy import bound_waiting
 
 app = typer.Typer(
     name="slotkit",
@@ -25,6 +26,8 @@ app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
+app.add_typer(sweep.app, name="sweep")
+app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(recipes.app, name="recipes")
@@ -53,6 +56,7 @@ def main() -> None:
     """Run a command; what a user can put right is one sentence on stderr and exit code 2."""
     # A command opens no window, and a backend that a notebook left in the environment may not be here.
     os.environ["MPLBACKEND"] = "agg"
+    bound_waiting(os.environ)  # before a command imports torch
     print_anything()
     try:
         check_utf8()

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def percent(reading: dict[str, Any] | None) -> str:
+def percent(reading: Mapping[str, Any] | None) -> str:
     """A reading of a summary as "97.65 %" or "96.90 ± 0.12 % (n = 5)"."""
     if not reading:
         return "-"

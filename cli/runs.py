@@ -9,33 +9,51 @@ import typer
 from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import percent, print_json, table
 
-from slotkit.errors import SlotkitError
-
 if TYPE_CHECKING:
-    from slotkit.runs.folder import RunFolder
+    from slotkit.runs.listing import Listed
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Every run: its settings in short, how far it is, its accuracies. Nothing is written."""
-    from slotkit.runs.folder import default_runs_dir, list_runs
+def list_(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="The runs of this sweep, not those in runs/.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A=V", help="Only runs with k=8, lr=0.1, seed=0, status=finished, ..."),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="A", help="By test, validation, seconds, k, lr, ...; -test: the best first."),
+    ] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every run: its settings in short, how far it is, accuracies, what tells it apart. Writes nothing."""
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.runs.listing import listed
+    from slotkit.sweeps.sweep import find, sweeps_in
 
     place = runs_dir or default_runs_dir()
-    rows = []
-    for folder in list_runs(place):
-        try:
-            rows.append(_row(folder))
-        except SlotkitError as fault:
-            rows.append(_damaged_row(folder))
-            print(fault, file=sys.stderr)
+    if sweep is not None:
+        place = find(sweep, runs_dir)
+    rows = listed(place, where or [], sort)
+    for row in rows:
+        if row.fault:
+            print(row.fault, file=sys.stderr)
     if as_json:
-        print_json(rows)
-    elif rows:
-        print(table(tuple(rows[0]), [tuple(row.values()) for row in rows]))
+        print_json([_row(row, as_text=False) for row in rows])
+        return
+    texts = [_row(row) for row in rows]
+    if texts:
+        print(table(tuple(texts[0]), [tuple(row.values()) for row in texts]))
     else:
-        print(f"There are no runs in {place}. `slotkit train` makes one.")
+        which = f" with {' and '.join(where)}" if where else ""
+        print(f"There are no runs{which} in {place}. `slotkit train` makes one.")
+    for one in sweeps_in(place) if sweep is None else []:
+        print(f"sweep {one.name}: `slotkit sweep status {one.name}`, `slotkit runs list {one.name}`")
 
 
 @app.command("show")
@@ -98,22 +116,23 @@ def replay(
     print(f"next: slotkit evaluate {folder.path} --checkpoint {path.stem}")
 
 
-def _row(folder: RunFolder) -> dict[str, Any]:
-    config, summary = folder.config(), folder.summary()
-    slots = config.slots
-    test = summary.get("test", {}).get("best", {})
-    return {
-        "run": folder.name,
-        "model": config.model.name,
-        "dataset": config.data.dataset,
-        "method": f"K={slots.k} {slots.selection}" if config.method == "slot" else "learned",
-        "status": folder.status(),
-        "epochs": f"{summary.get('epochs', 0)}/{config.training.epochs}",
-        "validation": percent(summary.get("validation", {}).get("best")),
-        "test": percent(next(iter(test.values()), None)),
-    }
+def _row(row: Listed, as_text: bool = True) -> dict[str, Any]:
+    """A run for the table or, with what differs as it is, for --json."""
+    from slotkit.runs.listing import shown
 
-
-def _damaged_row(folder: RunFolder) -> dict[str, Any]:
-    blank = dict.fromkeys(("model", "dataset", "method", "status", "epochs", "validation", "test"), "-")
-    return {"run": folder.name, **blank, "status": "damaged"}
+    settings, summary = row.settings, row.summary
+    differs = dict(row.differs or {})
+    told = {"run": row.name, "model": "-", "dataset": "-", "method": "-"}
+    told |= {"status": row.status, "epochs": "-", "validation": "-", "test": "-"}
+    if settings:
+        slot = settings["method"] == "slot"
+        told |= {
+            "model": settings["model.name"],
+            "dataset": settings["data.dataset"],
+            "method": f"K={settings['slots.k']} {settings['slots.selection']}" if slot else "learned",
+            "epochs": f"{summary.get('epochs', 0)}/{settings['training.epochs']}",
+            "validation": percent(row.validation),
+            "test": percent(row.test),
+        }
+    words = ", ".join(f"{name} {shown(value)}" for name, value in differs.items())
+    return told | {"differs": words if as_text else differs}

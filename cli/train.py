@@ -124,10 +124,7 @@ def _resolve(
     upper = _layers(flags, assignments)
     if seed is not None:
         upper.append(Overrides("--seed", dict.fromkeys(SEED_PATHS, seed)))
-    lower = []
-    if recipe is not None:
-        own_k = resolve(upper).config.slots.k if any("slots.k" in layer.values for layer in upper) else None
-        lower = recipes.load(recipe, "train").overrides(own_k)
+    lower = [] if recipe is None else recipes.below(recipe, upper)
     return resolve([*lower, *upper])
 
 

@@ -8,12 +8,15 @@ order, checks the result and keeps where each value came from.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -23,6 +26,9 @@ from pydantic import (
 )
 
 from slotkit.errors import SlotkitError
+
+# Names of `slotkit train` that are not the end of their setting's path.
+_FLAGS = {"model": "model.name"}
 
 
 def _plain_selection(value: Any, accepted: ValidatorFunctionWrapHandler) -> Any:
@@ -36,6 +42,13 @@ def _plain_selection(value: Any, accepted: ValidatorFunctionWrapHandler) -> Any:
             return find_selection(str(value))
         except SlotkitError:
             raise fault from None
+
+
+def _plain_init(value: Any) -> Any:
+    """Runs of before have the former names of inits."""
+    from slotkit.inits import plain_init  # late, because it imports numpy
+
+    return plain_init(value)
 
 
 class Section(BaseModel):
@@ -69,13 +82,19 @@ class SlotSettings(Section):
     selection: Annotated[Literal["greedy", "probabilistic"], WrapValidator(_plain_selection)] = Field(
         "greedy", description="greedy (GS) or probabilistic (PS)"
     )
-    sharing: Literal["none", "layer", "channel"] = Field(
+    sharing: Literal["none", "layer", "channel", "network"] = Field(
         "none", description="which connections share K options"
     )
     symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")
-    init: Literal["paper", "authors", "paper-options-authors-scores", "authors-options-paper-scores"] = Field(
-        "authors", description="distribution of options and initial scores"
-    )
+    init: Annotated[
+        Literal[
+            "glorot-uniform",
+            "glorot-deviation",
+            "deviation-options-uniform-scores",
+            "uniform-options-deviation-scores",
+        ],
+        BeforeValidator(_plain_init),
+    ] = Field("glorot-uniform", description="distribution of options and initial scores")
     update: Literal["all", "selected"] = Field(
         "all", description="scores that get a gradient: all K, or the selected"
     )
@@ -287,6 +306,27 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 def setting_paths() -> list[str]:
     """The dotted path of every setting."""
     return [path for path, _ in flatten(Config().model_dump())]
+
+
+def full_path(name: str) -> str:
+    """ "k" -> "slots.k"; a path, and what is no setting at all, as it is."""
+    return _short_names().get(name, name)
+
+
+def short_name(path: str) -> str:
+    """The reverse: "slots.k" -> "k"."""
+    return next((name for name, whole in _short_names().items() if whole == path), path)
+
+
+@cache
+def _short_names() -> dict[str, str]:
+    ends = Counter(path.rpartition(".")[2] for path in setting_paths())
+    tables = {name for name, _ in Config()}
+    return _FLAGS | {
+        end: path
+        for path in setting_paths()
+        if "." in path and ends[end := path.rpartition(".")[2]] == 1 and end not in tables
+    }
 
 
 def _check_path(path: str, origin: str) -> None:

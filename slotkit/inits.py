@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from slotkit.errors import SlotkitError
+
+if TYPE_CHECKING:  # settings know the names of inits, and are read without torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,31 @@ class UniformInit:
 
 
 INITS: dict[str, Init] = {
-    # The paper as its readers report it: the bound is the deviation of Glorot's normal distribution.
-    "paper": UniformInit(numerator=2.0, linear_scores=0.1),
-    # The authors' code: Glorot's uniform bound for options and scores alike.
-    "authors": UniformInit(numerator=6.0),
+    # Glorot's uniform distribution, for options and scores alike: the authors' code, and the reading of the
+    # paper that gives its numbers.
+    "glorot-uniform": UniformInit(numerator=6.0),
+    # The paper's words taken literally: the bound is the deviation of Glorot's normal distribution.
+    "glorot-deviation": UniformInit(numerator=2.0, linear_scores=0.1),
 }
 
 # The options of one with the scores of the other, so that their effects can be told apart.
 MIXED_INITS: dict[str, Init] = {
-    "paper-options-authors-scores": UniformInit(2.0, math.sqrt(3), math.sqrt(3)),
-    "authors-options-paper-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
+    "deviation-options-uniform-scores": UniformInit(2.0, math.sqrt(3), math.sqrt(3)),
+    "uniform-options-deviation-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
 }
+
+# What they were called before, in runs, states, slot files and programs.
+ALIASES = {
+    "authors": "glorot-uniform",
+    "paper": "glorot-deviation",
+    "paper-options-authors-scores": "deviation-options-uniform-scores",
+    "authors-options-paper-scores": "uniform-options-deviation-scores",
+}
+
+
+def plain_init(init: str | Init) -> str | Init:
+    """The same init, under its present name if it has been renamed."""
+    return ALIASES.get(init, init) if isinstance(init, str) else init
 
 
 def find_init(init: str | Init) -> Init:
@@ -96,6 +112,7 @@ def find_init(init: str | Init) -> Init:
 
     Raises SlotkitError for an unknown name or an object without the two methods.
     """
+    init = plain_init(init)
     if isinstance(init, str):
         named = INITS | MIXED_INITS
         if init not in named:
@@ -112,7 +129,8 @@ def find_init(init: str | Init) -> Init:
 
 
 def init_name(init: str | Init) -> str:
-    """What a state calls an init: its name, else the object's own repr, else its class."""
+    """What a state calls an init: its present name, else the object's own repr, else its class."""
+    init = plain_init(init)
     if isinstance(init, str):
         return init
     return type(init).__qualname__ if type(init).__repr__ is object.__repr__ else repr(init)

@@ -37,7 +37,7 @@ class _SlotLayer(nn.Module):
         *arguments: Any,
         k: int = 8,
         selection: str = "greedy",
-        init: str | Init = "authors",
+        init: str | Init = "glorot-uniform",
         sharing: str = "none",
         symmetric: bool = False,
         update: str = "all",

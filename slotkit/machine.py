@@ -39,7 +39,7 @@ def slotify(
     k: int = 8,
     selection: str = "greedy",
     sharing: str = "none",
-    init: str | Init = "authors",
+    init: str | Init = "glorot-uniform",
     seed: int = 0,
     form: str = "latent",
     engine: str = "auto",
@@ -60,9 +60,10 @@ def slotify(
         model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
         k: options a connection, 1 or more.
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
-        sharing: "none", "layer" or "channel": which connections have the same K options.
-        init: "authors", "paper", a mixture of them (`slotkit.inits.MIXED_INITS`) or an object
-            (`slotkit.inits.Init`).
+        sharing: "none", "layer", "channel" or "network": which connections have the same K options. Those
+            of the network are K numbers, times the bound of each layer.
+        init: "glorot-uniform", "glorot-deviation", a mixture of them (`slotkit.inits.MIXED_INITS`) or an
+            object (`slotkit.inits.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
         form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
             ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
@@ -97,7 +98,7 @@ def slotify(
 
 
 def randomize(
-    model: nn.Module, k: int = 1, init: str | Init = "authors", seed: int = 0, where: Where = None
+    model: nn.Module, k: int = 1, init: str | Init = "glorot-uniform", seed: int = 0, where: Where = None
 ) -> None:
     """Give an ordinary network, in place, the weights of an untrained slot machine.
 
@@ -358,7 +359,7 @@ class SlotMachine:
     def _settings(self) -> dict[str, Any]:
         reel = next(iter(self.reels.values()))
         return {
-            "reel_spec": reel.rule.spec,
+            "reel_spec": reel.spec,
             "form": self.form.name,
             **reel.settings.to_dict(),
             "selection": self.selection,

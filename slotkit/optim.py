@@ -6,8 +6,11 @@ optimizer is trained by torch's own SGD or AdamW with the hyper-parameters of it
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Protocol
 
 import torch
@@ -15,20 +18,19 @@ from torch import Tensor, nn
 
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.form import Form
-from slotkit.latent.line import AT_REST, Hyperparameters
+from slotkit.latent.line import Hyperparameters, adam_step
 from slotkit.latent.weight import (
     LatentWeight,
     NotFiniteError,
     WeightStep,
     check_finite,
-    choose,
     relocate,
-    row_major,
     step,
 )
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
 from slotkit.uncompiled import SGD, AdamW, Optimizer
+from slotkit.wait_policy import Pace, is_decided, slow_words
 
 
 class Machine(Protocol):
@@ -56,17 +58,18 @@ class _SlotOptimizer(Optimizer):
     Every machine has a param group. Then come one group of ordinary parameters, if there are any (the
     non-slot parameters that machines train, and those in `parameters`), and the groups in `parameters`.
     `state` of a machine's weight holds latent, velocity, lower, upper (tensors of float32 or float64), the
-    numbers of its line (c and e are float64), and what the optimizer adds.
+    numbers of its line (c and e are float64), and what the optimizer adds. `ordinary` is torch's optimizer of
+    the same kind: it has the defaults, and steps on the ordinary parameters.
     """
 
     # Others than these are strangers to the weights of a machine (`slotkit.draws`).
     trains_latents = True
 
-    # What a param group needs in a state that is loaded, and the attributes that a copy takes along.
+    # What a param group needs in a state that is loaded.
     _needed: tuple[str, ...]
-    _inner: tuple[str, ...]
 
-    def __init__(self, machines: Machines, parameters: Groups, defaults: dict[str, Any]) -> None:
+    def __init__(self, machines: Machines, parameters: Groups, ordinary: torch.optim.Optimizer) -> None:
+        self._ordinary = ordinary
         listed = _as_list(machines)
         members = [_latents(machine) for machine in listed]
         self._members = members
@@ -84,7 +87,7 @@ class _SlotOptimizer(Optimizer):
         groups += [dict(group) for group in given if isinstance(group, dict)]
         for group in groups[len(members) :]:
             group["params"] = _ordinary(group["params"])
-        super().__init__(groups, defaults)
+        super().__init__(groups, ordinary.defaults)
         self._show_state()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -102,10 +105,11 @@ class _SlotOptimizer(Optimizer):
         }
         # Every step looks all parameters up, and hashing a tensor is slow.
         self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
+        self._pace: Pace | None = Pace()  # None when nothing is left to say
 
     def __getstate__(self) -> dict[str, Any]:
         # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
-        kept = ("_members", "_steps", "_has_ordinary", *self._inner)
+        kept = ("_members", "_steps", "_has_ordinary", "_ordinary")
         return super().__getstate__() | {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,6 +127,7 @@ class _SlotOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
+        started = self._pace.clock() if self._pace else 0.0
         for weights in self._members:
             relocate(weights)
         stepping, self._has_ordinary = [], False
@@ -141,39 +146,65 @@ class _SlotOptimizer(Optimizer):
                     weight.guard.mark()
                     stepping.append((weight, gradient, group))
         try:
-            self._step_everything(stepping)
+            check_finite((weight, gradient) for weight, gradient, _ in stepping)
         except NotFiniteError as problem:
             raise DivergedError(
                 f"The gradient of {problem.weight.reel.name} is not finite in step {self._steps} of this "
                 "optimizer. Nothing was changed. Lower the learning rate, clip gradients, or use a "
                 "GradScaler with half precision."
             ) from None
+        step(self._weight_steps(stepping))
+        if self._has_ordinary:
+            with self._only_ordinary():
+                _plain_step(self._ordinary)
         self._show_lines()
+        if self._pace:
+            self._watch(self._pace, self._pace.clock() - started)
         return loss
 
-    def _step_everything(self, stepping: Stepping) -> None:
-        """Step the machines' weights that have a gradient, and all other parameters that have one."""
+    def _watch(self, pace: Pace, seconds: float) -> None:
+        """Warn, once, when steps on the CPU have become slow and the way that threads wait may be why."""
+        slow = pace.add(seconds)
+        if slow is None:
+            return
+        on_cpu = all(weight.latent.device.type == "cpu" for weight in self._latents.values())
+        if on_cpu and torch.get_num_threads() > 1 and not is_decided(os.environ):
+            warnings.warn(slow_words(*slow), stacklevel=5)
+        self._pace = None
+
+    def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
+        """What each machine's weight that has a gradient does in this step."""
         raise AssertionError("SlotSGD and SlotAdam define it")
 
-    def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
-        """What the optimizer keeps for a weight beside the latents."""
-        return {}
+    @contextmanager
+    def _only_ordinary(self) -> Iterator[None]:
+        """torch's optimizer over the groups and state of this one; it skips parameters without a gradient."""
+        gradients = {weight: weight.parameter.grad for weight in self._latents.values()}
+        for weight in gradients:
+            weight.parameter.grad = None
+        self._ordinary.param_groups, self._ordinary.state = self.param_groups, self.state
+        try:
+            yield
+        finally:
+            for weight, gradient in gradients.items():
+                weight.parameter.grad = gradient
 
     def _show_lines(self) -> None:
         """Update `state` after a step: its numbers, and its tensors only if they are other ones."""
         for parameter, weight in self._latents.items():
             shown = self.state[parameter]
             if shown.get("latent") is weight.latent:
-                shown.update(weight.line.state(), **self._extra_state(weight))
+                shown.update(weight.line.state())
             else:
                 self._show_state()
 
     def _show_state(self) -> None:
         for parameter, weight in self._latents.items():
-            self.state[parameter].update(weight.as_dict() | self._extra_state(weight))
+            self.state[parameter].update(weight.as_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's).
+        """As every torch optimizer's, but the latents keep their dtype (torch casts state to the weight's),
+        and no tensor is shared with `state_dict`.
 
         Weights of the machines that do not agree with the loaded latents are chosen anew.
 
@@ -186,6 +217,8 @@ class _SlotOptimizer(Optimizer):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 if parameter in self._latents:
                     self._load_latent(self._latents[parameter], state_dict["state"][key])
+                elif parameter in self.state:
+                    self.state[parameter] = deepcopy(self.state[parameter])
         self._show_state()
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,7 +249,6 @@ class SlotSGD(_SlotOptimizer):
     """
 
     _needed = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-    _inner = ("_ordinary",)
 
     def __init__(
         self,
@@ -231,32 +263,14 @@ class SlotSGD(_SlotOptimizer):
         parameters: Groups = (),
     ) -> None:
         nothing = [torch.zeros(0)]
-        self._ordinary = SGD(nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
-        super().__init__(machines, parameters, self._ordinary.defaults)
+        ordinary = SGD(nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
+        super().__init__(machines, parameters, ordinary)
 
-    def _step_everything(self, stepping: Stepping) -> None:
-        step(
-            [
-                WeightStep(weight, gradient, _hyperparameters(group, weight))
-                for weight, gradient, group in stepping
-            ]
-        )
-        if self._has_ordinary:
-            with self._only_ordinary():
-                _plain_step(self._ordinary)
-
-    @contextmanager
-    def _only_ordinary(self) -> Iterator[None]:
-        """torch's SGD over this optimizer's groups and state; it skips parameters without a gradient."""
-        gradients = {weight: weight.parameter.grad for weight in self._latents.values()}
-        for weight in gradients:
-            weight.parameter.grad = None
-        self._ordinary.param_groups, self._ordinary.state = self.param_groups, self.state
-        try:
-            yield
-        finally:
-            for weight, gradient in gradients.items():
-                weight.parameter.grad = gradient
+    def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
+        return [
+            WeightStep(weight, gradient, _hyperparameters(group, weight))
+            for weight, gradient, group in stepping
+        ]
 
 
 class SlotAdam(_SlotOptimizer):
@@ -273,7 +287,6 @@ class SlotAdam(_SlotOptimizer):
     """
 
     _needed = ("lr", "betas", "eps", "weight_decay")
-    _inner = ("_adam", "_moments_of")
 
     def __init__(
         self,
@@ -285,60 +298,52 @@ class SlotAdam(_SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
-        self._adam = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
-        self._moments_of: dict[LatentWeight, Tensor] = {}
-        super().__init__(machines, parameters, self._adam.defaults)
+        ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        super().__init__(machines, parameters, ordinary)
 
-    def _step_everything(self, stepping: Stepping) -> None:
-        check_finite([WeightStep(weight, gradient, AT_REST) for weight, gradient, _ in stepping])
-        self._adam.param_groups = [
-            group | {"params": [self._trained(parameter) for parameter in group["params"]]}
-            for group in self.param_groups
-        ]
-        for weight, gradient, _ in stepping:
-            self._take_along(weight)
-            weight.latent.grad = row_major(weight, gradient)
-        _plain_step(self._adam)
-        for weight, _, _ in stepping:
-            weight.latent.grad = None
-            weight.line.steps += 1
-        choose([weight for weight, _, _ in stepping])
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter not in self._latents and parameter in self._adam.state:
-                    self.state[parameter] = self._adam.state[parameter]
+    def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
+        for weight, _, group in stepping:
+            if group["amsgrad"] or not group["decoupled_weight_decay"]:
+                raise SlotkitError(
+                    f"The param group of {weight.reel.name} asks for amsgrad or coupled weight decay, which "
+                    "SlotAdam has for ordinary parameters only. Nothing was changed. Leave them to AdamW's "
+                    "defaults there."
+                )
+        return [self._weight_step(*one) for one in stepping]
 
-    def _take_along(self, weight: LatentWeight) -> None:
-        """Copy Adam's moments to the device and dtype of the latents, if these have changed."""
-        before = self._moments_of.get(weight)
-        if before is not None and before is not weight.latent and before in self._adam.state:
-            moments = self._adam.state.pop(before)
-            self._adam.state[weight.latent] = {
-                name: value.to(weight.latent) if value.shape == before.shape else value
-                for name, value in moments.items()
+    def _weight_step(self, weight: LatentWeight, gradient: Tensor, group: dict[str, Any]) -> WeightStep:
+        state, latent = self.state[weight.parameter], weight.latent
+        mean = state.get("exp_avg")
+        if mean is None:
+            nothing = torch.zeros_like(latent)
+            self._remember(weight, 0.0, nothing, nothing)
+        elif (mean.device, mean.dtype) != (latent.device, latent.dtype):
+            self._remember(weight, state["step"], mean, state["exp_avg_sq"])
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        rule = adam_step(
+            float(state["step"]),
+            float(group["lr"]),
+            (float(beta1), float(beta2)),
+            float(group["eps"]),
+            float(group["weight_decay"]),
+            bool(group["maximize"]),
+        )
+        return WeightStep(weight, gradient, rule, (state["exp_avg"], state["exp_avg_sq"]))
+
+    def _remember(self, weight: LatentWeight, step: float | Tensor, mean: Tensor, square: Tensor) -> None:
+        """Make these the moments of a weight: copies beside its latents, in their dtype."""
+        with torch.inference_mode(False):
+            self.state[weight.parameter] |= {
+                "step": torch.tensor(float(step), dtype=torch.float32, device="cpu"),
+                "exp_avg": mean.to(weight.latent, copy=True),
+                "exp_avg_sq": square.to(weight.latent, copy=True),
             }
-        self._moments_of[weight] = weight.latent
 
-    def _trained(self, parameter: Tensor) -> Tensor:
-        """What Adam trains: the latents of a machine's weight, an ordinary parameter itself."""
-        return self._latents[parameter].latent if parameter in self._latents else parameter
-
-    def _extra_state(self, weight: LatentWeight) -> dict[str, Any]:
-        return dict(self._adam.state.get(weight.latent, {}))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            for parameter, key in zip(group["params"], saved["params"], strict=True):
-                moments = {
-                    name: value.clone()
-                    for name, value in state_dict["state"].get(key, {}).items()
-                    if name in ("step", "exp_avg", "exp_avg_sq")
-                }
-                self._adam.state.pop(self._trained(parameter), None)
-                if moments:
-                    self._adam.state[self._trained(parameter)] = moments
-        self._show_state()
+    def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
+        super()._load_latent(weight, state)
+        if "step" in state:
+            self._remember(weight, state["step"], state["exp_avg"], state["exp_avg_sq"])
 
 
 def _check_dense(weight: LatentWeight, gradient: Tensor) -> None:

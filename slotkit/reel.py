@@ -3,7 +3,7 @@
 A reel is a pure function of (seed, tensor name, connection, option). Nothing comes from a
 generator with a history, so one connection can be recomputed alone, on any device, and gives the
 same bits. The mapping from those four to bits is "reel spec 1", written down in docs/reel-spec-1.md
-and pinned by golden vectors in the tests. It never changes: a better mapping will be a spec 2.
+and pinned by golden vectors in the tests. It never changes; docs/reel-spec-2.md adds a sharing to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name
+from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name, plain_init
 from slotkit.inits_probe import check_init
 from slotkit.kinds import Kind, find_kind
 from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
@@ -35,12 +35,17 @@ __all__ = [
     "init_name",
 ]
 
-REEL_SPEC = 1
+# The number in the key, which is the same for all specs of today, and the latest spec.
+REEL_SPEC, LATEST_SPEC = 1, 2
 
 # The fourth counter word says what the bits are for.
 OPTIONS, SCORES, TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK = range(5)
 
-SHARINGS = ("none", "layer", "channel")
+# Which connections have the same K options, and the spec in which each sharing appeared.
+SHARINGS = {"none": 1, "layer": 1, "channel": 1, "network": 2}
+
+# No tensor has this name: in the key of options that all tensors share.
+NETWORK = ""
 
 # Connections that are handled at once: their int64 words stay in a core's cache.
 CHUNK = 1 << 14
@@ -60,12 +65,13 @@ class ReelSettings:
 
     k: int
     seed: int = 0
-    init: str | Init = "authors"
+    init: str | Init = "glorot-uniform"
     sharing: str = "none"
     symmetric: bool = False
     kind: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "init", plain_init(self.init))
         check_reel_settings(self.k, self.seed, self.init, self.sharing, find_kind(self.kind, self.symmetric))
 
     def reel(self, name: str, shape: Iterable[int], channel_dim: int = 0) -> Reel:
@@ -112,7 +118,7 @@ class ReelSettings:
             raise SlotkitError(
                 f"symmetric is {settings['symmetric']!r}. Give true for options in pairs +v, -v, or false."
             )
-        told = settings["init"]
+        told = plain_init(settings["init"])
         if init is None and not (isinstance(told, str) and told in INITS | MIXED_INITS):
             raise SlotkitError(
                 f"The reels were made with the init {told}, an object that can't be written down. Give that "
@@ -130,7 +136,8 @@ class ReelSpec(NamedTuple):
     """A reel in numbers, for compiled engines.
 
     Connection i has the options of owner (i // stride) % owners. Options are U(-bound, bound), initial scores
-    U(0, score_scale * bound), both multiplied in float32.
+    U(0, score_scale * bound), both multiplied in float32. The key of the options is (option_key_0,
+    option_key_1), that of scores and draws (key_0, key_1).
     """
 
     k: int
@@ -141,6 +148,8 @@ class ReelSpec(NamedTuple):
     key_1: int
     bound: float
     score_scale: float
+    option_key_0: int
+    option_key_1: int
 
 
 @dataclass(frozen=True)
@@ -152,9 +161,10 @@ class Reel:
         shape: the weight's shape, two dimensions or more.
         k: options a connection, at least 1.
         seed: 0 <= seed < 2**63. Part of the key.
-        init: "paper", "authors", one of MIXED_INITS or an `Init`.
-        sharing: which connections have the same K options: "none", "layer" (all of the tensor) or
-            "channel" (all of an output channel). Scores are each connection's own in every case.
+        init: "glorot-uniform", "glorot-deviation", one of MIXED_INITS or an `Init`.
+        sharing: which connections have the same K options: "none", "layer" (all of the tensor), "channel"
+            (all of an output channel) or "network" (all of all tensors with this seed, times the bound of
+            each). Scores are each connection's own in every case.
         symmetric: options in pairs +v, -v, so that shared options average to zero. K must be even.
         channel_dim: the dimension that counts output channels (1 in a transposed convolution).
             With groups there, channels at the same place in different groups share.
@@ -167,7 +177,7 @@ class Reel:
     shape: tuple[int, ...]
     k: int
     seed: int = 0
-    init: str | Init = "authors"
+    init: str | Init = "glorot-uniform"
     sharing: str = "none"
     symmetric: bool = False
     channel_dim: int = 0
@@ -175,6 +185,7 @@ class Reel:
     key: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "init", plain_init(self.init))
         check_reel_settings(self.k, self.seed, self.init, self.sharing, self.rule)
         if math.prod(self.shape) == 0:
             raise SlotkitError(
@@ -200,12 +211,18 @@ class Reel:
         return find_kind(self.kind, self.symmetric)
 
     @property
+    def spec(self) -> int:
+        """The reel spec that has its kind and sharing."""
+        return max(self.rule.spec, SHARINGS[self.sharing])
+
+    @property
     def fans(self) -> Fans:
         return Fans.of(self.shape)
 
     @property
-    def _options_key(self) -> tuple[int, int]:
-        name = self.rule.key_name(self.name)
+    def option_key(self) -> tuple[int, int]:
+        """The key of its options; `key` is that of its scores and draws."""
+        name = NETWORK if self.sharing == "network" else self.rule.key_name(self.name)
         return self.key if name == self.name else self._key_of(name)
 
     def options(self, device: torch.device | str = "cpu") -> Tensor:
@@ -224,7 +241,7 @@ class Reel:
     @property
     def owner_rule(self) -> tuple[int, int]:
         """(stride, count): connection i (row-major) uses the options of owner (i // stride) % count."""
-        if self.sharing == "layer":
+        if self.sharing in ("layer", "network"):
             return 1, 1
         if self.sharing == "channel":
             return math.prod(self.shape[self.channel_dim + 1 :]), self.shape[self.channel_dim]
@@ -242,7 +259,7 @@ class Reel:
         if symmetric is None or not isinstance(init, UniformInit):
             return None
         bound, scale = init.bound(self.fans), init.score_scale(self.fans)
-        return ReelSpec(self.k, symmetric, *self.owner_rule, *self.key, bound, scale)
+        return ReelSpec(self.k, symmetric, *self.owner_rule, *self.key, bound, scale, *self.option_key)
 
     def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:
         """Options and initial scores, float32 (n, K) each, of connections int64 (n,) in row-major order."""
@@ -262,7 +279,7 @@ class Reel:
             run = slice(first, min(first + CHUNK, len(index)))
             owner = torch.arange(run.start, run.stop, device=index.device) // stride % count
             counter = (owner & WORD, owner >> 32, number[run] // 4, torch.full_like(owner, OPTIONS))
-            words = torch.stack(philox(counter, self._options_key), dim=-1)
+            words = torch.stack(philox(counter, self.option_key), dim=-1)
             word = words.gather(-1, (number[run] % 4).unsqueeze(-1)).squeeze(-1)
             values[run] = find_init(self.init).options(symmetric_uniform(word), self.fans)
         return self.rule.value(values, index, self.fans).reshape(self.shape)
@@ -306,7 +323,7 @@ class Reel:
         self, owners: Tensor, stream: int, count: int, convert: Callable[[Tensor], Tensor], third: int = 0
     ) -> Tensor:
         """`count` numbers for each owner: number j is word j % 4 of block (owner, third + j // 4, stream)."""
-        key = self._options_key if stream == OPTIONS else self.key
+        key = self.option_key if stream == OPTIONS else self.key
         out = torch.empty(len(owners), count, dtype=torch.float32, device=owners.device)
         for first in range(0, len(owners), CHUNK):
             run = owners[first : first + CHUNK]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
+from slotkit.inits import plain_init
 from slotkit.latent.weight import LatentWeight
 
 
@@ -59,6 +60,7 @@ def _lacks(absent: Sequence[str]) -> SlotkitError:
 
 
 def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    theirs = {**theirs, "init": plain_init(theirs["init"])}
     different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(
@@ -94,7 +96,17 @@ def check_optimizer_state(
             kept, weight = state["state"].get(key, {}), weights.get(parameter)
             if weight is not None:
                 weight.check(kept)
+                _check_moments(kept, weight.reel.name)
             _check_buffers(kept, parameter if weight is None else weight.latent)
+
+
+def _check_moments(kept: Mapping[str, Any], name: str) -> None:
+    moments = ("step", "exp_avg", "exp_avg_sq")
+    absent = [moment for moment in moments if moment not in kept]
+    if absent and len(absent) < len(moments):
+        raise SlotkitError(
+            f"The state of {name} lacks {', '.join(absent)}. It is damaged, or was put together by hand."
+        )
 
 
 def _check_buffers(kept: Mapping[str, Any], trained: Tensor) -> None:

@@ -66,7 +66,7 @@ class SpecReel:
     shape: tuple[int, ...]
     k: int
     seed: int = 0
-    init: str = "authors"
+    init: str = "glorot-uniform"
     sharing: str = "none"
     symmetric: bool = False
     channel_dim: int = 0
@@ -80,7 +80,7 @@ class SpecReel:
 
     def scores(self, connection: Index) -> list[float]:
         linear = len(self.shape) == 2
-        factor = float32(0.1) if self.init == "paper" and linear else 1.0
+        factor = float32(0.1) if self.init == "glorot-deviation" and linear else 1.0
         owner = self._place(connection)
         uniforms = [self._unit(self._word(owner, number, stream=1)) for number in range(self.k)]
         return [float32(float32(uniform * self._bound()) * factor) for uniform in uniforms]
@@ -100,12 +100,12 @@ class SpecReel:
 
     def _bound(self) -> float:
         kernel = math.prod(self.shape[2:])
-        numerator = {"paper": 2, "authors": 6}[self.init]
+        numerator = {"glorot-deviation": 2, "glorot-uniform": 6}[self.init]
         return float32(math.sqrt(numerator / (self.shape[0] * kernel + self.shape[1] * kernel)))
 
     def _signed(self, connection: Index, number: int) -> float:
-        owner = {"none": self._place(connection), "layer": 0, "channel": connection[self.channel_dim]}
-        bits = self._word(owner[self.sharing], number, stream=0)
+        owner = {"none": self._place(connection), "channel": connection[self.channel_dim]}
+        bits = self._word(owner.get(self.sharing, 0), number, stream=0)
         return (2 * (bits // 2**8) + 1 - 2**24) / 2**24
 
     def _unit(self, bits: int) -> float:
@@ -115,7 +115,8 @@ class SpecReel:
         return self._words(owner, number // 4, stream)[number % 4]
 
     def _words(self, owner: int, third: int, stream: int) -> tuple[int, int, int, int]:
-        key = key_words("slotkit reel spec", 1, self.seed, self.name)
+        shared = self.sharing == "network" and stream == 0
+        key = key_words("slotkit reel spec", 1, self.seed, "" if shared else self.name)
         return philox_block((owner % TWO_32, owner // TWO_32, third, stream), key)
 
 

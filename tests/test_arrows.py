@@ -16,7 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Folder of the checkout -> the package that it installs as.
-PACKAGES = {"slotkit": "slotkit", "analyses": "slotkit.analyses", "cli": "slotkit.cli"}
+PACKAGES = {
+    "slotkit": "slotkit",
+    "analyses": "slotkit.analyses",
+    "reports": "slotkit.reports",
+    "cli": "slotkit.cli",
+}
 
 
 def order_in(contributing: str) -> list[str]:

@@ -32,9 +32,16 @@ def test_full_lenet_selects_what_the_dense_form_selects(tmp_path: Path) -> None:
     assert all(int(flips) > 500 for _, flips, _, _ in found)
 
 
-@pytest.mark.parametrize("traces", [False, True])
-def test_step_times_are_told(traces: bool, tmp_path: Path) -> None:
-    told = run(tmp_path, "steps.py", "--k", "4", "--steps", "6", *(["--traces"] if traces else []))
+@pytest.mark.parametrize("asked", [[], ["--traces"], ["--optimizer", "adam"]], ids=" ".join)
+def test_step_times_are_told(asked: list[str], tmp_path: Path) -> None:
+    told = run(tmp_path, "steps.py", "--k", "4", "--steps", "6", *asked)
     names = [line[:24].strip() for line in told.splitlines()[2:]]
-    extra = ["latent, trace summary", "latent, trace full"] if traces else []
-    assert names == ["ordinary SGD", "latent", *extra]
+    extra = ["latent, trace summary", "latent, trace full"] if "--traces" in asked else []
+    assert names == ["learned weights", "latent", *extra]
+
+
+def test_waiting_on_a_shared_machine_is_told(tmp_path: Path) -> None:
+    arguments = ("--busy", "1", "--rounds", "1", "--seconds", "0.1", "--ways", "one thread,1000")
+    told = run(tmp_path, "shared_machine.py", *arguments).splitlines()
+    assert "1 busy processes, n = 1 rounds" in told[0]
+    assert [line[:14].strip() for line in told[1:]] == ["ms a step", "one thread", "1000"]

@@ -136,7 +136,7 @@ def test_empty_batch(name: str, device: torch.device) -> None:
     assert_equals_the_loop(Case(geometry, size, batch=0), device)
 
 
-@pytest.mark.parametrize("sharing", ["none", "layer", "channel"])
+@pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("name", ["linear", "conv2d-grouped", "transposed-conv1d-grouped"])
 def test_selections_and_sharings(name: str, selection: str, sharing: str, device: torch.device) -> None:
@@ -316,9 +316,12 @@ def test_options_are_the_reels(device: torch.device) -> None:
     assert weight.options.device == weight.right_inverse(weight.options[..., 0]).device
 
 
-@pytest.mark.parametrize("sharing", ["none", "layer", "channel"])
+@pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
 def test_shared_options_are_stored_once(sharing: str) -> None:
-    assert slot_weight(sharing=sharing).options.numel() == {"none": 24, "layer": 4, "channel": 12}[sharing]
+    assert (
+        slot_weight(sharing=sharing).options.numel()
+        == {"none": 24, "layer": 4, "channel": 12, "network": 4}[sharing]
+    )
 
 
 def test_initial_scores_are_handed_out_once_and_not_kept() -> None:
@@ -348,7 +351,7 @@ def test_a_state_dict_says_how_training_selects(selection: str, device: torch.de
 
 
 @pytest.mark.parametrize("channel_dim", [0, 1])
-@pytest.mark.parametrize("sharing", ["none", "layer", "channel"])
+@pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
 def test_a_state_dict_has_the_options_of_the_last_connection(sharing: str, channel_dim: int) -> None:
     weight = slot_weight(sharing=sharing, channel_dim=channel_dim)
     assert torch.equal(weight.last_options, weight.options.expand(3, 2, 4)[-1, -1])

@@ -35,5 +35,7 @@ def test_every_example_call_of_the_ceng501_readme_has_an_equivalent() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_recipes_that_are_named_exist(page: Path) -> None:
-    named = re.findall(r"\b(?:paper|authors|ceng501)-[a-z0-9]+-[a-z]+\b", page.read_text(encoding="utf-8"))
+    named = re.findall(
+        r"\b(?:paper(?:-literal)?|authors|ceng501)-[a-z0-9]+(?:-[a-z]+)+\b", page.read_text(encoding="utf-8")
+    )
     assert set(named) <= set(recipes.names())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from latent.trajectories import CPU, Centred, Coarse, Run, assert_equals_the_dense_form, normal
+from latent.trajectories import CPU, Centred, Coarse, Run, assert_equals_the_oracle, normal
 from torch import Tensor, nn, where
 
 import slotkit
@@ -34,7 +34,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 class Zero(Kind):
     """{0, w}: option 0 is 0, option j + 1 comes from uniform number j."""
 
-    name, spec, words, symmetric = "zero", 2, "with a zero", None
+    name, spec, words, symmetric = "zero", 3, "with a zero", None
 
     def refusal(self, k: int) -> str | None:
         return None if k > 1 else "k is 1, and one option is 0. Choose k from 2 up."
@@ -52,7 +52,7 @@ class Zero(Kind):
 class Margin(Kind):
     """The first choice has an initial score above all others."""
 
-    name, spec, words, symmetric = "margin", 2, "with a first choice", None
+    name, spec, words, symmetric = "margin", 3, "with a first choice", None
 
     def score(self, score: Tensor, option: Tensor, fans: Fans) -> Tensor:
         return score + where(option == 0, math.sqrt(6 / fans.fan_in), 0.0)
@@ -61,7 +61,7 @@ class Margin(Kind):
 class Shared(Kind):
     """One set of uniform numbers for the network: with sharing "layer" all connections have its options."""
 
-    name, spec, words, symmetric = "shared by network", 2, "shared", None
+    name, spec, words, symmetric = "shared by network", 3, "shared", None
 
     def key_name(self, name: str) -> str:
         return ""
@@ -108,7 +108,7 @@ def reels(draw: st.DrawFn) -> Reel:
         k=draw(st.sampled_from(accepted)),
         seed=draw(st.sampled_from([0, 7, 2**63 - 1])),
         init=draw(st.sampled_from(inits)),
-        sharing=draw(st.sampled_from(SHARINGS)),
+        sharing=draw(st.sampled_from(list(SHARINGS))),
         channel_dim=draw(st.integers(0, 1)),
         **chosen_of(kind),  # type: ignore[arg-type]
     )
@@ -187,7 +187,7 @@ def test_engines_select_what_the_dense_form_selects(
 ) -> None:
     reel = Reel("weight", (2, 2), run.k, symmetric=run.symmetric, kind=run.kind)
     if ENGINES[engine].refusal(CPU, torch.float64, reel, tables == "stored") is None:
-        assert_equals_the_dense_form(run, engine, CPU, tables)
+        assert_equals_the_oracle(run, engine, CPU, tables)
     else:
         with pytest.raises(SlotkitError, match="store the tables"):
             run.machine(CPU, "latent", engine, tables)
@@ -213,12 +213,12 @@ def test_a_machine_tells_its_kind_and_takes_no_state_of_another() -> None:
     zero, plain = slotify(model, 4, kind="zero"), slotify(nn.Linear(3, 2), 4)
     assert "options with a zero, sharing none" in repr(zero)
     state = zero.state_dict()
-    assert (state["settings"]["reel_spec"], state["settings"]["kind"]) == (2, "zero")
+    assert (state["settings"]["reel_spec"], state["settings"]["kind"]) == (3, "zero")
     assert "kind" not in plain.state_dict()["settings"]
     slotify(nn.Linear(3, 2), 4, kind="zero").load_state_dict(state)
-    with pytest.raises(SlotkitError, match="reel_spec is 2 there and 1 here; kind is 'zero' there"):
+    with pytest.raises(SlotkitError, match="reel_spec is 3 there and 1 here; kind is 'zero' there"):
         plain.load_state_dict(state)
-    with pytest.raises(SlotkitError, match="1 there and 2 here; kind is None there and 'zero' here"):
+    with pytest.raises(SlotkitError, match="1 there and 3 here; kind is None there and 'zero' here"):
         zero.load_state_dict(plain.state_dict())
 
 

@@ -49,9 +49,17 @@ def test_a_slot_layer_is_its_torch_layer_with_a_selected_weight(name: str, devic
 
 def test_settings_reach_the_machine() -> None:
     layer = SlotLinear(
-        4, 3, k=6, selection="PS", init="paper", sharing="layer", symmetric=True, update="selected", seed=9
+        4,
+        3,
+        k=6,
+        selection="PS",
+        init="glorot-deviation",
+        sharing="layer",
+        symmetric=True,
+        update="selected",
+        seed=9,
     )
-    assert layer.machine.reels["weight"] == Reel("weight", (3, 4), 6, 9, "paper", "layer", True)
+    assert layer.machine.reels["weight"] == Reel("weight", (3, 4), 6, 9, "glorot-deviation", "layer", True)
     assert layer.machine.selection == "probabilistic"
     layer(torch.ones(1, 4)).sum().backward()
     (scores,) = layer.parameters()
@@ -163,7 +171,7 @@ def test_a_loaded_layer_trains_on_as_the_saved_one() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"init": "paper"}, {"sharing": "layer"}, {"symmetric": True}, {"k": 4}],
+    [{"init": "glorot-deviation"}, {"sharing": "layer"}, {"symmetric": True}, {"k": 4}],
     ids=lambda settings: next(iter(settings)),
 )
 def test_a_state_dict_of_other_options_is_refused(settings: dict[str, Any]) -> None:
@@ -257,7 +265,7 @@ def test_refusals(settings: dict[str, Any], text: str) -> None:
 
 
 def test_a_refused_state_dict_changes_neither_scores_nor_draws() -> None:
-    saved = SlotLinear(4, 3, seed=1, selection="PS", init="paper")
+    saved = SlotLinear(4, 3, seed=1, selection="PS", init="glorot-deviation")
     layer = SlotLinear(4, 3, seed=2, selection="PS")
     saved.machine.spin()
     with torch.no_grad():

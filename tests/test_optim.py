@@ -229,9 +229,10 @@ def test_weights_of_another_machine_are_not_ordinary_parameters() -> None:
 # Gradients: absent, accumulated, clipped, scaled, not finite.
 
 
-def test_a_closure_is_called_once_with_gradients() -> None:
+@pytest.mark.parametrize("make", [SlotSGD, SlotAdam])
+def test_a_closure_is_called_once_with_gradients(make: type[Any]) -> None:
     machine, twin = machine_of(), machine_of()
-    optimizer, calls = machine.optimizer(0.5, 0.9), []
+    optimizer, calls = make(machine, 0.5), []
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -240,9 +241,9 @@ def test_a_closure_is_called_once_with_gradients() -> None:
         calls.append(loss.item())
         return loss
 
-    loss: Any = optimizer.step(closure)  # type: ignore[arg-type]
+    loss: Any = optimizer.step(closure)
     assert [loss.item()] == calls
-    other = twin.optimizer(0.5, 0.9)
+    other = make(twin, 0.5)
     loss_of(twin).backward()
     assert other.step() is None
     assert equal(everything(machine), everything(twin))
@@ -298,10 +299,11 @@ def test_accumulated_and_clipped_gradients() -> None:
         torch.testing.assert_close(value, everything(twin)[name], rtol=1e-9, atol=1e-12)
 
 
-def test_grad_scaler() -> None:
+@pytest.mark.parametrize("make", [SlotSGD, SlotAdam])
+def test_grad_scaler(make: type[Any]) -> None:
     """Scaled by a power of two: the same bits. An overflow skips the step."""
     machine, twin = machine_of(), machine_of()
-    optimizer, other = machine.optimizer(0.5, 0.9), twin.optimizer(0.5, 0.9)
+    optimizer, other = make(machine, 0.5), make(twin, 0.5)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
     for step in range(4):
         optimizer.zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,9 +120,10 @@ def test_a_loaded_state_is_not_shared(kind: type[Any], settings: dict[str, Any])
     run(machine, optimizer, 2)
     resumed.model.load_state_dict(machine.model.state_dict())
     again.load_state_dict(optimizer.state_dict())
-    before = everything(machine)
+    before, state = everything(machine), copy.deepcopy(optimizer.state_dict())
     run(resumed, again, 2)
     assert equal(everything(machine), before)
+    assert same_state(optimizer.state_dict(), state)
 
 
 def test_a_state_of_another_network_is_refused() -> None:
@@ -277,6 +279,80 @@ def test_adam_keeps_its_moments_when_the_model_is_cast() -> None:
     for name, weight in latents(machine).items():
         torch.testing.assert_close(weight.latent.float(), latents(twin)[name].latent)
         assert weight.latent.dtype == torch.float64
+
+
+ODD = {"amsgrad": {"amsgrad": True}, "coupled": {"decoupled_weight_decay": False}}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+def test_what_adam_has_for_ordinary_parameters_only(change: dict[str, bool]) -> None:
+    machine = machine_of()
+    optimizer = optimizer_of(SlotAdam, machine, {})
+    optimizer.param_groups[1].update(change)
+    run(machine, optimizer, 2)
+    optimizer.param_groups[0].update(change)
+    before = everything(machine)
+    with pytest.raises(SlotkitError) as caught:
+        run(machine, optimizer, 1)
+    assert str(caught.value) == (
+        "The param group of 0.weight asks for amsgrad or coupled weight decay, which SlotAdam has for "
+        "ordinary parameters only. Nothing was changed. Leave them to AdamW's defaults there."
+    )
+    assert equal(everything(machine), before)
+
+
+def test_adam_goes_on_where_sgd_has_left_the_scores() -> None:
+    """It moves A alone: c and e, which decay has changed, stay."""
+    machine = machine_of(others="frozen", dtype=torch.float64)
+    run(machine, machine.optimizer(0.5, 0.9, 0.1), 5)
+    before = {name: replace(weight.line) for name, weight in latents(machine).items()}
+    latent, options = machine.scores("0.weight"), machine.options("0.weight")
+    run(machine, SlotAdam(machine, 0.05), 6)
+    for name, weight in latents(machine).items():
+        assert before[name].c < 1
+        assert weight.line == replace(before[name], steps=11)
+        assert torch.equal(machine.selected(name), machine.scores(name).argmax(dim=-1))
+    moved = (machine.scores("0.weight") - latent) / options
+    torch.testing.assert_close(moved, moved[..., :1].expand_as(moved), rtol=1e-6, atol=1e-9)
+    assert moved.abs().max() > 0.1
+
+
+def test_states_that_were_saved_before_adam_was_compiled() -> None:
+    """The names, their order and their types; moments of float32 go on beside latents of float64."""
+    machine, wide = machine_of(), machine_of(dtype=torch.float64)
+    optimizer, again = SlotAdam(machine, 0.05), SlotAdam(wide, 0.05)
+    run(machine, optimizer, 3)
+    state = saved_and_loaded(optimizer.state_dict())
+    line = ["latent", "velocity", "lower", "upper", "c", "e", "steps", "moving"]
+    assert list(state["state"][0]) == [*line, "step", "exp_avg", "exp_avg_sq"]
+    assert state["state"][0]["step"].dtype == torch.float32
+    assert state["state"][0]["exp_avg"].shape == state["state"][0]["latent"].shape
+    again.load_state_dict(state)
+    for each, one in ((machine, optimizer), (wide, again)):
+        for name in each.reels:
+            parameter = each.model.get_parameter(name)
+            parameter.grad = (
+                torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape).to(parameter.dtype)
+            )
+        one.step()
+    for name, weight in latents(wide).items():
+        assert again.state[weight.parameter]["exp_avg"].dtype == torch.float64
+        torch.testing.assert_close(weight.latent.float(), latents(machine)[name].latent)
+
+
+def test_moments_that_lack_one_are_refused() -> None:
+    machine = machine_of()
+    optimizer = optimizer_of(SlotAdam, machine, {})
+    run(machine, optimizer, 1)
+    state = optimizer.state_dict()
+    state["state"][0] = {name: value for name, value in state["state"][0].items() if name != "exp_avg_sq"}
+    before = everything(machine)
+    with pytest.raises(SlotkitError) as caught:
+        optimizer.load_state_dict(state)
+    assert str(caught.value) == (
+        "The state of 0.weight lacks exp_avg_sq. It is damaged, or was put together by hand."
+    )
+    assert equal(everything(machine), before)
 
 
 def test_adam_leaves_no_gradient_behind() -> None:

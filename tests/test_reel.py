@@ -23,7 +23,9 @@ from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
     INITS,
+    LATEST_SPEC,
     REEL_SPEC,
+    SHARINGS,
     TRAINING_DRAWS,
     Fans,
     Reel,
@@ -31,7 +33,8 @@ from slotkit.reel import (
     UniformInit,
 )
 
-SPEC_TEXT = Path(__file__).parents[1] / "docs" / "reel-spec-1.md"
+DOCS = Path(__file__).parents[1] / "docs"
+SPEC_TEXTS = (DOCS / "reel-spec-1.md", DOCS / "reel-spec-2.md")
 
 # Chance that a correct generator fails one of the statistical tests below, had the seeds been drawn.
 FALSE_ALARM = 1e-9
@@ -66,14 +69,14 @@ GOLDEN = {
         "3f316b99 3e312504 3efebf76",
     ),
     "largest-seed-paper": Golden(
-        SpecReel("fc1.weight", (300, 784), 8, seed=2**63 - 1, init="paper"),
+        SpecReel("fc1.weight", (300, 784), 8, seed=2**63 - 1, init="glorot-deviation"),
         (299, 783),
         "bcf3f35b bc95dc1d 3bc8afab 3cd7bf48 3d1238af 3cf07793 3c8a0a5f 3d0e2533",
         "3a4d19df 3b77fcaa 3b2aa62a 39064602 39731a62 3b8a707b 39911f2f 3b13e134",
         "3f01b3ff 3f7bcfb3 3ef4dd7a",
     ),
     "conv-paper": Golden(
-        SpecReel("features.0.weight", (64, 3, 3, 3), 2, seed=2024, init="paper"),
+        SpecReel("features.0.weight", (64, 3, 3, 3), 2, seed=2024, init="glorot-deviation"),
         (63, 2, 2, 2),
         "bca219f2 3d51c268",
         "3c7bdac0 3c3af0f2",
@@ -94,11 +97,43 @@ GOLDEN = {
         "3e4e393c 3dde4488 3e36b534",
     ),
     "layer-paper": Golden(
-        SpecReel("fc.weight", (10, 5), 2, seed=1, init="paper", sharing="layer"),
+        SpecReel("fc.weight", (10, 5), 2, seed=1, init="glorot-deviation", sharing="layer"),
         (9, 4),
         "bdabdea2 be35ac68",
         "3c3b3c3b 3cf021d8",
         "3f7aa0e5 3ec6b6e6 3f670919",
+    ),
+}
+
+GOLDEN |= {  # of spec 2
+    "network-lenet-fc1": Golden(
+        SpecReel("fc1.weight", (300, 784), 4, sharing="network"),
+        (299, 783),
+        "bd6cb506 bd8a7b5b 3d6737c0 3d39bc9c",
+        "3c64a79f 3d061877 3c107cbf 3d83721d",
+        "3f316b99 3e312504 3efebf76",
+    ),
+    "network-lenet-fc3": Golden(
+        SpecReel("fc3.weight", (10, 100), 4, sharing="network"),
+        (0, 0),
+        "be39c478 be595c5d 3e35759d 3e11c417",
+        "3e4038d0 3dd85eed 3e6df158 3dfe7791",
+        "3df413e8 3ef9877e 3b7c1f00",
+    ),
+    "network-symmetric": Golden(
+        SpecReel(
+            "features.0.weight",
+            (64, 3, 3, 3),
+            6,
+            seed=2024,
+            init="glorot-deviation",
+            sharing="network",
+            symmetric=True,
+        ),
+        (63, 2, 2, 2),
+        "bc68bc28 3c68bc28 3d166aaa bd166aaa 3d695202 bd695202",
+        "3c7bdac0 3c3af0f2 3d560390 3a8eda8c 3d0d7627 3d41310c",
+        "3ecf658e 3f113bc9 3f1d12e5",
     ),
 }
 
@@ -131,16 +166,16 @@ def test_golden_vectors_of_the_independent_implementation(golden: Golden) -> Non
     assert hex_of([spec.draw(stream, number, at) for stream, number in DRAWS]) == golden.draws
 
 
-def vectors_in_the_text() -> list[dict[str, Any]]:
+def vectors_in(text: Path) -> list[dict[str, Any]]:
     return [
-        json.loads(block)
-        for block in re.findall(r"```json\n(.*?)```", SPEC_TEXT.read_text("utf-8"), re.DOTALL)
+        json.loads(block) for block in re.findall(r"```json\n(.*?)```", text.read_text("utf-8"), re.DOTALL)
     ]
 
 
-def test_vectors_printed_in_the_spec() -> None:
-    """What docs/reel-spec-1.md prints is what slotkit does."""
-    vectors = vectors_in_the_text()
+@pytest.mark.parametrize("text", SPEC_TEXTS, ids=lambda text: text.stem)
+def test_vectors_printed_in_the_specs(text: Path) -> None:
+    """What the pages print is what slotkit does."""
+    vectors = vectors_in(text)
     assert len(vectors) >= 3
     for vector in vectors:
         at = tuple(vector["connection"])
@@ -150,14 +185,17 @@ def test_vectors_printed_in_the_spec() -> None:
             "key"
         ]
         assert [f"{word:08x}" for word in reel.key] == vector["key"]
+        assert [f"{word:08x}" for word in reel.option_key] == vector.get("option_key", vector["key"])
+        assert f"reel-spec-{reel.spec}" == text.stem
         assert [float32_hex(value) for value in reel.options()[at].tolist()] == vector["options"]
         assert [float32_hex(value) for value in reel.scores()[at].tolist()] == vector["scores"]
         assert float32_hex(reel.draw(TRAINING_DRAWS, 0)[at].item()) == vector["training_draw_0"]
 
 
 def test_spec_number() -> None:
-    """A change of the mapping is a new spec, with its own text; it is never an edit of spec 1."""
-    assert REEL_SPEC == 1
+    """A change of the mapping is a new spec, with its own text; it is never an edit of an old one."""
+    assert (REEL_SPEC, LATEST_SPEC) == (1, 2)
+    assert SHARINGS == {"none": 1, "layer": 1, "channel": 1, "network": 2}
     assert (TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK) == (2, 3, 4)
 
 
@@ -174,8 +212,8 @@ def specs(draw: st.DrawFn) -> SpecReel:
         shape=shape,
         k=draw(st.integers(1, 5)) * (2 if symmetric else 1),
         seed=draw(st.sampled_from([0, 1, 2**32, 2**63 - 1])),
-        init=draw(st.sampled_from(["paper", "authors"])),
-        sharing=draw(st.sampled_from(["none", "layer", "channel"])),
+        init=draw(st.sampled_from(["glorot-deviation", "glorot-uniform"])),
+        sharing=draw(st.sampled_from(["none", "layer", "channel", "network"])),
         symmetric=symmetric,
         channel_dim=draw(st.integers(0, 1)),
     )
@@ -234,7 +272,7 @@ def test_chunk_boundaries(device: torch.device) -> None:
 
 
 def test_same_bits_with_one_and_two_threads() -> None:
-    reel = Reel("weight", LONG, 3, seed=1, init="paper")
+    reel = Reel("weight", LONG, 3, seed=1, init="glorot-deviation")
     before = torch.get_num_threads()
     results = []
     try:
@@ -247,7 +285,7 @@ def test_same_bits_with_one_and_two_threads() -> None:
 
 
 def test_the_default_dtype_has_no_say() -> None:
-    reel = Reel("weight", (3, 4), 3, init="paper")
+    reel = Reel("weight", (3, 4), 3, init="glorot-deviation")
     expected = reel.options(), reel.scores()
     torch.set_default_dtype(torch.float64)
     try:
@@ -357,8 +395,8 @@ def test_bounds_of_paper_and_authors(layer: nn.Linear | nn.Conv2d) -> None:
     glorot_bound = math.sqrt(6 / (fan_in + fan_out))
     paper_scores = glorot_deviation * (1.0 if len(shape) > 2 else 0.1)
     for init, bound, score_bound in (
-        ("paper", glorot_deviation, paper_scores),
-        ("authors", glorot_bound, glorot_bound),
+        ("glorot-deviation", glorot_deviation, paper_scores),
+        ("glorot-uniform", glorot_bound, glorot_bound),
     ):
         reel = Reel("weight", shape, 4, init=init)
         options, scores = reel.options(), reel.scores()
@@ -371,6 +409,20 @@ def test_bounds_of_paper_and_authors(layer: nn.Linear | nn.Conv2d) -> None:
         assert -float32(bound) < options.min() < -0.99 * bound
         assert 0.99 * score_bound < scores.max() <= float32(score_bound)
         assert 0 < scores.min() < 0.01 * score_bound
+
+
+def test_a_network_shares_k_numbers_times_the_bounds() -> None:
+    shapes = {"fc1.weight": (300, 784), "fc2.weight": (100, 300), "fc3.weight": (10, 100)}
+    settings = ReelSettings(8, seed=3, sharing="network")
+    reels = [settings.reel(name, shape) for name, shape in shapes.items()]
+    numbers = [(reel.distinct_options() / reel.bound).flatten() for reel in reels]
+    for reel, found in zip(reels, numbers, strict=True):
+        assert distinct_sets(reel.options()) == 1
+        torch.testing.assert_close(found, numbers[0], rtol=2**-22, atol=0)
+        assert not torch.equal(reel.scores()[0, 0], reel.scores()[0, 1])
+    assert not torch.equal(reels[0].scores()[:10, :100], reels[2].scores())
+    other = replace(settings, seed=4).reel("fc1.weight", shapes["fc1.weight"])
+    assert not torch.equal(other.distinct_options(), reels[0].distinct_options())
 
 
 def test_bounds_do_not_depend_on_k() -> None:
@@ -394,13 +446,13 @@ def test_uniform_within_the_dkw_band(what: str) -> None:
 
 
 def test_settings_are_told_and_read_back() -> None:
-    settings = ReelSettings(6, 3, "paper", "layer", True)
+    settings = ReelSettings(6, 3, "glorot-deviation", "layer", True)
     # What files and states hold: not a key more or less.
-    told = {"k": 6, "seed": 3, "init": "paper", "sharing": "layer", "symmetric": True}
+    told = {"k": 6, "seed": 3, "init": "glorot-deviation", "sharing": "layer", "symmetric": True}
     assert list(settings.to_dict().items()) == list(told.items())
     assert ReelSettings.from_dict(told) == settings
     reel = settings.reel("fc.weight", (4, 2))
-    assert reel == Reel("fc.weight", (4, 2), 6, 3, "paper", "layer", True)
+    assert reel == Reel("fc.weight", (4, 2), 6, 3, "glorot-deviation", "layer", True)
     assert reel.settings == settings
 
 

@@ -78,8 +78,8 @@ def test_a_mixed_init_has_the_options_of_one_and_the_scores_of_the_other(
     name: str, shape: tuple[int, ...]
 ) -> None:
     sources = {
-        "paper-options-authors-scores": ("paper", "authors"),
-        "authors-options-paper-scores": ("authors", "paper"),
+        "deviation-options-uniform-scores": ("glorot-deviation", "glorot-uniform"),
+        "uniform-options-deviation-scores": ("glorot-uniform", "glorot-deviation"),
     }
     options, scores = (Reel("weight", shape, 5, init=source) for source in sources[name])
     mixed = Reel("weight", shape, 5, init=name)
@@ -100,8 +100,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "seed-true": ({"seed": True}, "The seed is True. Give an integer from 0 to 2**63 - 1."),
     "seed-false": ({"seed": False}, "The seed is False. Give an integer from 0 to 2**63 - 1."),
     "seed-float": ({"seed": 0.5}, "The seed is 0.5. Give an integer"),
-    "sharing": ({"sharing": "row"}, "There is no sharing 'row'. Choose one of none, layer, channel."),
-    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of paper, authors, paper-options-"),
+    "sharing": (
+        {"sharing": "row"},
+        "There is no sharing 'row'. Choose one of none, layer, channel, network.",
+    ),
+    "init-name": ({"init": "he"}, "There is no init 'he'. Choose one of glorot-uniform, glorot-deviation, "),
     "init-object": (
         {"init": ONE_METHOD},
         "the methods options(uniform, fans) and scores(uniform, fans); OneMethod lacks",
@@ -152,8 +155,8 @@ class Scaled(Plain):
 
 
 def test_names_of_inits_in_a_state() -> None:
-    assert init_name("paper") == "paper"
+    assert init_name("glorot-deviation") == "glorot-deviation"
     assert init_name(Scaled(2.0)) == "Scaled(factor=2.0)"
-    assert init_name(INITS["paper"]) == repr(INITS["paper"])
+    assert init_name(INITS["glorot-deviation"]) == repr(INITS["glorot-deviation"])
     assert init_name(Plain()) == init_name(Plain()) == "Plain"
     assert init_name(Shifted()) == "Shifted"

@@ -251,6 +251,33 @@ def test_shared_options_get_each_connection_its_own_gradient(device: torch.devic
         assert all(torch.equal(one, two) for one, two in zip(broadcast, stored, strict=True))
 
 
+@pytest.mark.parametrize("update", ["all", "selected"])
+def test_options_are_constants_of_a_second_derivative(device: torch.device, update: str) -> None:
+    """The gradient of the scores moves with that of the weight alone."""
+    scores, options, gradient = connections(0, 4, device)
+    scores.requires_grad_(True)
+    gradient.requires_grad_(True)
+    weight = select(scores, options, greedy(scores), update)
+    (first,) = torch.autograd.grad((weight * gradient).sum(), scores, create_graph=True)
+    by_scores, by_gradient = torch.autograd.grad(first.sum(), (scores, gradient), allow_unused=True)
+    assert by_scores is None or not by_scores.any()
+    torch.testing.assert_close(by_gradient, options.sum(-1) if update == "all" else weight.detach())
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no rule for scatter
+@pytest.mark.parametrize("update", ["all", "selected"])
+def test_gradients_of_each_example(device: torch.device, update: str) -> None:
+    scores, options, gradient = connections(0, 4, device)
+    examples = torch.stack([gradient, -2 * gradient, gradient.cos()])
+
+    def loss(scores: Tensor, example: Tensor) -> Tensor:
+        return (select(scores, options, greedy(scores), update) * example).sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(scores, examples)
+    for example, result in zip(examples, found, strict=True):
+        assert torch.equal(result, weight_and_gradient(scores, options, greedy(scores), example, update)[1])
+
+
 def test_options_get_no_gradient(device: torch.device) -> None:
     scores, options, _ = connections(0, 4, device)
     scores.requires_grad_(True)

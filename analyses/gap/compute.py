@@ -16,7 +16,6 @@ from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT, SAMPLING, Factor
 
 from slotkit.errors import SlotkitError
-from slotkit.training.sweep import status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +83,7 @@ def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
 
 def _runs(sweep: Sweep) -> Iterator[Row]:
     for cell, seed, folder in sweep.runs():
-        reached = status(folder)
+        reached = folder.status() if (folder.path / "summary.json").is_file() else "missing"
         readings = sweep.readings(folder) if reached == "finished" else None
         if readings and any(map(_collapsed, folder.summary()["validation"].values())):
             reached = "collapsed"

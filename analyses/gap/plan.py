@@ -21,6 +21,7 @@ from slotkit.analyses.gap.sources import (
     factors_between,
     join_init,
     lent_settings,
+    renamed,
     source_settings,
 )
 
@@ -111,8 +112,13 @@ class Plan:
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Plan:
-        factors = {kind: tuple(Factor(**one) for one in told[kind]) for kind in ("factors", "readings")}
-        return cls(**{**told, **factors, "held": tuple(told["held"]), "seeds": tuple(told["seeds"])})
+        factors = {kind: tuple(_factor(one) for one in told[kind]) for kind in ("factors", "readings")}
+        lists = {name: tuple(told[name]) for name in ("held", "seeds")}
+        return cls(**{**told, **factors, **lists, "base": renamed(told["base"])})
+
+
+def _factor(told: Mapping[str, Any]) -> Factor:
+    return Factor(**{**told, "low": renamed(told["low"]), "high": renamed(told["high"])})
 
 
 def plan(

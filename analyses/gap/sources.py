@@ -12,17 +12,19 @@ from typing import Any
 
 from slotkit import recipes
 from slotkit.config import Overrides, resolve
+from slotkit.inits import plain_init
 from slotkit.models import NETWORKS
 
 Settings = dict[str, Any]
 
 # slots.init says where options and where scores begin; they are two factors.
 OPTIONS, SCORES = "option bound", "score bound"
+UNIFORM, DEVIATION = "glorot-uniform", "glorot-deviation"
 HALVES = {
-    "paper": ("paper", "paper"),
-    "authors": ("authors", "authors"),
-    "paper-options-authors-scores": ("paper", "authors"),
-    "authors-options-paper-scores": ("authors", "paper"),
+    UNIFORM: (UNIFORM, UNIFORM),
+    DEVIATION: (DEVIATION, DEVIATION),
+    "deviation-options-uniform-scores": (DEVIATION, UNIFORM),
+    "uniform-options-deviation-scores": (UNIFORM, DEVIATION),
 }
 
 PIXELS = "pixel range"
@@ -49,11 +51,11 @@ READING: tuple[dict[str, str], ...] = ({DROPOUT: "dropout in evaluation"}, {SAMP
 # What a factor needs of the network, beyond the option itself.
 NEEDS = {DROPOUT: "dropout", "slots.others": "bias"}
 
-BOUNDS = {"authors": "√(6/(in+out))", "paper": "√(2/(in+out))"}
+BOUNDS = {UNIFORM: "√(6/(in+out))", DEVIATION: "√(2/(in+out))"}
 WORDS: dict[tuple[str, Any], str] = {
-    **{(OPTIONS, source): bound for source, bound in BOUNDS.items()},
-    (SCORES, "authors"): BOUNDS["authors"],
-    (SCORES, "paper"): f"{BOUNDS['paper']}, dense 0.1 of it",
+    **{(OPTIONS, init): bound for init, bound in BOUNDS.items()},
+    (SCORES, UNIFORM): BOUNDS[UNIFORM],
+    (SCORES, DEVIATION): f"{BOUNDS[DEVIATION]}, dense 0.1 of it",
     ("model.options.bias", True): "PyTorch's, untrained",
     ("model.options.bias", False): "none",
     (DROPOUT, True): "on",
@@ -103,6 +105,13 @@ def lent_settings(name: str, k: int, top: Sequence[Overrides], model: str, chann
         if channels and len(set(settings.get(path, ()))) == 1:
             settings[path] = settings[path][:1] * channels
     return settings
+
+
+def renamed(settings: Mapping[str, Any]) -> Settings:
+    """The same with the present names of inits: a plan of before has others."""
+    return {
+        path: plain_init(value) if path in (OPTIONS, SCORES) else value for path, value in settings.items()
+    }
 
 
 def join_init(settings: Settings) -> Settings:

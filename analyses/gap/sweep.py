@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,39 @@ from slotkit.analyses.gap.sources import DROPOUT
 
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
-from slotkit.files import unwritable, write_whole
+from slotkit.files import write_whole
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
 from slotkit.runs.schema import Finite, Told, naming, read_json
-from slotkit.training import sweep as engine
-from slotkit.training.experiment import Report, evaluate
+from slotkit.sweeps import registry
+from slotkit.sweeps import run as engine
+from slotkit.sweeps.contract import Options
+from slotkit.sweeps.plan import Planned
+from slotkit.sweeps.sweep import start as start_runs
+from slotkit.training.experiment import evaluate
+from slotkit.training.loop import Note
 
 PLAN = "gap.json"
 READINGS = "readings.json"
 
+# Where a sweep says that its runs are asked for.
+SOURCE = "slotkit analyze gap"
+
+Report = Callable[[engine.Event | Note], None]
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep on the disk."""
+    """A sweep on the disk.
+
+    Attributes:
+        executor: where its runs are trained, by name; `options` say how.
+    """
 
     path: Path
     plan: Plan
+    executor: str = "inline"
+    options: Options = field(default_factory=Options)
 
     @classmethod
     def open(cls, path: Path) -> Sweep:
@@ -53,6 +69,13 @@ class Sweep:
         for seed in self.plan.seeds:
             for index in sorted(range(len(cells)), key=lambda i: cells[i] not in near):
                 yield cells[index], seed, RunFolder(self.path / f"cell-{index + 1:02}-seed-{seed}")
+
+    def planned(self) -> list[Planned]:
+        """The same for the engine, with what each cell has of every factor."""
+        return [
+            Planned(tuple(self.plan.layers(cell, seed)), _levels(self.plan, cell), seed, folder.name)
+            for cell, seed, folder in self.runs()
+        ]
 
     def readings(self, folder: RunFolder) -> dict[str, dict[str, float]]:
         """Test accuracies (fractions) of a run's best checkpoint: by dropout ("off", "on"), then kind."""
@@ -98,46 +121,43 @@ def start(plan: Plan, path: Path) -> Sweep:
                 f"or analyse the one there with `slotkit analyze gap {path}`."
             )
         plan = replace(plan, seeds=tuple(dict.fromkeys([*there.seeds, *plan.seeds])))
-    elif path.exists() and any(path.iterdir()):
-        raise SlotkitError(f"{path} is there already and no sweep. Choose another --name.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise unwritable(path, fault) from fault
+    sweep = Sweep(path, plan)
+    start_runs(path, sweep.planned(), SOURCE)
     _write(path / PLAN, plan.as_dict())
-    return Sweep(path, plan)
+    return sweep
 
 
 def train(sweep: Sweep, report: Report = lambda event: None) -> None:
-    """Train what is left of it and read what is finished, see `slotkit.training.sweep.train`."""
-    cells = [
-        engine.Cell(folder.name, tuple(sweep.plan.layers(cell, seed)), _said(sweep.plan, cell))
-        for cell, seed, folder in sweep.runs()
-    ]
-    engine.train(
-        sweep.path,
-        cells,
-        report,
-        begin=lambda runs, left: _estimate(sweep.plan, runs, left),
-        read=lambda folder: sweep.readings(folder)["off"]["greedy"],
-    )
+    """Train what is left of it, see `slotkit.sweeps.run.train`.
+
+    Raises SlotkitError, too, if runs failed, with the error of the first.
+    """
+    planned = sweep.planned()
+    runs, _ = start_runs(sweep.path, planned, SOURCE)
+    report(Note(_design(sweep.plan, len(planned))))
+    failed = engine.train(runs, planned, registry.make(sweep.executor, sweep.options), report)
+    if failed:
+        first = failed[0].entry
+        raise SlotkitError(
+            f"{len(failed)} of {len(planned)} runs failed. The first is {first.name}: "
+            f"{first.failures[-1].error}"
+        )
 
 
-def _estimate(plan: Plan, runs: int, left: int) -> str:
+def _design(plan: Plan, runs: int) -> str:
     p, cells = len(plan.factors), len(plan.cells)
     kind = "full factorial" if cells == 2**p else "resolution IV"
     more = len(plan.trained()) - cells
     ends = f" and {more} more at the ends" if more else ""
     return (
         f"{p} factor{'s' if p > 1 else ''} in {cells} cells ({kind}){ends}, {len(plan.seeds)} "
-        f"seed{'s' if len(plan.seeds) > 1 else ''}: {runs} runs of {plan.epochs} epochs, {left} of them left "
-        "to train."
+        f"seed{'s' if len(plan.seeds) > 1 else ''}: {runs} runs of {plan.epochs} epochs."
     )
 
 
-def _said(plan: Plan, cell: Cell) -> str:
+def _levels(plan: Plan, cell: Cell) -> dict[str, str]:
     pairs = zip(plan.factors, cell, strict=True)
-    return ", ".join(f"{f.name} {f.high_words if level > 0 else f.low_words}" for f, level in pairs)
+    return {factor.name: factor.high_words if level > 0 else factor.low_words for factor, level in pairs}
 
 
 def _compared(there: Plan, wanted: Plan) -> Iterator[tuple[str, Any, Any]]:

@@ -13,11 +13,11 @@ from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import fingerprint
 from slotkit.latent.state import STATE, pack
-from slotkit.latent.weight import LatentWeight, relocate, sample
+from slotkit.latent.weight import LatentWeight, is_finite, relocate, sample
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
 
-# Stored tables take 8 K bytes a connection; "auto" stores up to this much in a machine.
+# Stored tables take 8 K bytes a connection. Where draws read them all, "auto" stores up to this much.
 STORED_BYTES = 1 << 28
 
 
@@ -36,11 +36,15 @@ class LatentForm:
         self, picked: list[Picked], reels: list[Reel], selection: str, engine: str, tables: str
     ) -> None:
         connections = sum(one.parameter.numel() for one in picked)
-        self.stored = tables == "stored" or (
-            tables == "auto" and _worth_storing(reels, connections, selection)
-        )
-        for one, reel in zip(picked, reels, strict=True):
-            find_engine(engine, one.parameter, reel, self.stored)  # refused before anything is changed
+        needed = any(reel.compiled_spec() is None for reel in reels)
+        self.stored = tables == "stored" or (tables == "auto" and needed)
+        # Refused before anything is changed.
+        found = [
+            find_engine(engine, one.parameter, reel, self.stored)
+            for one, reel in zip(picked, reels, strict=True)
+        ]
+        if tables == "auto" and selection == "probabilistic" and any(each.draws_read_all for each in found):
+            self.stored |= 8 * reels[0].k * connections <= STORED_BYTES
         self.weights: dict[str, LatentWeight] = {}
         for one, reel in zip(picked, reels, strict=True):
             claim(one.parameter.requires_grad_(one.is_trained), one.holders)
@@ -71,7 +75,8 @@ class LatentForm:
     def state_bytes(self) -> int:
         kept = [getattr(weight, name) for weight in self.weights.values() for name in STATE]
         kept += [table for weight in self.weights.values() for table in weight.tables or ()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        stored: int = sum(tensor.nbytes for tensor in kept)
+        return stored + sum(weight.kept_bytes() for weight in self.weights.values())
 
     def options(self, name: str) -> Tensor:
         return self.weights[name].options()
@@ -104,7 +109,7 @@ class LatentForm:
         chosen = self._named(names)
         relocate(chosen)
         for weight in chosen:
-            if not (math.isfinite(weight.line.c) and bool(torch.isfinite(weight.latent).all())):
+            if not (math.isfinite(weight.line.c) and is_finite(weight.latent)):
                 raise SlotkitError(
                     f"Some scores of {weight.reel.name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
@@ -181,10 +186,3 @@ class LatentForm:
             weight.load({key: state[key][name] for key in STATE} | state["lines"][name])
             weight.follows = state["follows"][name]
             weight.guard.mark()
-
-
-def _worth_storing(reels: list[Reel], connections: int, selection: str) -> bool:
-    """Greedy selection looks at the options at flips only; sampling may look at them in every step."""
-    if any(reel.compiled_spec() is None for reel in reels):
-        return True
-    return selection == "probabilistic" and 8 * reels[0].k * connections <= STORED_BYTES

@@ -36,6 +36,39 @@ class Hyperparameters(NamedTuple):
 AT_REST = Hyperparameters(lr=0.0, momentum=0.0, intake=0.0, nesterov=False, weight_decay=0.0, sign=0.0)
 
 
+class AdamStep(NamedTuple):
+    """What step t of torch.optim.AdamW depends on, as floats: see `adam_step`."""
+
+    rate: float
+    kept: float
+    intake: float
+    beta2: float
+    square_intake: float
+    correction: float
+    eps: float
+    sign: float
+
+
+NO_ADAM = AdamStep(0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
+
+
+def adam_step(
+    t: float, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, maximize: bool
+) -> AdamStep:
+    """Step t = 1, 2, ... with the hyper-parameters of torch.optim.AdamW."""
+    beta1, beta2 = betas
+    return AdamStep(
+        rate=lr / (1 - beta1**t),
+        kept=1 - lr * weight_decay,
+        intake=1 - beta1,
+        beta2=beta2,
+        square_intake=1 - beta2,
+        correction=math.sqrt(1 - beta2**t),
+        eps=eps,
+        sign=-1.0 if maximize else 1.0,
+    )
+
+
 def advance(position: Any, velocity: Any, gradient: Any, h: Any) -> tuple[Any, Any]:
     """One step of torch.optim.SGD: new position and velocity.
 
@@ -49,6 +82,21 @@ def advance(position: Any, velocity: Any, gradient: Any, h: Any) -> tuple[Any, A
         velocity = h.momentum * velocity + h.intake * gradient
         direction = gradient + h.momentum * velocity if h.nesterov else velocity
     return position - h.lr * direction, velocity
+
+
+def advance_by_adam(
+    position: Any, mean: Any, square: Any, gradient: Any, h: Any, root: Any
+) -> tuple[Any, Any, Any]:
+    """One step of torch.optim.AdamW: new position, and new means of the gradient and of its square.
+
+    Written once as `advance` is, but for A alone: c and e stay. `root` is the square root of tensors or of
+    scalars.
+    """
+    gradient = h.sign * gradient
+    mean = mean + h.intake * (gradient - mean)
+    square = h.beta2 * square + h.square_intake * gradient * gradient
+    scale = root(square) / h.correction + h.eps
+    return h.kept * position - h.rate * mean / scale, mean, square
 
 
 @dataclass
@@ -76,8 +124,10 @@ class Line:
         """The line of a `state`."""
         return cls(state["c"], state["e"], state["steps"], state["moving"])
 
-    def after(self, h: Hyperparameters) -> Line:
-        """The line one step later."""
+    def after(self, h: Hyperparameters | AdamStep) -> Line:
+        """The line one step later. Adam moves A alone."""
+        if isinstance(h, AdamStep):
+            return Line(self.c, self.e, self.steps + 1, self.has_velocity)
         c, e = advance(self.c, self.e, 0.0, h)
         return Line(c, e, self.steps + 1, self.has_velocity or h.momentum != 0)
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slotkit.latent.engines.contract import Arrays, Engine, Flips, Move
+from slotkit.latent.engines.contract import Arrays, Engine, Flips, Kept, Move
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import Guard
-from slotkit.latent.line import AT_REST, Hyperparameters
+from slotkit.latent.line import AT_REST, AdamStep, Hyperparameters
 from slotkit.latent.state import LatentState, pack
 from slotkit.reel import Reel, ReelSpec
 
@@ -27,11 +27,14 @@ class NotFiniteError(Exception):
 
 
 class WeightStep(NamedTuple):
-    """One weight's part of a step: its gradient, of the weight's shape in any layout and dtype."""
+    """One weight's part of a step: its gradient, of the weight's shape in any layout and dtype, and the rest
+    as in `Move`.
+    """
 
     weight: LatentWeight
     gradient: Tensor
-    hyperparameters: Hyperparameters
+    rule: Hyperparameters | AdamStep
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 class LatentWeight(LatentState):
@@ -56,6 +59,7 @@ class LatentWeight(LatentState):
     ) -> None:
         self.parameter = parameter
         self._arrays: Arrays | None = None
+        self._kept: Kept = {}
         super().__init__(reel, parameter.device, self.state_dtype, stored)
         self.guard = Guard(reel.name, parameter, holders)
         self.engine_name = engine
@@ -68,7 +72,7 @@ class LatentWeight(LatentState):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has memory of its own.
-        return self.__dict__ | {"_arrays": None}
+        return self.__dict__ | {"_arrays": None, "_kept": {}}
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -100,9 +104,15 @@ class LatentWeight(LatentState):
             if self._spec is None:
                 self._spec = self._spec_and_bounds()
             spec, bounds = self._spec
-            self._arrays = Arrays(flat, *state, spec, self.tables, self.rows, self._uniform, *bounds)
+            self._arrays = Arrays(
+                flat, *state, spec, self.tables, self.rows, self._uniform, *bounds, self._kept
+            )
             self._arrays_of = memory
         return self._arrays
+
+    def kept_bytes(self) -> int:
+        """What engines keep for this weight from draw to draw."""
+        return sum(array.nbytes for arrays in self._kept.values() for array in arrays)
 
     def written(self, flips: Flips | None) -> None:
         """An engine has written these arrays: put them where the weight is, and remember the flips."""
@@ -198,7 +208,8 @@ class LatentWeight(LatentState):
         if spec is not None:
             bound, scale = np.float32(spec.bound), np.float32(spec.score_scale)
             return spec, (float(bound), float(bound * scale))
-        spec = ReelSpec(self.reel.k, self.reel.symmetric, *self.reel.owner_rule, *self.reel.key, 0.0, 0.0)
+        reel = self.reel
+        spec = ReelSpec(reel.k, reel.symmetric, *reel.owner_rule, *reel.key, 0.0, 0.0, *reel.option_key)
         if self.tables is None:
             return spec, (math.inf, math.inf)
         options, scores = (float(torch.linalg.vector_norm(table, math.inf)) for table in self.tables)
@@ -231,20 +242,18 @@ def relocate(weights: Sequence[LatentWeight]) -> None:
 
 
 def step(steps: Sequence[WeightStep]) -> None:
-    """One SGD step of each weight's latents. A weight that follows its scores is then chosen anew.
-
-    Raises NotFiniteError, before anything is changed, if a number of a gradient is not finite.
+    """One step of each weight's latents, by gradients that are finite. A weight that follows its scores is
+    then chosen anew.
     """
-    check_finite(steps)
     moves = []
-    for weight, gradient, h in steps:
-        before, weight.line = weight.line, weight.line.after(h)
+    for weight, gradient, rule, moments in steps:
+        before, weight.line = weight.line, weight.line.after(rule)
         if weight.line.sign != before.sign:
             # c has changed its sign: every interval belongs to the other sign.
             weight.empty_intervals()
         flat = row_major(weight, gradient)
-        moves.append(Move(weight.arrays(), flat, h, weight.line, weight.follows, weight.recorded))
-    _call([weight for weight, _, _ in steps], moves)
+        moves.append(Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments))
+    _call([each.weight for each in steps], moves)
 
 
 def choose(weights: Sequence[LatentWeight], anyway: bool = False) -> None:
@@ -267,12 +276,17 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
     return (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
 
 
-def check_finite(steps: Sequence[WeightStep]) -> None:
+def check_finite(gradients: Iterable[tuple[LatentWeight, Tensor]]) -> None:
     """Raise NotFiniteError for the first gradient that holds a number that is not finite."""
-    for weight, gradient, _ in steps:
-        # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
-        if not (math.isfinite(gradient.sum()) or bool(torch.isfinite(gradient).all())):
+    for weight, gradient in gradients:
+        if not is_finite(gradient):
             raise NotFiniteError(weight)
+
+
+def is_finite(numbers: Tensor) -> bool:
+    """Whether all are finite."""
+    # Quick test first: if the sum is finite, so is every number. A sum may also overflow.
+    return math.isfinite(numbers.sum()) or bool(torch.isfinite(numbers).all())
 
 
 def _call(weights: Sequence[LatentWeight], moves: Sequence[Move]) -> None:

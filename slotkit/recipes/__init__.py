@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from slotkit.config import Overrides, flatten
+from slotkit.config import Overrides, flatten, resolve
 from slotkit.errors import SlotkitError
 
 
@@ -56,6 +57,12 @@ def names() -> list[str]:
     return sorted(
         path.name.removesuffix(".toml") for path in files(__name__).iterdir() if path.name.endswith(".toml")
     )
+
+
+def below(name: str, upper: Sequence[Overrides]) -> list[Overrides]:
+    """The settings of a recipe for training that `upper` is laid over: those for its K, if it sets one."""
+    own_k = resolve(upper).config.slots.k if any("slots.k" in layer.values for layer in upper) else None
+    return load(name, "train").overrides(own_k)
 
 
 def load(name: str, stage: str | None = None) -> Recipe:

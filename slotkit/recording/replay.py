@@ -12,7 +12,7 @@ from torch import Tensor
 from slotkit.errors import SlotkitError
 from slotkit.recording.chunks import names_flips
 from slotkit.recording.trace import Trace, flips
-from slotkit.reel import ROWS, Init, Reel, ReelSettings
+from slotkit.reel import ROWS, Init, Reel, ReelSettings, init_name
 from slotkit.runs import checkpoint
 from slotkit.runs.fingerprint import fingerprint, load
 from slotkit.runs.folder import RunFolder
@@ -24,7 +24,7 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
     """What the reels of a traced run have in common: `ReelSettings.to_dict`. No config is needed."""
     about = Trace(folder.path / "trace").about()
     if "reels" in about:
-        return dict(about["reels"])
+        return dict(about["reels"]) | {"init": init_name(about["reels"]["init"])}
     # an old trace, which does not have the settings
     slots, seed = folder.config().slots, folder.config().seeds.reels
     return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric).to_dict()

@@ -9,6 +9,7 @@ from typing import Any
 
 from slotkit.config import Config, flatten
 from slotkit.errors import SlotkitError
+from slotkit.inits import plain_init
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
@@ -42,7 +43,9 @@ def check(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> None:
     Raises SlotkitError with the setting, what it was and what it is.
     """
     config = folder.config()
-    there: Mapping[str, Any] = about.get("settings") or {}
+    there: dict[str, Any] = dict(about.get("settings") or {})
+    if "slots.init" in there:
+        there["slots.init"] = plain_init(there["slots.init"])
     usual, here = _deciding(Config()), _deciding(config)
     different = [
         f"{name} was {there[name]!r} and is {here.get(name)!r}"

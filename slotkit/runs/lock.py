@@ -19,18 +19,22 @@ LOCK = "lock"
 PATIENCE = 0.2
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in `folder`.
+class LockedError(SlotkitError):
+    """Another process has the lock."""
 
-    Raises SlotkitError if another process has it, or if the lock can't be written.
+
+@contextmanager
+def locked(folder: Path, what: str = "run") -> Iterator[None]:
+    """Keep other processes from training in `folder`, which is a run or something else (`what`).
+
+    Raises LockedError if another process has it, and SlotkitError if the lock can't be written.
     """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=PATIENCE, poll_interval=0.02)
     except Timeout:
-        raise SlotkitError(
-            f"The run {folder.name} is being trained by another process. Wait for it, or stop it first."
+        raise LockedError(
+            f"The {what} {folder.name} is being trained by another process. Wait for it, or stop it first."
         ) from None
     except OSError as fault:
         raise unwritable(folder / LOCK, fault) from fault

@@ -198,7 +198,7 @@ class TraceAbout(Told):
                 raise ValueError("the reels have no init by name, or symmetric is not true or false")
             # The sentences of ReelSettings say what else is wrong; an init of one's own is looked at later.
             ReelSettings(
-                self.k, told["seed"], "authors", told["sharing"], told["symmetric"], told.get("kind")
+                self.k, told["seed"], "glorot-uniform", told["sharing"], told["symmetric"], told.get("kind")
             )
         return self
 

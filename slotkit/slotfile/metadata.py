@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, uint8
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import REEL_SPEC, Reel, ReelSettings
+from slotkit.reel import LATEST_SPEC, SHARINGS, Reel, ReelSettings
 from slotkit.slotfile.architecture import Architecture, first_reason
 from slotkit.slotfile.coding import LARGEST_ALPHABET
 
@@ -19,6 +19,9 @@ FORMAT = 1
 KEY = "slotkit"
 CHECKSUM_KEY = "slotkit_blake2b"
 INDICES, TENSORS = "indices/", "tensors/"
+
+# Format 1 has the names that these inits had when it was fixed.
+INITS = {"glorot-uniform": "authors", "glorot-deviation": "paper"}
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -62,11 +65,11 @@ class Metadata(Strict):
     made_by: str = Field(max_length=64)
     architecture: Architecture
     reading: Literal["greedy", "in use"]
-    reel_spec: Literal[1]
+    reel_spec: Literal[1, 2]
     seed: int = Field(ge=0, lt=2**63)
     k: int = Field(ge=1, le=2**24)
     init: Literal["paper", "authors"]
-    sharing: Literal["none", "layer", "channel"]
+    sharing: Literal["none", "layer", "channel", "network"]
     symmetric: bool
     reels: tuple[ReelRecord, ...] = Field(min_length=1, max_length=2**16)
     zeros: tuple[Name, ...] = Field((), max_length=2**16)
@@ -79,6 +82,11 @@ class Metadata(Strict):
         names = self.names
         if len(set(names)) != len(names):
             raise ValueError("a tensor is told twice")
+        if self.reel_spec != SHARINGS[self.sharing]:
+            raise ValueError(
+                f"sharing {self.sharing} is of reel spec {SHARINGS[self.sharing]}, and the file says "
+                f"{self.reel_spec}"
+            )
         if self.symmetric and self.k % 2:
             raise ValueError("symmetric options come in pairs, so k must be even")
         for record in self.reels:
@@ -117,7 +125,7 @@ def parse(text: str, checksum: str | None) -> Metadata:
         versions = _Versions.model_validate_json(text)
     except ValidationError as fault:
         raise SlotkitError(f"its metadata can't be read, because {first_reason(fault)}") from None
-    newer = {"format": (versions.format, FORMAT), "reel spec": (versions.reel_spec, REEL_SPEC)}
+    newer = {"format": (versions.format, FORMAT), "reel spec": (versions.reel_spec, LATEST_SPEC)}
     for what, (there, known) in newer.items():
         if there > known:
             raise SlotkitError(

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
 from slotkit.machine import SlotMachine
-from slotkit.reel import INITS, REEL_SPEC, Reel
+from slotkit.reel import Reel
 from slotkit.slotfile.architecture import Architecture, Outline, ordinary_state
 from slotkit.slotfile.coding import LARGEST_ALPHABET, encode, pack
 from slotkit.slotfile.metadata import (
     CHECKSUM_KEY,
     FORMAT,
     INDICES,
+    INITS,
     KEY,
     TENSORS,
     Metadata,
@@ -86,7 +87,7 @@ def save(
             probabilistic selection the last sample).
 
     Raises:
-        SlotkitError: another init than "paper" and "authors", weights that are not float32, a model
+        SlotkitError: another init than those of format 1, weights that are not float32, a model
             that is not of this architecture, or a disk that refuses.
     """
     if reading not in READINGS:
@@ -106,13 +107,15 @@ def save(
     ones = [name for name, value in others.items() if _is_all(value, 1)]
     stored = {name: value for name, value in others.items() if name not in {*zeros, *ones}}
     reel = next(iter(machine.reels.values()))
+    settings = reel.settings.to_dict()
     about = {
         "format": FORMAT,
         "made_by": f"slotkit {version('slotkit')}",
         "architecture": architecture.model_dump(mode="json"),
         "reading": reading,
-        "reel_spec": REEL_SPEC,
-        **reel.settings.to_dict(),
+        "reel_spec": reel.spec,
+        **settings,
+        "init": INITS[settings["init"]],
         "reels": records,
         "zeros": zeros,
         "ones": ones,

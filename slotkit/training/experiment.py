@@ -154,6 +154,16 @@ def evaluate(
     return _readings(prepared, part)
 
 
+def evaluate_untrained(folder: RunFolder) -> Reading:
+    """The network of a run before its first step, on the test images: options that chance has chosen.
+
+    Raises SlotkitError if the data are not those of the run.
+    """
+    prepared = reopen(folder, resolve([own_settings(folder)]))
+    kind = "greedy" if prepared.trainee.machine else "learned"
+    return read(prepared.trainee, prepared.images("test"), kind, prepared.config)
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and standard deviation (n - 1 in the denominator; None for one value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -23,6 +23,7 @@ SLOTS = {
     "ps": ["--selection", "PS"],
     "dense": ["--set", "slots.update=selected"],
     "shared": ["--set", "slots.sharing=channel", "--set", "slots.symmetric=true", "--k", "64"],
+    "network": ["--set", "slots.sharing=network", "--set", "slots.symmetric=true", "--k", "64"],
     "biased": ["--set", "model.options.bias=true", "--set", "slots.others=trained"],
 }
 

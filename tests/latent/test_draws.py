@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.contract import Arrays
-from slotkit.latent.engines.cpu_sample import exponentials
+from slotkit.latent.engines.cpu_proposals import power
 from slotkit.latent.engines.eager import Eager
 from slotkit.latent.engines.registry import ENGINES, EngineEntry
 from slotkit.latent.line import line_scores
@@ -159,8 +160,11 @@ def test_frequencies_with_scores_of_both_signs(c: float, engine: str, device: to
     assert_frequencies(machine)
 
 
-@pytest.mark.parametrize("init", ["paper", "authors", Centred()], ids=str)
-@pytest.mark.parametrize(("sharing", "symmetric"), [("layer", True), ("channel", False), ("none", True)])
+@pytest.mark.parametrize("init", ["glorot-deviation", "glorot-uniform", Centred()], ids=str)
+@pytest.mark.parametrize(
+    ("sharing", "symmetric"),
+    [("layer", True), ("channel", False), ("none", True), ("network", True), ("network", False)],
+)
 def test_frequencies_of_every_reel(
     sharing: str, symmetric: bool, init: str | Init, engine: str, device: torch.device
 ) -> None:
@@ -346,14 +350,66 @@ def test_scores_that_are_not_finite_are_refused(bad: float, engine: str, device:
     assert torch.equal(machine.model.get_parameter("weight"), before)
 
 
-def test_compiled_exponentials_are_exponentials() -> None:
-    """To two units in the last place, down to where they vanish beside 1."""
-    steps = -np.logspace(-12, np.log10(699), 4000)
-    x = np.concatenate([[0.0, -0.0, -1e-300, -np.log(2), -np.log(2) / 2], steps])
-    out = np.empty_like(x)
-    exponentials(x.copy(), out)
-    assert (np.abs(out / np.exp(x) - 1) < 5e-16).all()
-    far = np.array([-701.0, -1e9, -np.inf])
-    exponentials(far, out[:3])
-    assert (out[:3] == out[0]).all()
-    assert 0 < out[0] < 1e-300
+@pytest.mark.parametrize("factor", [0.0, 3.0, 1e3, 1e8])
+@pytest.mark.parametrize(
+    ("k", "symmetric"),
+    [(1, False), (2, False), (2, True), (6, True), (8, False), (40, False), (300, False), (1024, True)],
+)
+def test_a_proposal_is_no_rarer_than_its_options(k: int, symmetric: bool, factor: float) -> None:
+    """Draws are exact because no part is longer than its group's share of the table, and fast because shares
+    are not much longer than they have to be.
+    """
+    machine = layer("numba", k, shape=(12, 8), symmetric=symmetric, tables="recomputed")
+    spread_latents(machine, factor)
+    machine.spin()
+    weight = first_weight(machine)
+    ends, _, top, unit = (np.asarray(part, np.float64) for part in weight._kept["proposals"])
+    options = machine.options("weight").reshape(-1, k).double().numpy()
+    lengths = np.exp(weight.latent.double().numpy()[:, None] * (options - top[:, None]))
+    number = np.arange(k)
+    part = 2 * (number // 8) + number % 2 if symmetric else number // 4
+    shares = np.diff(ends, axis=0, prepend=0)
+    tries = np.zeros(len(top))
+    slots = -(-(part.max() + 1) // len(ends))
+    for p in np.unique(part):
+        length = lengths[:, part == p].sum(axis=1)
+        assert (length <= shares[p % len(ends)] * unit * (1 + 1e-5)).all()
+        tries += length
+    tries = 256 * unit * slots / tries
+    assert ends.max() <= 255
+    assert tries.mean() < (1.3 if slots == 1 else 1.5 * slots)
+
+
+@pytest.mark.parametrize("k", [3, 8, 160])
+def test_kept_proposals_change_no_draw(k: int) -> None:
+    """A machine that has trained draws as a copy of it, which keeps nothing, does."""
+    machine = layer("numba", k, shape=(12, 8), tables="recomputed")
+    optimizer = machine.optimizer(20.0, 0.9)
+    for _ in range(5):
+        train(machine, 4, 20.0, optimizer)
+        fresh = copy.deepcopy(machine)
+        assert not first_weight(fresh)._kept
+        for draw in range(3):
+            assert torch.equal(drawn(machine, draw), drawn(fresh, draw))
+
+
+def test_proposals_stay_where_the_weight_is_not_contiguous() -> None:
+    model = nn.Conv2d(4, 4, 3, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    machine = slotify(model, 8, "probabilistic", seed=3, engine="numba")
+    weight = first_weight(machine)
+    assert not model.weight.is_contiguous()
+    kept = weight._kept["proposals"]
+    machine.spin()
+    assert weight._kept["proposals"] is kept
+    assert machine.form.state_bytes() == (16 + 14) * model.weight.numel()
+
+
+def test_compiled_powers_are_powers() -> None:
+    """To a few units in the last place of float32, down to where they vanish beside 1."""
+    steps = -np.logspace(-12, np.log10(125.9), 4000)
+    x = np.concatenate([[0.0, -0.0, -0.5, -1.0, -1.5], steps]).astype(np.float32)
+    out = np.array([power(value) for value in x])
+    assert (np.abs(out / np.exp2(x.astype(np.float64)) - 1) < 3e-7).all()
+    assert (out <= 1).all()
+    far = {power(np.float32(value)) for value in (-127.0, -1e9, -np.inf)}
+    assert far == {2.0**-126}

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from latent.mutants import DRAWS, STEPS
+from latent.mutants import DRAWS, HARMLESS, STEPS
 
 TESTS = Path(__file__).parent.parent
 
@@ -33,3 +33,8 @@ def test_a_broken_rule_is_noticed(name: str) -> None:
 
 def test_the_rules_as_they_are_pass() -> None:
     assert verdicts()["none"] == ""
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_costs_attempts_alone_changes_no_distribution(name: str) -> None:
+    assert verdicts()[name] == ""

@@ -1,4 +1,4 @@
-"""Small networks and runs: the dense form's trajectory, and what it means to be equal to it."""
+"""Small networks and runs: the trajectory of the oracle, and what it means to be equal to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from slotkit.latent.form import LatentForm
 from slotkit.latent.state import STATE
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine, slotify
+from slotkit.optim import SlotAdam
 from slotkit.reel import Fans, Init
 from slotkit.selection import take
 
@@ -96,7 +97,9 @@ def first_weight(machine: SlotMachine) -> LatentWeight:
 
 @dataclass(frozen=True)
 class Run:
-    """A network, its reels, and the settings of SGD; by default the learning rate changes in every step."""
+    """A network, its reels, and the settings of SGD, or with `betas` of Adam on the latents; by default the
+    learning rate changes in every step.
+    """
 
     net: str = "mlp"
     k: int = 3
@@ -105,13 +108,15 @@ class Run:
     dampening: float = 0.0
     nesterov: bool = False
     maximize: bool = False
+    betas: tuple[float, float] | None = None
+    eps: float = 1e-8
     lr: float = 0.5
     period: int = 25  # of the learning rate's warm restarts; 0: it is constant
     steps: int = 300
     sharing: str = "none"
     symmetric: bool = False
     kind: str | None = None
-    init: str | Init = "authors"
+    init: str | Init = "glorot-uniform"
     seed: int = 5
     dtype: torch.dtype = torch.float64
 
@@ -136,12 +141,12 @@ class Run:
     def lr_factor(self, step: int) -> float:
         return 0.5 + 0.5 * math.cos(math.pi * (step % self.period) / self.period) if self.period else 1.0
 
-    def train(self, machine: SlotMachine) -> Iterator[int]:
-        """Full-batch steps of squared error; yields the step's number after each."""
-        device = next(machine.parameters()).device
-        x = normal(6, *NETS[self.net][1], seed=1, device=device, dtype=self.dtype)
-        target = normal(6, 4, seed=2, device=device, dtype=self.dtype)
-        optimizer = machine.optimizer(
+    def optimizer(self, machine: SlotMachine) -> torch.optim.Optimizer:
+        if self.betas is not None:
+            adam = SlotAdam(machine, self.lr, self.betas, self.eps, self.weight_decay)
+            adam.param_groups[0]["maximize"] = self.maximize
+            return adam
+        return machine.optimizer(
             self.lr,
             self.momentum,
             self.weight_decay,
@@ -149,18 +154,33 @@ class Run:
             nesterov=self.nesterov,
             maximize=self.maximize,
         )
+
+    def train(self, machine: SlotMachine) -> Iterator[int]:
+        """Full-batch steps of squared error; yields the step's number after each."""
+        return self.train_with(machine.model, self.optimizer(machine))
+
+    def train_with(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[int]:
+        device = next(model.parameters()).device
+        x = normal(6, *NETS[self.net][1], seed=1, device=device, dtype=self.dtype)
+        target = normal(6, 4, seed=2, device=device, dtype=self.dtype)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         for step in range(self.steps):
             optimizer.zero_grad()
-            (0.5 * (machine.model(x) - target).square().sum(dim=-1).mean()).backward()
+            (0.5 * (model(x) - target).square().sum(dim=-1).mean()).backward()
             optimizer.step()
             scheduler.step()
             yield step
 
 
+# lr * weight_decay is so large that the scores swing: c is negative every other 60 steps.
+SWINGING = Run("mlp", 8, lr=50.0, period=0)
+# The rate is that of A, whose thresholds are of order 1.
+ADAM_RUN = Run("mlp", 8, lr=0.05, betas=(0.9, 0.999), weight_decay=0.0, steps=100)
+
+
 @dataclass
 class Trajectory:
-    """What the dense form did: after each step, every tensor's selection, weight and scores."""
+    """What the oracle did: after each step, every tensor's selection, weight and scores."""
 
     selected: list[dict[str, Tensor]] = field(default_factory=list)
     weights: list[dict[str, Tensor]] = field(default_factory=list)
@@ -168,23 +188,74 @@ class Trajectory:
     flips: int = 0
 
 
+class AdamOracle(torch.optim.AdamW):
+    """torch's AdamW on one number A a connection, with all K scores S_k + A * W_k in sight.
+
+    It writes the options of the best scores into an ordinary network, and A gets the weight's gradient.
+    """
+
+    def __init__(
+        self, run: Run, model: nn.Module, options: dict[str, Tensor], scores: dict[str, Tensor]
+    ) -> None:
+        self.weights = {name: model.get_parameter(name) for name in options}
+        self.options, self.initial = options, scores
+        self.latents = {name: nn.Parameter(torch.zeros_like(value)) for name, value in self.weights.items()}
+        assert run.betas is not None
+        super().__init__(
+            self.latents.values(), run.lr, run.betas, run.eps, run.weight_decay, maximize=run.maximize
+        )
+        self.choose()
+
+    def scores(self, name: str) -> Tensor:
+        latent = self.latents[name].detach().double().unsqueeze(-1)
+        return self.initial[name].double() + latent * self.options[name].double()
+
+    def choose(self) -> None:
+        for name, weight in self.weights.items():
+            weight.detach().copy_(take(self.options[name], self.selected(name)))
+
+    def selected(self, name: str) -> Tensor:
+        return self.scores(name).argmax(dim=-1)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for name, weight in self.weights.items():
+            self.latents[name].grad = weight.grad
+        super().step()
+        self.choose()
+
+
 @functools.lru_cache(maxsize=32)
-def dense_trajectory(run: Run, device: torch.device) -> Trajectory:
-    machine = run.machine(device, "dense")
+def oracle_trajectory(run: Run, device: torch.device) -> Trajectory:
+    """The dense form under torch's SGD; under Adam an `AdamOracle`."""
+    oracle: SlotMachine | AdamOracle
+    oracle = machine = run.machine(device, "dense")
     options = {name: machine.options(name) for name in machine.reels}
-    before = {name: machine.selected(name).clone() for name in machine.reels}
+    if run.betas is None:
+        steps = run.train(machine)
+    else:
+        model = NETS[run.net][0]().to(device, run.dtype)
+        for name, parameter in model.named_parameters():
+            if name not in options:
+                nn.init.zeros_(parameter.requires_grad_(False))  # as slotify does
+        oracle = AdamOracle(run, model, options, {name: machine.scores(name) for name in options})
+        steps = run.train_with(model, oracle)
+    before = {name: oracle.selected(name).clone() for name in options}
     seen = Trajectory()
-    for _ in run.train(machine):
-        selected = {name: machine.selected(name).clone() for name in machine.reels}
+    for _ in steps:
+        selected = {name: oracle.selected(name).clone() for name in options}
         seen.selected.append(selected)
         seen.weights.append({name: take(options[name], selected[name]) for name in options})
-        seen.scores.append({name: machine.scores(name).clone() for name in options})
+        seen.scores.append({name: oracle.scores(name).clone() for name in options})
         seen.flips += sum(int((selected[name] != before[name]).sum()) for name in options)
         before = selected
     return seen
 
 
-def assert_equals_the_dense_form(
+def assert_equals_the_oracle(
     run: Run,
     engine: str,
     device: torch.device,
@@ -196,7 +267,7 @@ def assert_equals_the_dense_form(
     Options of a connection differ (but for an init that repeats them), so that equal weights are
     equal selections. `watch` is called after every step.
     """
-    expected = dense_trajectory(run, device)
+    expected = oracle_trajectory(run, device)
     machine = run.machine(device, "latent", engine, tables)
     for step in run.train(machine):
         watch(machine)
@@ -214,12 +285,12 @@ def assert_equals_the_dense_form(
 
 
 def assert_equals_until_a_near_tie(run: Run, engine: str, device: torch.device) -> int:
-    """float32: where the selections first differ, the dense form's two best scores are nearly equal.
+    """float32: where the selections first differ, the oracle's two best scores are nearly equal.
 
     Near: a gap of less than 1e-5 of the connection's highest score. Returns the steps until then.
     """
     run = replace(run, dtype=torch.float32)
-    expected = dense_trajectory(run, device)
+    expected = oracle_trajectory(run, device)
     machine = run.machine(device, "latent", engine, "stored")
     flips, before = 0, {name: machine.selected(name) for name in machine.reels}
     for step in run.train(machine):

@@ -107,7 +107,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     refused("they are up to nan of the largest score away", slotify(mlp(), 4), dense)
 
 
-@pytest.mark.parametrize("other", [{"seed": 6}, {"k": 5}, {"init": "paper"}, {"symmetric": True}])
+@pytest.mark.parametrize("other", [{"seed": 6}, {"k": 5}, {"init": "glorot-deviation"}, {"symmetric": True}])
 def test_other_reels_are_refused(other: dict[str, int | str | bool]) -> None:
     told = re.escape(
         "The other machine has other reels. Slotify the same model with the same k, seed, init, sharing and "

@@ -22,9 +22,9 @@ from slotkit.selection import pick_uniformly, take
 
 @pytest.mark.parametrize("k", [1, 2, 8], ids="k={}".format)
 def test_randomize_picks_options_of_the_machine_of_that_seed(k: int, device: torch.device) -> None:
-    model, machine = network().to(device), slotify(network(), k, seed=4, init="paper")
+    model, machine = network().to(device), slotify(network(), k, seed=4, init="glorot-deviation")
     before = snapshot(model)
-    randomize(model, k, seed=4, init="paper")
+    randomize(model, k, seed=4, init="glorot-deviation")
     for name, reel in machine.reels.items():
         index = pick_uniformly(k, reel.draw(INITIAL_PICK, 0))
         assert torch.equal(model.get_parameter(name).cpu(), take(machine.options(name), index))

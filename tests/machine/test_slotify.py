@@ -39,7 +39,13 @@ def test_weights_become_the_selected_options(device: torch.device) -> None:
 
 
 def test_settings_reach_the_reels() -> None:
-    settings: dict[str, Any] = {"k": 6, "seed": 9, "init": "paper", "sharing": "channel", "symmetric": True}
+    settings: dict[str, Any] = {
+        "k": 6,
+        "seed": 9,
+        "init": "glorot-deviation",
+        "sharing": "channel",
+        "symmetric": True,
+    }
     machine = slotify(nn.Sequential(nn.ConvTranspose2d(4, 2, 3), nn.Conv1d(2, 3, 1)), **settings)
     assert machine.reels == {
         "0.weight": Reel("0.weight", (4, 2, 3, 3), channel_dim=1, **settings),

@@ -68,7 +68,7 @@ def test_what_a_state_holds() -> None:
         "form": "dense",
         "k": 4,
         "seed": 2,
-        "init": "authors",
+        "init": "glorot-uniform",
         "sharing": "none",
         "symmetric": False,
         "selection": "probabilistic",
@@ -100,7 +100,7 @@ def test_a_loaded_state_is_a_copy() -> None:
 OTHER_MACHINES: dict[str, tuple[dict[str, Any], str]] = {
     "k": ({"k": 6}, "k is 6 there and 4 here"),
     "seed": ({"seed": 1}, "seed is 1 there and 0 here"),
-    "init": ({"init": "paper"}, "init is 'paper' there and 'authors' here"),
+    "init": ({"init": "glorot-deviation"}, "init is 'glorot-deviation' there and 'glorot-uniform' here"),
     "sharing": ({"sharing": "layer"}, "sharing is 'layer' there and 'none' here"),
     "symmetric": ({"symmetric": True}, "symmetric is True there and False here"),
     "selection": ({"selection": "PS"}, "selection is 'probabilistic' there and 'greedy' here"),
@@ -147,7 +147,7 @@ def test_model_state_dict_of_another_seed_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"init": "paper"}, {"sharing": "layer"}, {"symmetric": True}, {"k": 2}],
+    [{"init": "glorot-deviation"}, {"sharing": "layer"}, {"symmetric": True}, {"k": 2}],
     ids=lambda one: next(iter(one)),
 )
 def test_model_state_dict_with_other_options_is_refused(settings: dict[str, Any]) -> None:
@@ -345,7 +345,7 @@ def test_a_layer_inside_that_refuses_leaves_all_as_it_was() -> None:
     """torch asks it in the middle of loading the others."""
     machine, other = (
         machines.slotify(nn.Sequential(nn.Linear(4, 4), SlotLinear(4, 3, seed=1, init=init)), 4)
-        for init in ("authors", "paper")
+        for init in ("glorot-uniform", "glorot-deviation")
     )
     train_other = other.optimizer(lr=5.0)
     other.model(torch.ones(2, 4)).square().sum().backward()

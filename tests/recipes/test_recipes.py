@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slotkit import recipes
-from slotkit.config import Overrides, resolve
+from slotkit.config import Overrides, flatten, resolve
 from slotkit.errors import SlotkitError
 from slotkit.optim import SlotAdam
 from slotkit.training.trainee import build
@@ -17,13 +17,33 @@ METHODS = ("greedy", "probabilistic", "learned")
 NETWORKS = ("lenet", "conv2", "conv4", "conv6", "vgg19")
 FINETUNING = {"-".join(row) for row in product(("finetune",), ("paper", "authors"), NETWORKS)}
 OURS = {"slotkit-lenet-adam", "slotkit-conv2-adam"}
-ROWS = {"-".join(row) for row in product(("paper", "authors"), NETWORKS, METHODS)} | {
+PAPER = ("paper", "paper-literal")
+ROWS = {"-".join(row) for row in product((*PAPER, "authors"), NETWORKS, METHODS)} | {
     "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
 }
 
 
+SHARED = {"-".join(row) for row in product(("paper",), NETWORKS[:4], ("shared",), ("layer", "network"))}
+
+
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
-    assert set(recipes.names()) == ROWS | OURS | FINETUNING
+    assert set(recipes.names()) == ROWS | SHARED | OURS | FINETUNING
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_a_recipe_with_sharing_is_the_greedy_one_with_shared_options(
+    name: str, narrow_networks: None
+) -> None:
+    _, network, _, sharing = name.split("-")
+    assert "as its readers report its sharing" in recipes.load(name).source
+    greedy = resolve(recipes.load(f"paper-{network}-greedy").overrides(64)).config
+    config = resolve(recipes.load(name).overrides()).config
+    slots = greedy.slots.model_copy(update={"sharing": sharing, "k": 64})
+    assert config == greedy.model_copy(update={"slots": slots})
+    device = config.training.model_copy(update={"device": "cpu"})
+    image = (1, 28, 28) if network == "lenet" else (3, 32, 32)
+    trainee = build(config.model_copy(update={"training": device}), image, 10)
+    assert trainee.forward(torch.zeros(2, *image)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", sorted(FINETUNING))
@@ -57,11 +77,11 @@ def test_our_own_recipes_train_the_latents_with_adam(name: str, narrow_networks:
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_a_recipe_loads_tells_its_source_and_builds(name: str, narrow_networks: None) -> None:
     recipe = recipes.load(name)
-    source, network, method = name.split("-")
+    source, network, method = name.rsplit("-", 2)
     assert recipe.source
     assert recipe.differences
     assert recipe.expected
-    assert {"paper": "paper", "authors": "authors", "ceng501": "CENG501"}[source] in recipe.source
+    assert {"ceng501": "CENG501"}.get(source, source.partition("-")[0]) in recipe.source
     config = resolve([*recipe.overrides(), Overrides("test", {"training.device": "cpu"})]).config
     assert config.model.name == network
     assert config.method == ("learned" if method == "learned" else "slot")
@@ -87,6 +107,20 @@ def test_a_recipe_loads_tells_its_source_and_builds(name: str, narrow_networks: 
 )
 def test_the_learning_rate_follows_k_as_in_the_sources(name: str, k: int, lr: float) -> None:
     assert resolve(recipes.load(name).overrides(k)).config.training.lr == lr
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_paper_and_its_literal_reading_differ_in_the_init_and_under_ps_in_l2(
+    network: str, method: str
+) -> None:
+    ours, literal = (
+        dict(flatten(resolve(recipes.load(f"{source}-{network}-{method}").overrides()).config.model_dump()))
+        for source in PAPER
+    )
+    different = {path: (ours[path], literal[path]) for path in ours if ours[path] != literal[path]}
+    l2 = {"training.weight_decay": (0.0, 1e-4)} if method == "probabilistic" else {}
+    assert different == {"slots.init": ("glorot-uniform", "glorot-deviation"), **l2}
 
 
 def test_a_flag_wins_over_what_a_recipe_says_for_large_k() -> None:

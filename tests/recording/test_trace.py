@@ -33,7 +33,8 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 SHARINGS: list[dict[str, Any]] = [
     {},
     {"slots__sharing": "layer", "slots__symmetric": True, "slots__k": 6},
-    {"slots__sharing": "channel", "slots__init": "paper"},
+    {"slots__sharing": "channel", "slots__init": "glorot-deviation"},
+    {"slots__sharing": "network", "slots__symmetric": True, "slots__k": 6},
     {"slots__k": 1},
     {"slots__k": 300},
 ]
@@ -238,7 +239,7 @@ def test_flips_of_a_chunk() -> None:
 
 
 def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: None) -> None:
-    folder = run(settings(slots__sharing="channel", slots__init="paper"), tmp_path, "run")
+    folder = run(settings(slots__sharing="channel", slots__init="glorot-deviation"), tmp_path, "run")
     whole = replay.replay(folder, 45)
     alone = tmp_path / "elsewhere" / "trace"
     shutil.copytree(folder.path / "trace", alone)
@@ -247,7 +248,7 @@ def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: No
     assert Trace(alone).about()["reels"] == {
         "k": folder.config().slots.k,
         "seed": 0,
-        "init": "paper",
+        "init": "glorot-deviation",
         "sharing": "channel",
         "symmetric": False,
     }

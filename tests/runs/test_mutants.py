@@ -23,6 +23,7 @@ from slotkit.errors import SlotkitError
 from slotkit.recording.replay import replay
 from slotkit.recording.trace import Trace
 from slotkit.runs import folder as folders
+from slotkit.runs import listing
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate, resume, run
 from slotkit.training.loop import Event, Step
@@ -74,7 +75,7 @@ def use(folder: RunFolder, name: str, last: int) -> list[Callable[[], Any]]:
     """Everything that reads such a file."""
     trace = Trace(folder.path / "trace")
     readers: dict[str, Callable[[], Any]] = {
-        "row": lambda: commands._row(folder),
+        "row": lambda: commands._row(listing.read(folder)),
         "rest": lambda: (folder.tables(), list(folder.metrics()), folder.branches()),
         "best": lambda: evaluate(folder, "best", "validation"),
         "last": lambda: evaluate(folder, "last", "validation"),

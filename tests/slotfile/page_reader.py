@@ -45,7 +45,7 @@ def _reel(about: dict[str, Any], record: dict[str, Any], payload: bytes) -> list
         tuple(record["shape"]),
         about["k"],
         about["seed"],
-        about["init"],
+        {"authors": "glorot-uniform", "paper": "glorot-deviation"}[about["init"]],
         about["sharing"],
         about["symmetric"],
         record["channel_dim"],

@@ -28,13 +28,13 @@ def refused(case: Case, path: Path, **changes: object) -> str:
 def test_an_init_object_has_no_name(tmp_path: Path) -> None:
     case = Case("lenet", (1, 2, 2), {}, {"k": 2, "init": UniformInit(3.0)})
     told = refused(case, tmp_path / "x")
-    assert "an object, which a file can't hold. Only the inits paper and authors can be exported." in told
+    assert "an object, which a file can't hold. Only the inits glorot-uniform and glorot-deviation" in told
 
 
 def test_a_mixed_init_is_none_of_the_format(tmp_path: Path) -> None:
-    case = Case("lenet", (1, 2, 2), {}, {"k": 2, "init": "paper-options-authors-scores"})
+    case = Case("lenet", (1, 2, 2), {}, {"k": 2, "init": "deviation-options-uniform-scores"})
     told = refused(case, tmp_path / "x")
-    assert "has the init 'paper-options-authors-scores', a mixture, which a file can't hold. Only" in told
+    assert "has the init 'deviation-options-uniform-scores', a mixture, which a file can't hold. Only" in told
 
 
 def test_weights_are_float32(tmp_path: Path) -> None:

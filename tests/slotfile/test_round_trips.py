@@ -29,7 +29,9 @@ CASES = [
         Case(
             CONV.model, CONV.image, CONV.options, {"k": 8, "sharing": s, "symmetric": y, "init": i, "seed": 7}
         )
-        for s, y, i in itertools.product(("none", "layer", "channel"), (False, True), ("paper", "authors"))
+        for s, y, i in itertools.product(
+            ("none", "layer", "channel", "network"), (False, True), ("glorot-deviation", "glorot-uniform")
+        )
     ),
     Case("conv4", (1, 8, 8), {"bias": True}, {"k": 3, "others": "trained"}),
     Case("conv4", (1, 8, 8), {"bias": True, "padding": "same"}, {"k": 3, "others": "kept"}),
@@ -85,10 +87,14 @@ def test_the_cases_have_both_codings_and_moved_selections(tmp_path: Path) -> Non
     "case",
     [
         Case(CONV.model, CONV.image, CONV.options, {"k": 2, "seed": 2**63 - 1}),
-        Case(CONV.model, CONV.image, CONV.options, {"k": 3, "init": "paper", "sharing": "channel"}),
+        Case(
+            CONV.model, CONV.image, CONV.options, {"k": 3, "init": "glorot-deviation", "sharing": "channel"}
+        ),
         Case(CONV.model, CONV.image, {"bias": True}, {"k": 8, "symmetric": True, "others": "trained"}),
         Case("conv2", (1, 2, 2), {}, {"k": 1}),
         Case("vgg19", (1, 16, 16), {}, {"k": 12, "sharing": "layer"}),
+        Case("conv2", (1, 4, 4), {}, {"k": 5, "sharing": "network"}),
+        Case("lenet", (1, 3, 3), {}, {"k": 8, "sharing": "network", "symmetric": True}),
     ],
     ids=str,
 )
@@ -96,6 +102,7 @@ def test_a_reader_written_from_the_pages_reads_the_file(case: Case, tmp_path: Pa
     state, _ = case.write(tmp_path / "x")
     found = read((tmp_path / "x").read_bytes())
     about = slotfile.describe(tmp_path / "x")
+    assert about["reel_spec"] == (2 if about["sharing"] == "network" else 1)
     assert set(found) | {*about["zeros"], *about["ones"]} == set(state)
     for name, values in found.items():
         assert values == state[name].reshape(-1).tolist(), name
@@ -123,12 +130,12 @@ def test_ties_keep_the_index(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("sharing", ["none", "layer", "channel"])
+@pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("channel_dim", [0, 1])
 def test_one_option_is_made_without_the_others(sharing: str, symmetric: bool, channel_dim: int) -> None:
     # More connections than are handled at a time.
-    reel = slotkit.Reel("w", (130, 140, 2), 6, 5, "paper", sharing, symmetric, channel_dim)
+    reel = slotkit.Reel("w", (130, 140, 2), 6, 5, "glorot-deviation", sharing, symmetric, channel_dim)
     selected = torch.randint(6, reel.shape)
     assert torch.equal(reel.chosen(selected), reel.options().gather(-1, selected.unsqueeze(-1)).squeeze(-1))
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slotkit.latent.line import Hyperparameters, Line
+from slotkit.latent.line import AdamStep, Hyperparameters, Line
 from slotkit.reel import ReelSpec
+
+Kept: TypeAlias = dict[str, tuple[npt.NDArray[np.generic], ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,8 @@ class Arrays:
         rows: connections int64 (m,) -> their options and initial scores (m, K), float32.
         uniform: (stream, number) -> one number in (0, 1) for each connection, float32 (n,).
         largest_option, largest_score: bounds of |option| and |initial score|.
+        kept: what engines keep for these connections from call to call, by name. It is theirs; results do not
+            depend on it.
     """
 
     weight: Tensor
@@ -45,6 +51,7 @@ class Arrays:
     uniform: Callable[[int, int], Tensor]
     largest_option: float
     largest_score: float
+    kept: Kept
 
 
 class Flips(NamedTuple):
@@ -77,27 +84,36 @@ class Flips(NamedTuple):
 class Move(NamedTuple):
     """One tensor's part of a step.
 
-    `gradient` is (n,), finite, of the state's dtype; None if A has its new value already. `line` is that of
-    the scores after the step. `choose` says whether to choose the weight anew, `recorded` whether to name the
-    flips or only to count them.
+    `gradient` is (n,), finite, of the state's dtype; None if A has its new value already. `rule` is a step of
+    SGD, which moves A and B, or of Adam, which moves A and its `moments`: the means of the gradient and of
+    its square, (n,), of the state's dtype. `line` is that of the scores after the step. `choose` says whether
+    to choose the weight anew, `recorded` whether to name the flips or only to count them.
     """
 
     arrays: Arrays
     gradient: Tensor | None
-    hyperparameters: Hyperparameters
+    rule: Hyperparameters | AdamStep
     line: Line
     choose: bool
     recorded: bool
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 class Engine(Protocol):
-    """The operation. An engine is given all tensors of one device and dtype at once."""
+    """The operation. An engine is given all tensors of one device and dtype at once.
+
+    Attributes:
+        name: as in the registry.
+        draws_read_all: whether every draw reads all K options of a connection, so that storing them pays.
+    """
 
     name: str
+    draws_read_all: bool
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
-        """Advance A and B of every connection by the gradient. Then, where the weight is chosen and u has
-        left [lower, upper] (or is not a number), choose anew and write weight, lower and upper.
+        """Advance A, and B or the moments, of every connection by the gradient. Then, where the weight is
+        chosen and u has left [lower, upper] (or is not a number), choose anew and write weight, lower and
+        upper.
 
         Returns the flips of each tensor, None where nothing was to be chosen.
         """

@@ -14,9 +14,19 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
-from slotkit.latent.engines.cpu_choose import BLOCK, Floats, Integers, Tables, compiled, step_tensor
+from slotkit.latent.engines.cpu_choose import (
+    BLOCK,
+    SMALLEST_SINGLE,
+    Floats,
+    Integers,
+    Tables,
+    compiled,
+    step_tensor,
+)
 from slotkit.latent.engines.cpu_compiling import announce
+from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
+from slotkit.latent.line import AT_REST, NO_ADAM, Hyperparameters
 from slotkit.reel import ReelSpec
 
 announce()
@@ -58,9 +68,11 @@ class Cpu:
     """See `slotkit.latent.engines.contract.Engine`."""
 
     name = "numba"
+    draws_read_all = False
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
+        self._work = new_work(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._is_forked = False
 
     def after_fork(self) -> None:
@@ -79,6 +91,14 @@ class Cpu:
 
     def step_one(self, move: Move) -> Flips | None:
         views, line = self.views(move.arrays), move.line
+        latent, velocity, lower, upper = views.state
+        square, sgd, adam, kind = views.nothing, AT_REST, NO_ADAM, latent.dtype.type
+        if isinstance(move.rule, Hyperparameters):
+            sgd = move.rule
+        else:
+            adam = move.rule
+        if move.moments is not None:
+            velocity, square = move.moments[0].numpy(), move.moments[1].numpy()
         counts = np.empty(views.blocks, np.int64)
         connections = options = NOT_NAMED
         if move.recorded:
@@ -86,9 +106,14 @@ class Cpu:
         run = serial_step if self._is_forked else step_tensor
         run(
             views.weight,
-            *views.state,
+            latent,
+            velocity,
+            square,
+            lower,
+            upper,
             views.nothing if move.gradient is None else move.gradient.numpy(),
-            move.hyperparameters,
+            _in_kind(sgd, kind),
+            _in_kind(adam, kind),
             line.scale,
             line.c,
             line.sign,
@@ -108,6 +133,8 @@ class Cpu:
 
     def sample_one(self, arrays: Arrays, c: float, stream: int, number: int) -> Flips:
         views = self.views(arrays)
+        if "proposals" not in arrays.kept:
+            arrays.kept["proposals"] = new_proposals(len(views.weight), views.spec)
         counts = np.empty(views.blocks, np.int64)
         run = serial_sample if self._is_forked else sample_tensor
         run(
@@ -116,10 +143,12 @@ class Cpu:
             c,
             np.uint64(stream + REJECTION),
             np.uint64(number),
-            arrays.largest_option,
-            arrays.largest_score,
+            max(arrays.largest_option, SMALLEST_SINGLE),
+            abs(c) * arrays.largest_score,
             views.spec,
             views.tables,
+            arrays.kept["proposals"],  # type: ignore[arg-type]
+            self._work,
             counts,
         )
         return Flips(torch.from_numpy(counts), BLOCK)
@@ -142,6 +171,11 @@ def make_views(arrays: Arrays) -> Views:
     return Views(_plain(arrays.weight), state, latent[:0], _typed(arrays.spec), tables, blocks)  # type: ignore[arg-type]
 
 
+def _in_kind(rule: Any, kind: Any) -> Any:
+    """A rule with its numbers in the type of the state, so that a loop computes in no other."""
+    return type(rule)(*map(kind, rule))
+
+
 def _plain(weight: Tensor) -> Floats:
     values: Floats = weight.detach().numpy()
     return values
@@ -149,7 +183,8 @@ def _plain(weight: Tensor) -> Floats:
 
 def _typed(spec: ReelSpec) -> ReelSpec:
     """The spec in the types that the loops were compiled for."""
-    keys: dict[str, Any] = {"key_0": np.uint64(spec.key_0), "key_1": np.uint64(spec.key_1)}
+    names = ("key_0", "key_1", "option_key_0", "option_key_1")
+    keys: dict[str, Any] = {name: np.uint64(getattr(spec, name)) for name in names}
     sizes: dict[str, Any] = {"bound": np.float32(spec.bound), "score_scale": np.float32(spec.score_scale)}
     return spec._replace(**keys, **sizes)
 

@@ -1,7 +1,7 @@
 """The step on the CPU: one plain loop over a tensor, compiled and run by several threads.
 
-It repeats `slotkit.reel` and `slotkit.latent.line` for loops that can't call PyTorch. The bits are the same;
-tests/latent/test_engines.py checks it.
+It repeats `slotkit.reel` and `slotkit.latent.line` for loops that can't call PyTorch. The bits are the same
+(but for Adam's square root, which torch.sqrt rounds otherwise); tests/latent/mutants.py checks it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slotkit.latent import line
-from slotkit.latent.line import Hyperparameters
+from slotkit.latent.line import AdamStep, Hyperparameters
 from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import OPTIONS, SCORES, ReelSpec
 
@@ -39,7 +39,7 @@ compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
-advance_one = inlined(line.advance)
+advance_one, advance_one_by_adam = inlined(line.advance), inlined(line.advance_by_adam)
 
 
 @inlined
@@ -57,9 +57,12 @@ def unit_uniform(word: np.uint64) -> np.float32:
 
 @inlined
 def words_of(i: int, block: int, stream: int, spec: ReelSpec) -> Words:
-    """The four words of a block of an owner or a connection."""
+    """The four words of a block of an owner (options) or a connection (scores)."""
     low, high = np.uint64(i) & WORD, np.uint64(i) >> HALF
-    return philox_one(low, high, np.uint64(block), np.uint64(stream), spec.key_0, spec.key_1)  # type: ignore[no-any-return]
+    key_0, key_1 = spec.key_0, spec.key_1
+    if stream == OPTIONS:
+        key_0, key_1 = spec.option_key_0, spec.option_key_1
+    return philox_one(low, high, np.uint64(block), np.uint64(stream), key_0, key_1)  # type: ignore[no-any-return]
 
 
 @compiled
@@ -150,15 +153,25 @@ def bounds(selected: int, sign: float, w: Singles, s: Singles, workspace: Double
 
 
 @compiled
-def advance_all(position: Floats, velocity: Floats, gradient: Floats, h: Hyperparameters) -> None:
-    """One step of A and B (m,)."""
+def advance_all(
+    position: Floats, velocity: Floats, square: Floats, gradient: Floats, h: Hyperparameters, adam: AdamStep
+) -> None:
+    """One step of A (m,), and of B by SGD; or of A and its moments by Adam, if `square` is (m,)."""
     # The velocity of a dead unit shrinks until it is denormal, where processors take a hundred cycles for a
-    # multiplication. It is then too small to change any sum, so it becomes 0.
+    # multiplication. It is then too small to change any sum, so it becomes 0. Moments do the same.
     kind = position.dtype.type
     least, nothing = kind(SMALLEST_DOUBLE if position.itemsize == 8 else SMALLEST_SINGLE), kind(0)
-    for i in range(len(position)):
-        position[i], pace = advance_one(position[i], velocity[i], gradient[i], h)
-        velocity[i] = pace if abs(pace) >= least else nothing
+    if len(square):
+        for i in range(len(position)):
+            position[i], m, v = advance_one_by_adam(
+                position[i], velocity[i], square[i], gradient[i], adam, math.sqrt
+            )
+            velocity[i] = m if abs(m) >= least else nothing
+            square[i] = v if v >= least else nothing
+    else:
+        for i in range(len(position)):
+            position[i], pace = advance_one(position[i], velocity[i], gradient[i], h)
+            velocity[i] = pace if abs(pace) >= least else nothing
 
 
 @compiled
@@ -191,10 +204,12 @@ def step_tensor(
     weight: Floats,
     position: Floats,
     velocity: Floats,
+    square: Floats,
     lower: Floats,
     upper: Floats,
     gradient: Floats,
     h: Hyperparameters,
+    adam: AdamStep,
     scale: float,
     c: float,
     sign: float,
@@ -207,18 +222,18 @@ def step_tensor(
 ) -> None:
     """`Engine.step` for one tensor of n connections. A gradient (0,) stands for none.
 
+    `velocity` is B, and `square` (0,); under Adam they are the means of the gradient and of its square. The
+    numbers of `h` and `adam` have the dtype of A.
     How many flips each block has goes to `counts` (blocks,). The flips go to `connections` and `options`
     (n,), or nowhere if these are (0,).
     """
     kind: Callable[[float], float] = position.dtype.type  # type: ignore[assignment]
     u_scale = kind(scale)
-    typed = Hyperparameters(
-        kind(h.lr), kind(h.momentum), kind(h.intake), h.nesterov, kind(h.weight_decay), kind(h.sign)
-    )
     for b in numba.prange(len(counts)):
         start, end = b * BLOCK, min((b + 1) * BLOCK, len(position))
         if len(gradient):
-            advance_all(position[start:end], velocity[start:end], gradient[start:end], typed)
+            trained = position[start:end], velocity[start:end], square[start:end], gradient[start:end]
+            advance_all(*trained, h, adam)
         if chooses:
             waiting = np.empty(BLOCK, np.int32)
             w, s = np.empty(spec.k + 7, np.float32), np.empty(spec.k + 7, np.float32)

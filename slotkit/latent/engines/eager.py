@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slotkit.latent.engines.contract import Arrays, Flips, Move
-from slotkit.latent.line import Line, advance, line_scores, reselect
+from slotkit.latent.line import Line, advance, advance_by_adam, line_scores, reselect
 from slotkit.reel import ROWS
 from slotkit.selection import sample, take
 
@@ -17,6 +17,7 @@ class Eager:
     """See `slotkit.latent.engines.contract.Engine`."""
 
     name = "eager"
+    draws_read_all = True
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         return [self.step_one(move) for move in moves]
@@ -25,12 +26,21 @@ class Eager:
         return [self.sample_one(arrays, c, stream, number) for arrays, c in tensors]
 
     def step_one(self, move: Move) -> Flips | None:
-        arrays = move.arrays
         if move.gradient is not None:
-            latent, velocity = advance(arrays.latent, arrays.velocity, move.gradient, move.hyperparameters)
-            arrays.latent.copy_(latent)
-            arrays.velocity.copy_(velocity)
-        return self.choose(arrays, move.line, move.recorded) if move.choose else None
+            self.advance(move, move.gradient)
+        return self.choose(move.arrays, move.line, move.recorded) if move.choose else None
+
+    def advance(self, move: Move, gradient: Tensor) -> None:
+        latent, velocity = move.arrays.latent, move.arrays.velocity
+        kept: tuple[Tensor, ...] = latent, velocity
+        new: tuple[Tensor, ...]
+        if move.moments is None:
+            new = advance(latent, velocity, gradient, move.rule)
+        else:
+            kept = latent, *move.moments
+            new = advance_by_adam(latent, *move.moments, gradient, move.rule, torch.sqrt)
+        for tensor, values in zip(kept, new, strict=True):
+            tensor.copy_(values)
 
     def choose(self, arrays: Arrays, line: Line, recorded: bool) -> Flips:
         u = arrays.latent * line.scale

@@ -19,9 +19,11 @@ from slotkit.analyses.gap.sweep import PLAN, READINGS, Sweep, start, train
 from slotkit.config import Overrides
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.runs.folder import RunFolder
+from slotkit.sweeps import training
+from slotkit.sweeps.contract import Progress
+from slotkit.sweeps.run import Begun, Done, Started
 from slotkit.training import experiment
-from slotkit.training.loop import Event, Note, Step
-from slotkit.training.sweep import status
+from slotkit.training.loop import Note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -269,7 +271,18 @@ def tiny(**given: Any) -> Plan:
 def told(sweep: Sweep) -> list[str]:
     """What training it says."""
     notes: list[str] = []
-    train(sweep, lambda event: notes.append(event.text) if isinstance(event, Note) else None)
+
+    def report(event: object) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+        elif isinstance(event, Begun):
+            notes.append(f"{event.runs - event.done} left")
+        elif isinstance(event, Started):
+            notes.append(f"{event.name}: {event.words}")
+        elif isinstance(event, Done):
+            notes.append(f"{event.name} {event.how} {event.error}".strip())
+
+    train(sweep, report)
     return notes
 
 
@@ -280,17 +293,18 @@ def written(sweep: Sweep) -> dict[str, int]:
 def test_a_sweep_is_trained_once_and_grows_by_seeds(tmp_path: Path, one_thread: None) -> None:
     sweep = start(tiny(), tmp_path / "s")
     notes = told(sweep)
-    assert (
-        notes[0]
-        == "2 factors in 4 cells (full factorial), 1 seed: 4 runs of 1 epochs, 4 of them left to train."
-    )
-    assert notes[1] == ("run 1 of 4, cell-01-seed-0: update rule selected, option bound √(2/(in+out))")
+    assert notes[:4] == [
+        "2 factors in 4 cells (full factorial), 1 seed: 4 runs of 1 epochs.",
+        "4 left",
+        "cell-01-seed-0: update rule selected, option bound √(2/(in+out)), seed 0",
+        "cell-01-seed-0 finished",
+    ]
     updates = [folder.config().slots.update for _, _, folder in sweep.runs()]
     assert updates == ["selected", "selected", "all", "all"]
-    before = written(sweep)
     first = gap.analyze(sweep.path)
+    before = written(sweep)
     again = start(tiny(), tmp_path / "s")
-    assert told(again)[-1].endswith("4 runs of 1 epochs, 0 of them left to train.")
+    assert told(again)[-1] == "0 left"
     assert written(again) == before
     runs = first.table[first.table["quantity"] == "accuracy"]
     assert list(runs["value"]) == [
@@ -298,24 +312,31 @@ def test_a_sweep_is_trained_once_and_grows_by_seeds(tmp_path: Path, one_thread: 
     ]
     more = start(tiny(seeds=(1,)), tmp_path / "s")
     assert more.plan.seeds == (0, 1)
-    assert told(more)[0].endswith("2 seeds: 8 runs of 1 epochs, 4 of them left to train.")
+    assert [line for line in told(more) if "left" in line or "seeds" in line] == [
+        "2 factors in 4 cells (full factorial), 2 seeds: 8 runs of 1 epochs.",
+        "4 left",
+    ]
     assert len(gap.analyze("s", tmp_path).table.query("quantity == 'accuracy'")) == 8
 
 
-def test_an_interrupted_sweep_goes_on(tmp_path: Path, one_thread: None) -> None:
+def test_an_interrupted_sweep_goes_on(
+    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "EVERY", 0.0)
     planned = tiny(factors=["option bound"], epochs=3)
     whole = start(planned, tmp_path / "whole")
     told(whole)
     sweep = start(planned, tmp_path / "s")
 
-    def interrupt(event: Event) -> None:
-        if isinstance(event, Step) and event.step == 10:
+    def interrupt(event: object) -> None:
+        if isinstance(event, Progress) and event.share > 9 / 24:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(sweep, interrupt)
     first, second = (folder for _, _, folder in sweep.runs())
-    assert (status(first), status(second)) == ("interrupted", "missing")
+    assert first.status() == "interrupted"
+    assert not second.path.exists()
     second.path.mkdir()  # as a process leaves it that was killed at once
     told(sweep)
     for (_, _, one), (_, _, other) in zip(whole.runs(), sweep.runs(), strict=True):
@@ -334,14 +355,14 @@ def test_a_run_that_diverges_is_left_and_not_tried_again(
     planned = tiny(factors=["option bound"])
     sweep = start(planned, tmp_path / "s")
     monkeypatch.setattr(experiment, "fit", diverge)
-    assert told(sweep)[2] == "  The training loss became nan in epoch 1."
+    assert told(sweep)[3] == "cell-01-seed-0 diverged The training loss became nan in epoch 1."
     assert [folder.status() for _, _, folder in sweep.runs()] == ["diverged", "diverged"]
-    assert told(sweep)[0].endswith("0 of them left to train.")
+    assert told(sweep)[1:] == ["0 left"]
 
 
 def test_an_error_is_no_divergence(tmp_path: Path) -> None:
     sweep = start(replace(tiny(), base=tiny().base | {"data.dataset": "imagefolder:nowhere"}), tmp_path / "s")
-    with pytest.raises(SlotkitError, match="nowhere"):
+    with pytest.raises(SlotkitError, match=r"^4 of 4 runs failed. The first is cell-01-seed-0: .*nowhere"):
         told(sweep)
 
 
@@ -353,11 +374,11 @@ def test_dropout_in_evaluation_needs_no_training(
     layers = [Overrides("test", TINY | {"data.mean": [0.0], "data.std": [1.0]})]
     sweep = start(tiny(model="conv2", factors=factors, layers=layers), tmp_path / "s")
     assert "2 runs" in told(sweep)[0]
+    found = picked(gap.analyze(sweep.path).table, "reading", "dropout in evaluation")
     for _, _, folder in sweep.runs():
         readings = json.loads((folder.path / READINGS).read_text())
         assert readings["off"]["greedy"] == folder.summary()["test"]["best"]["greedy"]["accuracy"]
         assert set(readings["on"]) == {"greedy"}
-    found = picked(gap.analyze(sweep.path).table, "reading", "dropout in evaluation")
     on, off = (
         np.mean([sweep.readings(folder)[key]["greedy"] for _, _, folder in sweep.runs()])
         for key in ("on", "off")

@@ -69,7 +69,11 @@ def test_the_reference_for_lenet_is_the_recipe_and_the_reproduction_is_lent_by_c
     }
     config = resolve(planned.layers(reproduction, 5)).config
     assert planned.reproduction == "ceng501-conv2-greedy for lenet"
-    assert (config.slots.update, config.slots.init, config.slots.others) == ("selected", "paper", "kept")
+    assert (config.slots.update, config.slots.init, config.slots.others) == (
+        "selected",
+        "glorot-deviation",
+        "kept",
+    )
     assert (config.training.momentum, config.training.lr) == (0, 0.2)
     assert (config.data.mean, config.data.std) == ((0.5,), (0.5,))
     assert config.model.options == {"bias": True}
@@ -91,7 +95,12 @@ def test_every_level_reaches_its_setting() -> None:
 def test_the_bounds_of_options_and_scores_are_apart() -> None:
     planned = plan(factors=["option bound", "score bound"])
     inits = [resolve(planned.layers(cell, 0)).config.slots.init for cell in planned.trained()]
-    assert inits == ["paper", "paper-options-authors-scores", "authors-options-paper-scores", "authors"]
+    assert inits == [
+        "glorot-deviation",
+        "deviation-options-uniform-scores",
+        "uniform-options-deviation-scores",
+        "glorot-uniform",
+    ]
 
 
 def test_convolutional_networks_have_more_factors_and_one_of_reading() -> None:
@@ -118,7 +127,7 @@ def test_factors_left_out_stay_at_the_reference() -> None:
     )
     for cell in planned.trained():
         config = resolve(planned.layers(cell, 0)).config
-        assert (config.slots.init, config.slots.k, config.training.epochs) == ("authors", 4, 3)
+        assert (config.slots.init, config.slots.k, config.training.epochs) == ("glorot-uniform", 4, 3)
         assert config.data.dataset == "digits"
 
 
@@ -128,7 +137,7 @@ def test_large_k_has_the_learning_rates_that_the_recipes_give_it() -> None:
 
 
 def test_other_recipes_can_be_the_ends() -> None:
-    planned = plan(reference="paper-lenet-greedy", reproduction="authors-lenet-greedy")
+    planned = plan(reference="paper-literal-lenet-greedy", reproduction="authors-lenet-greedy")
     assert {f.name for f in planned.factors if f.between} == {
         *("learning rate", "L2 penalty", "schedule", "option bound", "score bound")
     }

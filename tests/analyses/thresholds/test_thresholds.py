@@ -196,7 +196,7 @@ def test_reachable_options_of_small_reels(options: Any, scores: Any, count: int)
 
 def test_the_law_of_the_rectangle_holds() -> None:
     found = envelope.expected_reachable(
-        Reel("a", (100, 100), k=8, init="paper"), [2, 3, 64, 1024], reels=4000
+        Reel("a", (100, 100), k=8, init="glorot-deviation"), [2, 3, 64, 1024], reels=4000
     )
     assert found[2] == 2
     assert found[3] == pytest.approx(2.5, abs=4 * 0.5 / 4000**0.5)  # the middle one is above in half

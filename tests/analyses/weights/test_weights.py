@@ -321,5 +321,6 @@ def test_densities_need_a_bound() -> None:
     assert str(caught.value) == (
         f"fc.weight has options of the init {Square.__qualname__} and the kind independent. Densities are "
         "told in units of the bound of uniform options, and these have none. Analyze runs with one of the "
-        "inits paper, authors, paper-options-authors-scores, authors-options-paper-scores."
+        "inits glorot-uniform, glorot-deviation, deviation-options-uniform-scores, "
+        "uniform-options-deviation-scores."
     )

@@ -1,0 +1,242 @@
+"""slotkit sweep FILE.toml|--grid ..., slotkit sweep status SWEEP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
+from slotkit.cli.output import print_json, table
+from slotkit.cli.sweep_progress import sweep_progress
+from typer.core import TyperGroup
+
+from slotkit.errors import SlotkitError
+
+if TYPE_CHECKING:
+    from slotkit.config import Overrides
+    from slotkit.sweeps.spec import Spec
+    from slotkit.sweeps.sweep import Sweep
+
+
+class _RunByDefault(TyperGroup):
+    """`slotkit sweep FILE.toml` is `slotkit sweep run FILE.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = not args or args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    help="Train many runs: `slotkit sweep FILE.toml`, or --grid on top of a recipe.",
+)
+
+
+@app.command("run")
+def run(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE.toml]", help="What the sweep is: see docs/sweeps.md.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A=V,W", help="Values of a setting, such as k=2,4,8; all combinations."),
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="What every run starts from, with --grid.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Repetitions of every cell, such as 0,1,2.")] = None,
+    set_: Set = None,
+    dataset: Annotated[str | None, typer.Option(help="As for `slotkit train`.")] = None,
+    data_dir: DataDir = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every run.")] = None,
+    device: Device = None,
+    executor: Annotated[
+        str, typer.Option(help="local (processes), ray (a cluster) or inline (this process).")
+    ] = "local",
+    jobs: Annotated[int | None, typer.Option(help="Runs at the same time. local: one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each run. Default: 1.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="GB a run needs. Default: what others of its kind took.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of the cluster. Default: here.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="ray: GPUs of each run, such as 0.5.")] = None,
+    retries: Annotated[int, typer.Option(help="How often a run that fails is tried again.")] = 2,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Leave out runs of before that are not asked for any more.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Of the sweep's folder. Default: that of the file.")
+    ] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train what a sweep lacks. The same command again goes on where it was stopped, and loses nothing.
+
+    Runs that are finished are not trained again, others go on from their last checkpoint, and one that fails
+    is tried again and its error kept.
+    """
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.sweeps import registry
+    from slotkit.sweeps.contract import Options
+    from slotkit.sweeps.plan import plan
+    from slotkit.sweeps.sweep import start
+
+    flags = {
+        "data.dataset": ("--dataset", dataset),
+        "data.dir": ("--data-dir", data_dir),
+        "training.epochs": ("--epochs", epochs),
+        "training.device": ("--device", device),
+    }
+    spec = _spec(file, grid or [], recipe, seeds, _upper(flags, set_ or []), name)
+    planned = plan(spec)
+    bytes_each = None if memory is None else int(memory * 1e9)
+    made = registry.make(executor, Options(jobs, threads, bytes_each, address, gpus))
+    place = (runs_dir or default_runs_dir()) / (name or spec.name)
+    try:
+        sweep, notes = start(place, planned, spec.source, changed, " ".join(["slotkit", *sys.argv[1:]]))
+        for note in notes:
+            print(note, file=sys.stderr)
+        failed = _train(sweep, planned, made, retries, bytes_each)
+    finally:
+        made.stop()
+    _show(sweep, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("status")
+def status(
+    sweep: Annotated[str, typer.Argument(help="A sweep: its folder, or its name in the runs folder.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far a sweep is: its runs, their errors, and a table of what is finished. Nothing is written."""
+    from slotkit.sweeps.sweep import Sweep, find
+
+    found = Sweep.open(find(sweep, runs_dir))
+    _show(found, as_json, runs=True)
+
+
+def _spec(
+    file: Path | None,
+    grid: list[str],
+    recipe: str | None,
+    seeds: str | None,
+    upper: list[Overrides],
+    name: str | None,
+) -> Spec:
+    from slotkit.config import parse_seeds
+    from slotkit.sweeps.spec import from_options, read
+
+    numbers = parse_seeds(seeds) if seeds is not None else None
+    if file is None:
+        if not grid and numbers is None:
+            raise SlotkitError("A sweep needs a FILE.toml, or --grid (or --seeds) with what is to be varied.")
+        return from_options(grid, recipe, numbers, upper, name)
+    if grid or recipe is not None:
+        raise SlotkitError(f"{'--grid' if grid else '--recipe'} can't go with {file}: write it there.")
+    return read(file, numbers, upper)
+
+
+def _upper(flags: dict[str, tuple[str, Any]], assignments: list[str]) -> list[Overrides]:
+    from slotkit.config import Overrides, parse_assignment
+
+    given = [Overrides(flag, {path: value}) for path, (flag, value) in flags.items() if value is not None]
+    return [*given, *(parse_assignment(text) for text in assignments)]
+
+
+def _train(sweep: Sweep, planned: Any, executor: Any, retries: int, memory: int | None) -> list[Any]:
+    from slotkit.sweeps.run import train
+    from slotkit.training.experiment import StoppedError
+
+    try:
+        with sweep_progress() as report:
+            return [*train(sweep, planned, executor, report, retries, memory)]
+    except (KeyboardInterrupt, StoppedError) as stopped:
+        print(
+            "Stopped: what was in progress is saved. The same command goes on from there; "
+            f"`slotkit sweep status {sweep.path}` shows how far it is.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None
+
+
+def _show(sweep: Sweep, as_json: bool, runs: bool = False) -> None:
+    """The table of a sweep; with `runs` also how far each is."""
+    from slotkit.sweeps import results
+
+    rows, states = results.rows(sweep), [_state(run) for run in sweep.runs()]
+    left_out = sum(not entry.wanted for entry in sweep.manifest.runs.values())
+    if as_json:
+        told = {"sweep": str(sweep.path), "source": sweep.manifest.source, "trained now": sweep.is_locked()}
+        print_json({**told, "left out": left_out, "runs": states, "table": [row.as_dict() for row in rows]})
+        return
+    if runs:
+        _print_runs(sweep, states, left_out)
+    varied = list(dict.fromkeys(name for row in rows for name in row.varied))
+    several = any(row.wanted > 1 for row in rows)
+    headings = [*varied, "reading", "test", *(["n"] if several else [])]
+    cells = [
+        [
+            *(_said(row.varied.get(name, "")) for name in varied),
+            row.reading or "-",
+            _mean(row),
+            *([f"{row.n} of {row.wanted}"] if several else []),
+        ]
+        for row in rows
+    ]
+    print(table(headings, cells))
+    print(f"sweep: {sweep.path}")
+
+
+def _state(run: Any) -> dict[str, Any]:
+    """A run of a sweep, for --json and the table of status."""
+    there = (run.folder.path / "summary.json").is_file()
+    summary = run.folder.summary() if there else {}
+    best = summary.get("validation", {}).get("best")
+    return {
+        "run": run.entry.name,
+        "status": run.status(),
+        "epochs": summary.get("epochs", 0),
+        "validation": best and best["accuracy"],
+        "seconds": summary.get("seconds", 0.0),
+        "peak": run.entry.peak,
+        "failures": [failure.model_dump() for failure in run.entry.failures],
+    }
+
+
+def _print_runs(sweep: Sweep, states: list[dict[str, Any]], left_out: int) -> None:
+    counts = {one: sum(state["status"] == one for state in states) for one in (s["status"] for s in states)}
+    trained = "A process trains it now." if sweep.is_locked() else "No process trains it now."
+    print(f"{len(states)} runs: {', '.join(f'{n} {what}' for what, n in counts.items())}. {trained}")
+    if left_out:
+        print(
+            f"{left_out} runs of before are left out: {sweep.manifest.source} does not ask for them any more."
+        )
+    rows = [
+        (
+            *(state["run"], state["status"], state["epochs"]),
+            "-" if state["validation"] is None else f"{100 * state['validation']:.2f} %",
+            f"{state['seconds']:.0f}",
+            "-" if state["peak"] is None else f"{state['peak'] / 1e9:.2f}",
+        )
+        for state in states
+    ]
+    print(table(("run", "status", "epochs", "validation", "seconds", "GB"), rows))
+    for state in states:
+        for failure in state["failures"]:
+            print(f"{state['run']} failed at {failure['when']} ({failure['where']}): {failure['error']}")
+
+
+def _mean(row: Any) -> str:
+    if row.mean is None:
+        return "diverged" if row.diverged else "-"
+    spread = "" if row.spread is None else f" ± {100 * row.spread:.2f}"
+    return f"{100 * row.mean:.2f}{spread} %" + (f" ({row.diverged} diverged)" if row.diverged else "")
+
+
+def _said(value: Any) -> str:
+    from slotkit.runs.listing import shown
+
+    return shown(value)

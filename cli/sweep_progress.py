@@ -1,0 +1,107 @@
+"""How a sweep in training is shown: a line a run in progress and one bar for all; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from slotkit.sweeps.run import Done, Event
+    from slotkit.training.loop import Note
+
+
+@contextmanager
+def sweep_progress() -> Iterator[Callable[[Event | Note], None]]:
+    """A reporter of the events of a sweep, and of notes."""
+    if not sys.stderr.isatty():
+        yield _Lines(lambda text: print(text, file=sys.stderr, flush=True))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")),
+        *(TextColumn("{task.fields[told]}"), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Bars(bars)
+
+
+class _Lines:
+    """A line for what begins and ends."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.runs, self.over = say, 0, 0
+
+    def __call__(self, event: Event | Note) -> None:
+        from slotkit.sweeps.run import Begun, Done, Started, Tried
+        from slotkit.training.loop import Note
+
+        if isinstance(event, Note):
+            self.say(event.text)
+        elif isinstance(event, Begun):
+            self.runs, self.over = event.runs, event.done
+            left = event.runs - event.done
+            self.say(f"{event.runs} run{'s' if event.runs != 1 else ''}, {left} of them left to train.")
+        elif isinstance(event, Started):
+            self.say(f"{event.name}: {event.words or 'started'}")
+        elif isinstance(event, Tried):
+            self.say(f"{event.name} is tried again: {event.error}")
+        elif isinstance(event, Done):
+            self.over += 1
+            self.say(f"[{self.over}/{self.runs}] {event.name}: {_result(event)}")
+
+
+class _Bars(_Lines):
+    """A bar for all, and one for each run that has begun to train."""
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(lambda text: bars.console.print(text, highlight=False, markup=False))
+        self.bars, self.all = bars, bars.add_task("all runs", total=None, told="")
+        self.tasks: dict[str, TaskID] = {}
+        self.names: dict[str, tuple[str, int]] = {}
+        self.before = 0.0
+
+    def __call__(self, event: Event | Note) -> None:
+        from slotkit.sweeps.contract import Progress
+        from slotkit.sweeps.run import Begun, Done, Started
+
+        if isinstance(event, Started):
+            self.names[event.key] = event.name, event.epochs
+            return
+        if not isinstance(event, Progress):
+            super().__call__(event)
+        if isinstance(event, Begun):
+            self.before = event.epochs - event.left_epochs
+            self.bars.update(self.all, total=event.epochs)
+        elif isinstance(event, Progress):
+            name, _ = self.names.get(event.key, (event.key, 0))
+            if event.key not in self.tasks:
+                self.tasks[event.key] = self.bars.add_task(name, total=1.0, told="")
+            best = "" if event.best is None else f", best {100 * event.best:.2f} %"
+            told = f"epoch {event.epoch}/{event.epochs}{best}"
+            self.bars.update(self.tasks[event.key], completed=event.share, told=told)
+        elif isinstance(event, Done):
+            self.before += self.names.pop(event.key, ("", 0))[1]
+            if (task := self.tasks.pop(event.key, None)) is not None:
+                self.bars.remove_task(task)
+        self.bars.update(self.all, completed=self.before + self._under_way(), told=f"{self.over}/{self.runs}")
+
+    def _under_way(self) -> float:
+        """Epochs of the runs in progress."""
+        tasks = {task.id: task.completed for task in self.bars.tasks}
+        return sum(self.names[key][1] * tasks[task] for key, task in self.tasks.items() if key in self.names)
+
+
+def _result(event: Done) -> str:
+    """How a run ended, in words."""
+    if event.how != "finished":
+        return f"{event.how}: {event.error}"
+    summary = event.run.folder.summary()
+    first = next(iter(summary["test"]["best"].values()))
+    return f"test {100 * first['accuracy']:.2f} %, {summary['seconds']:.0f} s"

@@ -1,0 +1,1 @@
+"""Pages made of runs and sweeps: `slotkit report`. Installs as slotkit.reports."""

@@ -1,0 +1,196 @@
+"""What the paper claims, and whether these runs bear it out: it holds, it fails, or it is not tested here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from slotkit.reports.collect import Cell
+from slotkit.reports.figures import usual
+from slotkit.reports.paper import Paper
+
+from slotkit.runs.folder import RunFolder
+
+HOLDS, FAILS, UNTESTED = "holds", "fails", "not tested here"
+
+# How far from the paper's mean, in points, a mean of ours still says the same.
+NEAR = {"greedy": 0.15, "probabilistic": 0.3, "learned": 0.2}
+NEAR_CONV = {"greedy": 1.0, "probabilistic": 1.5, "learned": 0.5}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, a verdict, and the numbers behind it in a sentence."""
+
+    text: str
+    verdict: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean accuracies (%) of one problem by K, and of learned weights."""
+
+    greedy: Mapping[int, float]
+    probabilistic: Mapping[int, float]
+    learned: float | None
+
+
+def means(cells: Sequence[Cell]) -> Means:
+    """Those of the paper's own method; of several variants that with the paper's recipe, else the first."""
+    found: dict[str, dict[int, float]] = {"greedy": {}, "probabilistic": {}}
+    learned: float | None = None
+    ordered = sorted(cells, key=lambda cell: not cell.rows[0].recipe.startswith("paper-"))
+    for cell in ordered:
+        if not cell.values:
+            continue
+        if cell.config.method == "learned":
+            learned = fmean(cell.values) if learned is None else learned
+        elif usual(cell) and cell.reading == "greedy":
+            found[cell.config.slots.selection].setdefault(cell.k, fmean(cell.values))
+    return Means(dict(sorted(found["greedy"].items())), dict(sorted(found["probabilistic"].items())), learned)
+
+
+def claims(
+    model: str,
+    cells: Sequence[Cell],
+    paper: Paper,
+    untrained: Mapping[int, Sequence[float]],
+    comparisons: Sequence[RunFolder],
+) -> Iterator[Claim]:
+    """Every claim that the paper makes of such a network, in its order."""
+    ours = means(cells)
+    near = NEAR if model == "lenet" else NEAR_CONV
+    yield _numbers(
+        "Greedy selection reaches the accuracies of the paper's plot",
+        ours.greedy,
+        paper.greedy,
+        near["greedy"],
+    )
+    yield _numbers(
+        "Probabilistic selection does, too",
+        ours.probabilistic,
+        paper.probabilistic,
+        near["probabilistic"],
+    )
+    yield _learned(ours, paper, near["learned"])
+    yield _against_learned(ours, paper)
+    yield _growth(ours)
+    yield _selections(ours)
+    yield _random(ours, untrained)
+    yield _finetuning(comparisons)
+    yield from _sharing(cells)
+    yield Claim(
+        "Connections prefer options of large magnitude",
+        UNTESTED,
+        "`slotkit analyze weights RUN` tests it.",
+    )
+
+
+def _numbers(
+    text: str, ours: Mapping[int, float], paper: Mapping[int, tuple[float, float, float]], near: float
+) -> Claim:
+    both = {k: (ours[k], paper[k][0]) for k in ours if k in paper}
+    if not both:
+        return Claim(text, UNTESTED, "No run has a K for which the paper has a number.")
+    told = ", ".join(f"K = {k} {mine:.2f} (paper {its:.2f})" for k, (mine, its) in both.items())
+    far = [k for k, (mine, its) in both.items() if abs(mine - its) > near]
+    if not far:
+        return Claim(text, HOLDS, f"Every mean is within {near} points: {told}.")
+    which = ", ".join(f"K = {k} by {both[k][0] - both[k][1]:+.2f}" for k in far)
+    return Claim(text, FAILS, f"More than {near} points away: {which}. In all: {told}.")
+
+
+def _learned(ours: Means, paper: Paper, near: float) -> Claim:
+    text = "Learned weights reach the accuracy of the paper's plot"
+    if ours.learned is None or paper.learned is None:
+        missing = (
+            "There is no run with learned weights." if ours.learned is None else "The paper has no number."
+        )
+        return Claim(text, UNTESTED, missing)
+    off = ours.learned - paper.learned[0]
+    told = f"{ours.learned:.2f} here, {paper.learned[0]:.2f} in the paper ({off:+.2f})."
+    return Claim(text, HOLDS if abs(off) <= near else FAILS, told)
+
+
+def _against_learned(ours: Means, paper: Paper) -> Claim:
+    """The paper's own means say from which K on that is so for a network."""
+    text = "A slot machine is as good as learned weights where the paper's is"
+    where = [k for k, read in paper.greedy.items() if paper.learned and read[0] >= paper.learned[0]]
+    tested = {k: ours.greedy[k] for k in where if k in ours.greedy}
+    if ours.learned is None or not tested:
+        return Claim(text, UNTESTED, "It needs learned weights and a K at which the paper's is ahead.")
+    told = ", ".join(f"K = {k} {value - ours.learned:+.2f}" for k, value in tested.items())
+    behind = [k for k, value in tested.items() if value < ours.learned]
+    return Claim(
+        text, FAILS if behind else HOLDS, f"Points over learned weights ({ours.learned:.2f}): {told}."
+    )
+
+
+def _growth(ours: Means) -> Claim:
+    text = "Accuracy grows with K up to about 8 and hardly after"
+    few = [value for k, value in ours.greedy.items() if k < 8]
+    many = [value for k, value in ours.greedy.items() if k >= 8]
+    if not few or len(many) < 2:
+        return Claim(text, UNTESTED, "It needs greedy runs below K = 8 and two at K = 8 or above.")
+    first, spread, gain = min(few), max(many) - min(many), fmean(many) - min(few)
+    lowest = f"From K = {min(ours.greedy)} ({first:.2f})"
+    told = f"{lowest} it grows by {gain:.2f} points; from K = 8 on it spans {spread:.2f}."
+    return Claim(text, HOLDS if gain > 0 and spread < gain else FAILS, told)
+
+
+def _selections(ours: Means) -> Claim:
+    text = "Greedy selection is better than probabilistic selection at every K"
+    both = {k: ours.greedy[k] - ours.probabilistic[k] for k in ours.greedy if k in ours.probabilistic}
+    if not both:
+        return Claim(text, UNTESTED, "No K has finished runs under both.")
+    told = ", ".join(f"K = {k} {gap:+.2f}" for k, gap in both.items())
+    return Claim(text, HOLDS if all(gap > 0 for gap in both.values()) else FAILS, f"Points ahead: {told}.")
+
+
+def _random(ours: Means, untrained: Mapping[int, Sequence[float]]) -> Claim:
+    text = "A random combination of the same options does no better than chance"
+    if not untrained:
+        return Claim(text, UNTESTED, "The networks before training were not evaluated.")
+    best = max(max(values) for values in untrained.values())
+    told = ", ".join(
+        f"K = {k} {fmean(values):.1f}" + (f" (trained {ours.greedy[k]:.2f})" if k in ours.greedy else "")
+        for k, values in sorted(untrained.items())
+    )
+    # Ten classes: a network that has learned nothing may still lean to a class or two.
+    return Claim(text, HOLDS if best < 25 else FAILS, f"Before training: {told}.")
+
+
+def _finetuning(comparisons: Sequence[RunFolder]) -> Claim:
+    text = "Finetuning the selected weights improves on learning from scratch"
+    finetuned, scratch = [], []
+    for folder in comparisons:
+        for row in folder.summary()["table"]:
+            if row["network"] == "from scratch":
+                scratch.append(100 * row["test"]["accuracy"])
+            elif row["epochs"] > 0:
+                finetuned.append(100 * row["test"]["accuracy"])
+    if not finetuned or not scratch:
+        return Claim(text, UNTESTED, "It needs a run of `slotkit finetune --from-scratch`.")
+    best, base = max(finetuned), fmean(scratch)
+    told = f"The best finetuned network has {best:.2f}, the one from scratch {base:.2f}."
+    return Claim(text, HOLDS if best > base else FAILS, told)
+
+
+def _sharing(cells: Sequence[Cell]) -> Iterator[Claim]:
+    kinds = {"layer": "all connections of a layer", "network": "all connections of the network"}
+    for sharing, words in kinds.items():
+        text = f"With options shared by {words}, large K learns well and small K does not"
+        found = {
+            cell.k: fmean(cell.values)
+            for cell in cells
+            if cell.values and cell.config.slots.sharing == sharing and cell.reading == "greedy"
+        }
+        if len(found) < 2:
+            yield Claim(text, UNTESTED, f"It needs runs with sharing={sharing} at two K or more.")
+            continue
+        ordered = dict(sorted(found.items()))
+        told = ", ".join(f"K = {k} {value:.2f}" for k, value in ordered.items())
+        small, large = next(iter(ordered.values())), list(ordered.values())[-1]
+        yield Claim(text, HOLDS if large - small > 5 else FAILS, f"Test accuracy: {told}.")

@@ -1,0 +1,259 @@
+"""The figures of one network on one dataset, from the cells of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from slotkit.reports.chart import COLOURS, Chart, Line, Point, mean_point
+from slotkit.reports.collect import Cell
+from slotkit.reports.paper import Paper, Read
+
+from slotkit.runs.folder import RunFolder
+from slotkit.runs.listing import shown
+
+TEST = "test accuracy (%)"
+K = "K, options a connection"
+
+SELECTIONS = {"greedy": "GS", "probabilistic": "PS"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with what is to be said of it.
+
+    Attributes:
+        name: for links to it.
+        notes: sentences below it.
+    """
+
+    name: str
+    chart: Chart
+    notes: tuple[str, ...] = ()
+
+
+def usual(cell: Cell) -> bool:
+    """Whether it is a slot machine as the paper has it: unshared options, SGD on the scores."""
+    config = cell.config
+    own_kind = config.slots.sharing == "none" and config.training.optimizer == "sgd"
+    return config.method == "slot" and own_kind and not config.slots.symmetric
+
+
+def figures(
+    cells: Sequence[Cell],
+    paper: Paper,
+    untrained: Mapping[int, Sequence[float]],
+    comparisons: Sequence[RunFolder] = (),
+) -> Iterator[Figure]:
+    """Those that these runs have something for.
+
+    Args:
+        untrained: K -> accuracies (%) before training, a random combination of options.
+    """
+    greedy = [cell for cell in cells if usual(cell) and cell.config.slots.selection == "greedy"]
+    slot = [cell for cell in cells if cell.config.method == "slot" and cell.values]
+    if greedy:
+        yield _against_k(greedy, [cell for cell in cells if cell.config.method == "learned"], paper)
+    if untrained:
+        yield _untrained(greedy, untrained)
+    if {cell.config.slots.selection for cell in slot if usual(cell)} == SELECTIONS.keys():
+        yield _selections([cell for cell in slot if usual(cell)], paper)
+    if len({cell.config.slots.sharing for cell in slot}) > 1:
+        yield _sharing([cell for cell in slot if cell.config.training.optimizer == "sgd"])
+    if any(cell.config.training.optimizer == "adam" for cell in slot):
+        yield _optimizers([cell for cell in slot if cell.config.slots.sharing == "none"])
+    finished = [folder for folder in comparisons if folder.summary()["status"] == "finished"]
+    if finished:
+        yield _finetuning(finished)
+    yield from _curves([cell for cell in cells if cell.values])
+
+
+def series(cells: Sequence[Cell], name: Callable[[Cell], str], first: int = 0) -> list[Line]:
+    """A line by K for each name and variant; the variant is named as far as it tells lines apart."""
+    groups: dict[str, list[Cell]] = {}
+    variants = [cell.variant for cell in cells]
+    for cell in cells:
+        words = ", ".join(filter(None, [name(cell), told(cell.variant, variants)]))
+        groups.setdefault(words, []).append(cell)
+    return [
+        Line(
+            f"{words} (n = {_n(group)})",
+            tuple(mean_point(cell.k, cell.values) for cell in group if cell.values),
+            first + at,
+        )
+        for at, (words, group) in enumerate(groups.items())
+        if any(cell.values for cell in group)
+    ]
+
+
+def told(variant: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """What of a variant not all of the others share, in words."""
+    paths = [path for path in variant if any(other.get(path) != variant[path] for other in others)]
+    return ", ".join(
+        shown(variant[path]) if path == "recipe" else f"{path} {shown(variant[path])}"
+        for path in paths
+        if variant[path] not in (None, "")
+    )
+
+
+def ks(cells: Sequence[Cell], *papers: Mapping[int, Read]) -> tuple[float, ...]:
+    return tuple(sorted({cell.k for cell in cells} | {k for read in papers for k in read}))
+
+
+def _against_k(greedy: Sequence[Cell], learned: Sequence[Cell], paper: Paper) -> Figure:
+    lines = series(greedy, lambda cell: "greedy")
+    lines += _of_paper("greedy, the paper", paper.greedy, 0)
+    for at, cell in enumerate(cell for cell in learned if cell.values):
+        words = ", ".join(filter(None, ["learned weights", told(cell.variant, [c.variant for c in learned])]))
+        lines.append(
+            Line(f"{words} (n = {len(cell.values)})", (mean_point(0, cell.values),), 5 + at, level=True)
+        )
+    if paper.learned is not None:
+        mean, low, high = paper.learned
+        point = (Point(0, mean, low, high),)
+        lines.append(Line("learned weights, the paper", point, 5, dashed=True, level=True))
+    chart = Chart("Accuracy against K", K, TEST, tuple(lines), log2=True, ticks=ks(greedy, paper.greedy))
+    return Figure("accuracy-k", chart, (_bars(paper),))
+
+
+def _untrained(greedy: Sequence[Cell], untrained: Mapping[int, Sequence[float]]) -> Figure:
+    lines = series([cell for cell in greedy if cell.values], lambda cell: "greedy, trained")
+    points = tuple(mean_point(k, values) for k, values in sorted(untrained.items()))
+    counts = {len(values) for values in untrained.values()}
+    n = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    lines.append(Line(f"before training: a random combination of options (n = {n})", points, 6))
+    chart = Chart(
+        "Selection against a random combination",
+        *(K, TEST, tuple(lines), True),
+        floor=0.0,
+        ceiling=100.0,
+        ticks=tuple(sorted(untrained)),
+    )
+    return Figure("random", chart, ("The same options in both: training only chooses among them.",))
+
+
+def _selections(cells: Sequence[Cell], paper: Paper) -> Figure:
+    def name(cell: Cell) -> str:
+        selection = cell.config.slots.selection
+        return "GS" if selection == "greedy" else f"PS, {cell.reading} reading"
+
+    lines = series(cells, name)
+    colour = {line.name[:2]: line.colour for line in reversed(lines)}
+    lines += _of_paper("GS, the paper", paper.greedy, colour.get("GS", 0))
+    lines += _of_paper("PS, the paper", paper.probabilistic, colour.get("PS", 1))
+    ticks = ks(cells, paper.greedy, paper.probabilistic)
+    chart = Chart("Greedy against probabilistic selection", K, TEST, tuple(lines), log2=True, ticks=ticks)
+    return Figure("selection", chart, (_bars(paper),))
+
+
+def _sharing(cells: Sequence[Cell]) -> Figure:
+    def name(cell: Cell) -> str:
+        selection = SELECTIONS[cell.config.slots.selection]
+        reading = "" if selection == "GS" else f", {cell.reading} reading"
+        return f"sharing {cell.config.slots.sharing}, {selection}{reading}"
+
+    chart = Chart("Sharing options", K, TEST, tuple(series(cells, name)), log2=True, ticks=ks(cells))
+    return Figure("sharing", chart, ("The paper's numbers for sharing were not found.",))
+
+
+def _optimizers(cells: Sequence[Cell]) -> Figure:
+    def name(cell: Cell) -> str:
+        adam = cell.config.training.optimizer == "adam"
+        words = "Adam on the latents" if adam else "SGD on the scores"
+        return f"{words}, {SELECTIONS[cell.config.slots.selection]}"
+
+    greedy = [cell for cell in cells if cell.reading == "greedy"]
+    chart = Chart("Two optimizers", K, TEST, tuple(series(greedy, name)), log2=True, ticks=ks(greedy))
+    return Figure("optimizers", chart, ("Adam on the latents is slotkit's own; the paper has SGD only.",))
+
+
+def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
+    """Accuracy of the slot machine, of its finetuned weights and from scratch, by epochs of selection."""
+    found: dict[str, dict[int, list[float]]] = {"slot machine": {}, "finetuned": {}}
+    scratch: list[float] = []
+    for folder in comparisons:
+        for row in folder.summary()["table"]:
+            accuracy = 100 * row["test"]["accuracy"]
+            if row["network"] == "from scratch":
+                scratch.append(accuracy)
+                continue
+            kind = "slot machine" if row["epochs"] == 0 else "finetuned"
+            found[kind].setdefault(row["slot_epochs"], []).append(accuracy)
+    lines = [
+        Line(name, tuple(mean_point(epoch, values) for epoch, values in sorted(by_epoch.items())), at)
+        for at, (name, by_epoch) in enumerate(found.items())
+    ]
+    if scratch:
+        point = (mean_point(0, scratch),)
+        lines.append(Line("learned from scratch, equal epochs in total", point, 5, level=True))
+    n = f"{len(comparisons)} comparison{'s' if len(comparisons) > 1 else ''} of `slotkit finetune`."
+    chart = Chart("Finetuning", "epochs of selection before", TEST, tuple(lines))
+    return Figure("finetuning", chart, (n, "The paper's numbers for finetuning were not found."))
+
+
+def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
+    """Validation accuracy by epoch, a figure for each selection: means over the seeds."""
+    alike = list({id(cell.rows): cell for cell in reversed(cells)}.values())[::-1]
+    learned = [cell for cell in alike if cell.config.method == "learned"]
+    for selection, short in SELECTIONS.items():
+        chosen = [cell for cell in alike if cell.config.slots.selection == selection and cell not in learned]
+        lines = [line for line in map(_curve, chosen + learned) if line.points] if chosen else []
+        variants = [cell.variant for cell in chosen + learned]
+        if lines:
+            names = [_name(cell, variants) for cell in chosen + learned]
+            yield _zoomed(short, [replace(line, name=name) for line, name in zip(lines, names, strict=True)])
+
+
+def _name(cell: Cell, variants: Sequence[Mapping[str, Any]]) -> str:
+    slots = cell.config.slots
+    name = f"K = {cell.k}" if cell.config.method == "slot" else "learned weights"
+    words = [
+        name,
+        f"sharing {slots.sharing}" if slots.sharing != "none" else "",
+        told(cell.variant, variants),
+    ]
+    return ", ".join(filter(None, words))
+
+
+def _curve(cell: Cell) -> Line:
+    return Line("", tuple(Point(epoch, value) for epoch, value in validation(cell)), 0, marks=False)
+
+
+def _zoomed(short: str, lines: Sequence[Line]) -> Figure:
+    """The part of the axis in which curves end, twice as high below: most of it would be the first epochs."""
+    best = max(line.points[-1].y for line in lines)
+    ends = [line.points[-1].y for line in lines if line.points[-1].y > best - 20]
+    floor = max(0.0, min(ends) - 2 * (best - min(ends)) - 1)
+    cut = [replace(line, points=tuple(p for p in line.points if p.y >= floor)) for line in lines]
+    kept = [replace(line, colour=at, dashed=at >= COLOURS) for at, line in enumerate(cut) if line.points]
+    title, y = f"Validation during training, {short}", "validation accuracy (%)"
+    chart = Chart(title, "epoch", y, tuple(kept), floor=floor)
+    note = f"Means over the seeds. What lies below {floor:.0f} % is cut off."
+    return Figure(f"curves-{short.lower()}", chart, (note,))
+
+
+def validation(cell: Cell) -> list[tuple[int, float]]:
+    """(epoch, mean accuracy in % over the runs that have it)."""
+    by_epoch: dict[int, list[float]] = {}
+    for row in cell.rows:
+        for entry in row.folder.metrics():
+            if entry["kind"] == "epoch":
+                by_epoch.setdefault(entry["epoch"], []).append(100 * entry["validation"]["accuracy"])
+    return [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
+
+
+def _of_paper(name: str, reads: Mapping[int, Read], colour: int) -> list[Line]:
+    points = tuple(Point(k, mean, low, high) for k, (mean, low, high) in reads.items())
+    return [Line(name, points, colour, dashed=True)] if points else []
+
+
+def _n(cells: Sequence[Cell]) -> str:
+    counts = sorted({len(cell.values) for cell in cells if cell.values})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _bars(paper: Paper) -> str:
+    ours = "Ours: mean and standard deviation over the seeds."
+    return f"{ours} The paper's: read off its plots, with the ends of its bars." if paper.greedy else ours

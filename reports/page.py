@@ -1,0 +1,226 @@
+"""The page: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from slotkit.reports import paper, runs
+from slotkit.reports.chart import swatch
+from slotkit.reports.claims import Claim, claims
+from slotkit.reports.collect import Cell, Material, Row, cells, collect
+from slotkit.reports.figures import Figure, figures, told, usual
+from slotkit.reports.untrained import untrained
+
+from slotkit import __version__
+from slotkit.errors import SlotkitError
+from slotkit.files import write_text
+from slotkit.runs.folder import RunFolder
+from slotkit.runs.listing import shown
+from slotkit.training.experiment import mean_and_spread
+
+# What a reader has to know of where numbers were made.
+CONDITIONS = ("device", "threads", "platform", "python", "torch", "slotkit", "git_commit")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One network on one dataset: its figures, table, claims, and what is missing."""
+
+    title: str
+    figures: list[Figure]
+    table: list[dict[str, str]]
+    headings: list[str]
+    claims: list[Claim]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Single:
+    """A run that was named."""
+
+    row: Row
+    figures: list[Figure]
+    compared: str
+    differences: list[tuple[str, str, str, str]]
+    faults: list[str]
+
+
+def write(
+    names: Sequence[str],
+    runs_dir: Path | None = None,
+    out: Path | None = None,
+    baseline: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Write the report of runs, sweeps and comparisons, given as folders or names in `runs_dir`.
+
+    Args:
+        out: the file; by default report.html in the folder of the one that was named, else here.
+        baseline: also evaluate networks before training, a random combination of options.
+        tell: called with what takes time.
+
+    Raises SlotkitError for what is no run, or is damaged.
+    """
+    material = collect(names, runs_dir)
+    path = out or _place(material) / "report.html"
+    write_text(path, page(material, baseline, tell))
+    return path
+
+
+def page(material: Material, baseline: bool = True, tell: Callable[[str], None] = lambda text: None) -> str:
+    """The HTML of it."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals |= {"swatch": swatch}
+    source = (files("slotkit.reports") / "page.html.j2").read_text(encoding="utf-8")
+    problems = [_problem(material, problem, baseline, tell) for problem in _compared(material)]
+    return environment.from_string(source).render(
+        title=f"slotkit: {', '.join(Path(name).name for name in material.named)}",
+        command=f"slotkit report {' '.join(material.named)}",
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        version=__version__,
+        sweeps=[
+            (sweep.path.name, sweep.manifest.command or sweep.manifest.source) for sweep in material.sweeps
+        ],
+        counts=_counts(material.rows),
+        problems=problems,
+        comparisons=[_comparison(folder) for folder in material.comparisons],
+        singles=[_single(row) for row in material.rows if row.given],
+        conditions=_conditions(material),
+    )
+
+
+def _compared(material: Material) -> list[tuple[str, str]]:
+    """The problems that have more than single runs to show."""
+    several = len(material.rows) > 1 or material.sweeps
+    return material.problems() if several else []
+
+
+def _problem(
+    material: Material, problem: tuple[str, str], baseline: bool, tell: Callable[[str], None]
+) -> Problem:
+    model, dataset = problem
+    rows = [row for row in material.rows if row.problem == problem]
+    found = cells(rows)
+    known = paper.of(model, dataset)
+    greedy = [
+        row
+        for cell in found
+        if usual(cell) and cell.reading == "greedy" and cell.config.slots.selection == "greedy"
+        for row in cell.rows
+        if row.status == "finished"
+    ]
+    before, faults = untrained(greedy, tell) if baseline else ({}, [])
+    comparisons = [folder for folder in material.comparisons if _problem_of(folder) == problem]
+    headings, table = _table(found, known)
+    missing = [f"Networks before training could not be read: {fault}" for fault in faults]
+    missing += [] if baseline else ["Networks before training were not read (--no-baseline)."]
+    if not known.greedy:
+        missing.append(f"The paper has no numbers for {model} on {dataset}.")
+    told_claims = claims(model, found, known, before, comparisons) if known.greedy else ()
+    return Problem(
+        f"{model} on {Path(dataset.partition(':')[2] or dataset).name}",
+        list(figures(found, known, before, comparisons)),
+        table,
+        headings,
+        list(told_claims),
+        missing,
+    )
+
+
+def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[dict[str, str]]]:
+    """(headings, rows) of every cell: mean, spread, n, and the paper's number."""
+    variants = [cell.variant for cell in found]
+    rows = []
+    for cell in found:
+        config, values = cell.config, cell.values
+        slot = config.method == "slot"
+        mean, spread = mean_and_spread(values) if values else (None, None)
+        unfinished = sum(row.status not in ("finished", "diverged") for row in cell.rows)
+        comparable = not slot or (usual(cell) and cell.reading == "greedy")
+        read = known.read(config.method, config.slots.selection, config.slots.k) if comparable else None
+        notes = [f"{cell.diverged} diverged"] if cell.diverged else []
+        notes += [f"{unfinished} not finished"] if unfinished else []
+        rows.append(
+            {
+                "method": f"{config.slots.selection}" if slot else "learned weights",
+                "K": str(config.slots.k) if slot else "",
+                "sharing": config.slots.sharing if slot else "",
+                "other settings": told(cell.variant, variants),
+                "reading": cell.reading,
+                "test accuracy (%)": "" if mean is None else f"{mean:.2f}",
+                "spread": "" if spread is None else f"{spread:.2f}",
+                "n": str(len(values)),
+                "paper": "" if read is None else f"{read[0]:.2f}",
+                "difference": "" if read is None or mean is None else f"{mean - read[0]:+.2f}",
+                "notes": ", ".join(notes),
+            }
+        )
+    headings = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+    if len({row["sharing"] for row in rows if row["sharing"]}) < 2 and "sharing" in headings:
+        headings.remove("sharing")
+    return headings, rows
+
+
+def _single(row: Row) -> Single:
+    faults: list[str] = []
+    compared, different = row.recipe, list[tuple[str, str, str, str]]()
+    try:
+        compared, different = runs.differences(row)
+    except SlotkitError as fault:
+        faults.append(str(fault))
+    found, more = runs.dynamics(row)
+    return Single(row, [*runs.curves(row), *found], compared, different, [*faults, *more])
+
+
+def _comparison(folder: RunFolder) -> dict[str, Any]:
+    summary = folder.summary()
+    rows = [
+        (
+            *(row["network"], row["slot_epochs"], row["epochs"]),
+            f"{100 * row['validation']['accuracy']:.2f}",
+            f"{100 * row['test']['accuracy']:.2f}",
+        )
+        for row in summary["table"]
+    ]
+    command = folder.tables()["environment"].get("command", "")
+    return {"name": folder.name, "status": folder.status(), "rows": rows, "command": command}
+
+
+def _problem_of(folder: RunFolder) -> tuple[str, str]:
+    config = folder.config()
+    return config.model.name, config.data.dataset
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    """ "18 runs: 17 finished, 1 diverged"."""
+    statuses = [row.status for row in rows]
+    parts = [f"{statuses.count(one)} {one}" for one in dict.fromkeys(statuses)]
+    return f"{len(rows)} run{'' if len(rows) == 1 else 's'}: {', '.join(parts)}" if rows else ""
+
+
+def _conditions(material: Material) -> list[tuple[str, str]]:
+    """What the runs say of where they were made: every value there is."""
+    places = [row.environment for row in material.rows]
+    places += [folder.tables()["environment"] for folder in material.comparisons]
+    seeds = sorted({row.config.seeds.reels for row in material.rows})
+    found = [
+        (name, ", ".join(dict.fromkeys(shown(place[name]) for place in places if name in place)))
+        for name in CONDITIONS
+    ]
+    return [*found, ("seeds", ", ".join(map(str, seeds)))]
+
+
+def _place(material: Material) -> Path:
+    folders = [sweep.path for sweep in material.sweeps]
+    folders += [row.folder.path for row in material.rows if row.given]
+    folders += [folder.path for folder in material.comparisons]
+    return folders[0] if len(folders) == 1 else Path()

@@ -1,0 +1,173 @@
+"""The runs in a folder as rows: settings, how far each is, its accuracies, what tells it from others."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slotkit.config import Config, flatten, full_path, short_name
+from slotkit.errors import SlotkitError
+from slotkit.runs.fingerprint import FREE
+from slotkit.runs.folder import RunFolder, list_runs
+
+SEEDS = ("seeds.reels", "seeds.data", "seeds.training")
+
+# Settings that a row has anyway.
+SHOWN = ("method", "model.name", "data.dataset", "slots.k", "slots.selection", "training.epochs")
+
+# What rows can be sorted by beside a setting, and how it is found.
+COLUMNS: dict[str, Callable[[Listed], Any]] = {
+    "run": lambda row: row.name,
+    "status": lambda row: row.status,
+    "epochs": lambda row: row.summary.get("epochs", 0),
+    "seconds": lambda row: row.summary.get("seconds", 0.0),
+    "validation": lambda row: _accuracy(row.validation),
+    "test": lambda row: _accuracy(row.test),
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run.
+
+    Attributes:
+        fault: why it can't be read; then it has no settings and its status is "damaged".
+        differs: settings that it has otherwise than runs of the same network on the same data.
+    """
+
+    name: str
+    status: str
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    fault: str = ""
+    differs: Mapping[str, Any] | None = None
+
+    @property
+    def validation(self) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.summary.get("validation", {}).get("best")
+        return found
+
+    @property
+    def test(self) -> Mapping[str, Any] | None:
+        """The first reading of the best network; None before the run is finished."""
+        return next(iter(self.summary.get("test", {}).get("best", {}).values()), None)
+
+
+def listed(place: Path, where: Sequence[str] = (), sort: str | None = None) -> list[Listed]:
+    """The runs in `place`, oldest first by name; nothing is written.
+
+    Args:
+        where: "k=8", "status=finished": those for which all of these hold, by setting or column.
+        sort: by a setting or column; "-test" begins with the highest. What hasn't one comes last.
+
+    Raises SlotkitError for what is neither a setting nor a column.
+    """
+    rows = [_read(folder) for folder in list_runs(place)]
+    tests = [_condition(text) for text in where]
+    rows = [row for row in rows if all(test(row) for test in tests)]
+    told = differing([row.settings for row in rows])
+    rows = [_with(row, differs) for row, differs in zip(rows, told, strict=True)]
+    if sort is None:
+        return rows
+    down, name = sort.startswith("-"), sort.removeprefix("-")
+    value = _value_of(name, f"--sort {sort}")
+    known = [row for row in rows if value(row) is not None]
+    ordered = sorted(known, key=lambda row: _ordered(value(row)), reverse=down)
+    return [*ordered, *(row for row in rows if value(row) is None)]
+
+
+def differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each run (its settings by path) those that not all runs of its network on its data share.
+
+    Three equal seeds are one, `seed`. Where data lie and how often checkpoints are written is left out.
+    """
+    kinds = [tuple(run.get(path) for path in SHOWN[:3]) for run in runs]
+    found = []
+    for run, kind in zip(runs, kinds, strict=True):
+        alike = [other for other, its in zip(runs, kinds, strict=True) if its == kind]
+        paths = dict.fromkeys(path for other in alike for path in other)
+        differs = {
+            path: run.get(path)
+            for path in paths
+            if path not in (*SHOWN, *FREE) and any(other.get(path) != run.get(path) for other in alike)
+        }
+        found.append({short_name(path): value for path, value in _one_seed(differs, run, alike).items()})
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value of a setting for people."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _one_seed(
+    differs: dict[str, Any], run: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    equal = all(len({other.get(path) for path in SEEDS}) == 1 for other in alike)
+    if not (equal and differs.keys() & set(SEEDS)):
+        return differs
+    rest = {path: value for path, value in differs.items() if path not in SEEDS}
+    return rest | {"seed": run.get(SEEDS[0])}
+
+
+def read(folder: RunFolder) -> Listed:
+    """One run. Raises SlotkitError if it is damaged."""
+    settings = dict(flatten(folder.config().model_dump(mode="json")))
+    return Listed(folder.name, folder.status(), settings, folder.summary())
+
+
+def _read(folder: RunFolder) -> Listed:
+    try:
+        return read(folder)
+    except SlotkitError as fault:
+        return Listed(folder.name, "damaged", {}, {}, str(fault))
+
+
+def _with(row: Listed, differs: Mapping[str, Any]) -> Listed:
+    return Listed(row.name, row.status, row.settings, row.summary, row.fault, differs)
+
+
+def _condition(text: str) -> Callable[[Listed], bool]:
+    name, equals, wanted = text.partition("=")
+    if not equals:
+        raise SlotkitError(f"--where {text} is not of the form a=v, such as k=8 or status=finished.")
+    value = _value_of(name.strip(), f"--where {text}")
+    if full_path(name.strip()) == "slots.selection":
+        from slotkit.selection import find_selection
+
+        wanted = find_selection(wanted)
+    try:
+        parsed = tomllib.loads(f"value = {wanted}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = wanted
+    return lambda row: value(row) == parsed or str(value(row)) == wanted
+
+
+def _value_of(name: str, whose: str) -> Callable[[Listed], Any]:
+    path = full_path(name)
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if name == "seed":
+        path = SEEDS[0]
+    elif path not in dict(flatten(Config().model_dump())) and not path.startswith("model.options."):
+        columns = ", ".join(COLUMNS)
+        raise SlotkitError(
+            f"{name} (from {whose}) is neither a setting, such as k or training.lr, nor one of {columns}."
+        )
+    return lambda row: row.settings.get(path)
+
+
+def _accuracy(reading: Mapping[str, Any] | None) -> float | None:
+    return None if reading is None else float(reading["accuracy"])
+
+
+def _ordered(value: Any) -> tuple[int, Any]:
+    """Numbers before texts, so that both can be sorted."""
+    number = isinstance(value, int | float) and not math.isnan(value)
+    return (0, value) if number else (1, str(value))

@@ -1,0 +1,113 @@
+"""The manifest of a sweep, sweep.json: which runs are wanted, each by the key of its resolved configuration.
+
+How far a run is stands in its own folder; the manifest has what no run folder can say: that a run is wanted,
+under which name, and with which errors it failed. Only the process that trains the sweep writes it, and
+whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from slotkit.config import Config
+from slotkit.data.identity import Identity
+from slotkit.files import write_text
+from slotkit.runs.schema import Count, Told, naming, read_json
+from slotkit.sweeps.plan import key_of
+
+MANIFEST = "sweep.json"
+
+ADVICE = "Delete it: the same command writes it anew, and finds the runs that are there."
+
+# Errors of a run that are kept, the newest.
+KEPT_FAILURES = 10
+
+Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+FolderName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$", max_length=255)]
+
+
+class _Record(Told):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Failure(_Record):
+    """An attempt that failed.
+
+    Attributes:
+        when: the time (UTC).
+        where: the machine and process.
+        trace: the traceback of a fault that is no SlotkitError, or the last lines of a process that died.
+    """
+
+    when: str
+    where: str
+    error: str
+    trace: str = ""
+
+
+class Entry(_Record):
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        settings: the resolved configuration, without what is at its default (`slotkit.sweeps.plan.deciding`).
+        varied, seed: what tells it from the others, in words.
+        wanted: whether the sweep still asks for it.
+        peak: bytes that its process had at most.
+    """
+
+    name: FolderName
+    settings: dict[str, Any]
+    varied: dict[str, Any] = Field({})
+    seed: int | None = None
+    wanted: bool = True
+    failures: list[Failure] = Field([])
+    peak: Count | None = None
+
+
+class Manifest(_Record):
+    """sweep.json.
+
+    Attributes:
+        id: another one for every sweep, by which machines know whether they see the same folder.
+        source: where the runs were asked for.
+        command: the one that asked for them, if it was one.
+        data: what the data are, by name and picture size (`data_key`).
+    """
+
+    format: Literal[1] = 1
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    source: str
+    command: str = ""
+    runs: dict[Key, Entry]
+    data: dict[str, Identity] = Field({})
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        for key, entry in self.runs.items():
+            if key_of(entry.settings) != key:
+                raise ValueError(f"the settings of {entry.name} are not those of its key {key}")
+        names = [entry.name for entry in self.runs.values()]
+        if len(set(names)) < len(names):
+            raise ValueError("two of its runs have the same folder")
+        return self
+
+
+def data_key(settings: dict[str, Any]) -> str:
+    """What decides the images of a run: dataset and picture size."""
+    dataset = settings.get("data.dataset", Config().data.dataset)
+    return f"{dataset} {settings.get('data.size', '')}".strip()
+
+
+def read(place: Path) -> Manifest:
+    """Raises SlotkitError if it is missing or damaged."""
+    path = place / MANIFEST
+    with naming(path, ADVICE):
+        return Manifest.model_validate(read_json(path))
+
+
+def write(place: Path, manifest: Manifest) -> None:
+    write_text(place / MANIFEST, manifest.model_dump_json(indent=1) + "\n")

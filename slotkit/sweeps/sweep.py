@@ -1,0 +1,247 @@
+"""A sweep on the disk: a folder with the manifest, and a run folder for each of its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from slotkit.data.identity import Identity, differences
+from slotkit.errors import SlotkitError
+from slotkit.files import make_folder
+from slotkit.runs.folder import MARKS, RunFolder, default_runs_dir, list_runs
+from slotkit.runs.listing import shown
+from slotkit.runs.lock import LOCK, is_locked, locked
+from slotkit.sweeps import manifest as manifests
+from slotkit.sweeps.contract import Ended
+from slotkit.sweeps.manifest import KEPT_FAILURES, MANIFEST, Entry, Failure, Manifest, data_key
+from slotkit.sweeps.plan import FROM_DATASET, Planned, deciding, folder_name, key_of
+
+# Runs that need nothing more.
+DONE = ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A run of a sweep, there or not."""
+
+    key: str
+    entry: Entry
+    folder: RunFolder
+
+    def status(self) -> str:
+        """finished, diverged, running, waiting; stopped, interrupted, killed or failed, which go on."""
+        if not (self.folder.path / "summary.json").is_file():
+            return "running" if is_locked(self.folder.path) else self._not_begun()
+        status = self.folder.status()
+        return "failed" if status not in DONE and status != "running" and self.entry.failures else status
+
+    def done(self) -> bool:
+        return (self.folder.path / "summary.json").is_file() and self.folder.status() in DONE
+
+    def _not_begun(self) -> str:
+        return "failed" if self.entry.failures else "waiting"
+
+
+class Sweep:
+    """The folder `path`. `start` makes or extends one, `open` finds one that is there."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Sweep:
+        """Raises SlotkitError if its manifest can't be read."""
+        return cls(path, manifests.read(path))
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other drivers from training this sweep."""
+        return locked(self.path, "sweep")
+
+    def is_locked(self) -> bool:
+        return is_locked(self.path)
+
+    def runs(self) -> Iterator[SweepRun]:
+        """Those that are wanted, in the order of training."""
+        for key, entry in self.manifest.runs.items():
+            if entry.wanted:
+                yield SweepRun(key, entry, RunFolder(self.path / entry.name))
+
+    def check(self, run: SweepRun) -> None:
+        """Raise SlotkitError if its folder holds another run than the manifest says."""
+        own, wanted = deciding(run.folder.config()), run.entry.settings
+        different = [
+            f"{path} is {own.get(path, 'its default')!r} there and {wanted.get(path, 'its default')!r} here"
+            for path in sorted(own.keys() | wanted.keys())
+            if own.get(path) != wanted.get(path) and not (path in FROM_DATASET and path not in wanted)
+        ]
+        if different:
+            raise SlotkitError(
+                f"{run.folder.path} is not the run that {self.path / MANIFEST} says: {'; '.join(different)}. "
+                "Move it elsewhere to train that run anew, or choose another --name for the sweep."
+            )
+
+    def keep_failure(self, key: str, ended: Ended) -> None:
+        """Write down the error of an attempt."""
+        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        failure = Failure(when=when, where=ended.where, error=ended.error, trace=ended.trace)
+        kept = [*self.manifest.runs[key].failures, failure][-KEPT_FAILURES:]
+        self._change(key, failures=kept)
+
+    def keep_peak(self, key: str, peak: int) -> None:
+        """Write down how much memory a run took."""
+        if peak > (self.manifest.runs[key].peak or 0):
+            self._change(key, peak=peak)
+
+    def data_of(self, key: str) -> Identity | None:
+        """What the data of a run have to be, if another run of the sweep has said it."""
+        return self.manifest.data.get(data_key(self.manifest.runs[key].settings))
+
+    def keep_data(self, run: SweepRun) -> None:
+        """Write down the data of the first run on each dataset.
+
+        Raises SlotkitError if those of this run are others.
+        """
+        found, known = run.folder.data(), self.data_of(run.key)
+        if found is None:
+            return
+        if known is not None:
+            different = differences(known, found)
+            if different:
+                raise SlotkitError(
+                    f"{run.folder.path} has other data than the runs of the sweep before it: "
+                    f"{'; '.join(different)}. Put them back as they were and delete that run."
+                )
+            return
+        data = self.manifest.data | {data_key(run.entry.settings): found}
+        self._write(self.manifest.model_copy(update={"data": data}))
+
+    def _change(self, key: str, **values: Any) -> None:
+        entry = self.manifest.runs[key].model_copy(update=values)
+        self._write(self.manifest.model_copy(update={"runs": self.manifest.runs | {key: entry}}))
+
+    def _write(self, manifest: Manifest) -> None:
+        manifests.write(self.path, manifest)
+        self.manifest = manifest
+
+
+def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:
+    """The folder of a sweep, a path or a name in `runs_dir`. Raises SlotkitError if it isn't there."""
+    place = runs_dir or default_runs_dir()
+    for path in (Path(sweep), place / sweep):
+        if (path / MANIFEST).is_file():
+            return path
+    raise SlotkitError(
+        f"There is no sweep {str(sweep)!r}, neither as a path nor in {place}: no {MANIFEST} is there. "
+        "`slotkit sweep FILE.toml` makes one."
+    )
+
+
+def sweeps_in(place: Path) -> list[Path]:
+    """The folders of the sweeps in a folder, by name."""
+    return sorted(path.parent for path in place.glob(f"*/{MANIFEST}"))
+
+
+def start(
+    path: Path, planned: Sequence[Planned], source: str, changed: bool = False, command: str = ""
+) -> tuple[Sweep, list[str]]:
+    """The sweep of those runs in that folder, a new one or the one that is there; nothing is trained yet.
+
+    Runs that are new are added to it.
+
+    Args:
+        source: where the runs are asked for: "lenet.toml".
+        command: what the user typed; kept for reports.
+        changed: leave out runs of before that are not asked for any more. Their folders stay.
+
+    Returns:
+        The sweep, and what the user should know, a sentence each.
+
+    Raises SlotkitError if another process trains it, if other files are in the folder, or if runs of before
+    are not asked for any more.
+    """
+    if not (path / MANIFEST).is_file() and _is_other(path):
+        raise SlotkitError(f"{path} is there already and no sweep. Choose another --name.")
+    make_folder(path)
+    with locked(path, "sweep"):
+        there = manifests.read(path) if (path / MANIFEST).is_file() else None
+        before = there.runs if there else {}
+        wanted = {key_of(settings): (one, settings) for one in planned for settings in [one.settings()]}
+        gone = [key for key, entry in before.items() if entry.wanted and key not in wanted]
+        new = [key for key in wanted if key not in before or not before[key].wanted]
+        if gone and not changed:
+            raise SlotkitError(_changed(path, source, before, gone, wanted))
+        runs = {key: _entry(path, key, *one, before.get(key)) for key, one in wanted.items()}
+        runs |= {
+            key: entry.model_copy(update={"wanted": False})
+            for key, entry in before.items()
+            if key not in runs
+        }
+        manifest = Manifest(
+            id=there.id if there else uuid4().hex,
+            source=source,
+            command=command,
+            runs=runs,
+            data=there.data if there else {},
+        )
+        if manifest != there:
+            manifests.write(path, manifest)
+    notes = []
+    if there and new:
+        notes.append(f"{source} asks for {len(new)} more runs than {path} had.")
+    if gone:
+        notes.append(
+            f"{len(gone)} runs that {source} does not ask for any more are left out; they stay in {path}."
+        )
+    return Sweep(path, manifest), notes
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a folder without a manifest holds something else than the runs of a sweep that has lost it."""
+    if not path.exists():
+        return False
+    if not path.is_dir() or any((path / mark).exists() for mark in MARKS):
+        return True
+    return not list_runs(path) and any(inner.name != LOCK for inner in path.iterdir())
+
+
+def _entry(path: Path, key: str, planned: Planned, settings: dict[str, Any], before: Entry | None) -> Entry:
+    """The entry of a run; one of before keeps its folder, and one whose manifest was lost finds it."""
+    if before is None:
+        there = sorted(found.name for found in path.glob(f"*{key[:6]}") if (found / "config.toml").is_file())
+        name = planned.name or next(iter(there), folder_name(planned, key))
+        before = Entry(name=name, settings=settings)
+    varied = json.loads(json.dumps(dict(planned.varied)))
+    return before.model_copy(update={"varied": varied, "seed": planned.seed, "wanted": True})
+
+
+def _changed(
+    path: Path, source: str, before: dict[str, Entry], gone: list[str], wanted: dict[str, Any]
+) -> str:
+    """The sentence for runs that are not asked for any more."""
+    old = [before[key].settings for key in gone]
+    new = [settings for key, (_, settings) in wanted.items() if key not in before]
+    paths = sorted({path for settings in (*old, *new) for path in settings})
+    told = []
+    for name in paths:
+        was, now = (_values(settings, name) for settings in (old, new))
+        if new and was != now:
+            told.append(f"{name} was {was} and is {now}")
+    why = f" ({'; '.join(told[:5])})" if told else ""
+    return (
+        f"{source} does not ask for {len(gone)} of the {len(before)} runs of {path} any more{why}. Choose "
+        "another --name, put it back as it was, or say --changed: then they are left out of the sweep, and "
+        "stay on the disk."
+    )
+
+
+def _values(all_settings: Sequence[dict[str, Any]], name: str) -> str:
+    values = dict.fromkeys(
+        shown(settings[name]) if name in settings else "default" for settings in all_settings
+    )
+    return ", ".join(values)

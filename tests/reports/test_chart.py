@@ -1,0 +1,99 @@
+"""Charts: what is drawn where."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import pytest
+from slotkit.reports.chart import HEIGHT, WIDTH, Chart, Line, Point, mean_point, nice_ticks, swatch
+
+
+def drawn(chart: Chart) -> ET.Element:
+    return ET.fromstring(chart.svg())
+
+
+def centres(svg: ET.Element) -> list[tuple[float, float]]:
+    return [(float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in svg.iter("circle")]
+
+
+def test_points_are_where_their_values_are() -> None:
+    line = Line("a", (Point(2, 10), Point(4, 20), Point(64, 30)), 1)
+    svg = drawn(Chart("t", "K", "%", (line,), log2=True))
+    (x2, y10), (x4, y20), (x64, y30) = centres(svg)
+    assert x64 - x2 == pytest.approx(5 * (x4 - x2), abs=0.3)
+    assert y10 - y20 == pytest.approx(y20 - y30, abs=0.2)
+    assert svg.attrib["data-points"] == "3"
+    assert [text.text for text in svg.iter("text")][-5:-2] == ["2", "4", "64"]
+    linear = centres(drawn(Chart("t", "x", "%", (line,))))
+    assert linear[1][0] - linear[0][0] < 0.1 * (linear[2][0] - linear[1][0])
+
+
+def test_everything_lies_within_the_chart() -> None:
+    lines = (
+        Line("a", (Point(1, 5, 4, 6), Point(30, 7, 2, 9)), 0),
+        Line("b", (Point(0, 3, 1, 12),), 5, level=True),
+        Line("c", (Point(12, 6, 5, 8),), 0, dashed=True),
+    )
+    svg = drawn(Chart("t", "epoch", "%", lines))
+    numbers = [
+        float(number) for path in svg.iter("path") for number in re.findall(r"-?\d+\.?\d*", path.attrib["d"])
+    ]
+    assert min(numbers) >= 0
+    assert max(numbers) <= max(WIDTH, HEIGHT)
+    (band,) = (rect for rect in svg.iter("rect") if "band" in rect.attrib["class"])
+    assert 0 < float(band.attrib["y"]) < float(band.attrib["y"]) + float(band.attrib["height"]) < HEIGHT
+    (hollow,) = (rect for rect in svg.iter("rect") if "hollow" in rect.attrib["class"])
+    assert hollow.attrib["class"] == "hollow s0 dashed"
+
+
+def test_ends_of_the_axis_can_be_given() -> None:
+    svg = drawn(Chart("t", "K", "%", (Line("a", (Point(2, 90), Point(4, 95)), 0),), floor=0, ceiling=100))
+    texts = [text.text for text in svg.iter("text")]
+    assert {"0", "20", "100"} <= set(texts)
+    assert max(y for _, y in centres(svg)) < 0.2 * HEIGHT
+
+
+def test_an_empty_chart_says_so_and_one_value_is_no_fault() -> None:
+    assert "no values" in Chart("t", "x", "y", ()).svg()
+    assert len(centres(drawn(Chart("t", "x", "y", (Line("a", (Point(8, 0),), 0),), log2=True)))) == 1
+
+
+def test_names_are_escaped() -> None:
+    svg = drawn(Chart('"a" <b>', "x & y", "<y>", (Line("a", (Point(1, 1),), 0),)))
+    assert svg.attrib["aria-label"] == '"a" <b>: <y> against x & y'
+    ET.fromstring(swatch(Line("a", (), 9, dashed=True)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (96.9, 98.4, [97, 97.5, 98]),
+        (0.098, 0.102, [0.098, 0.099, 0.1, 0.101, 0.102]),
+        (-3, 1, [-3, -2, -1, 0, 1]),
+        (0, 24000, [0, 5000, 10000, 15000, 20000]),
+    ],
+)
+def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) -> None:
+    assert nice_ticks(low, high) == ticks
+
+
+def test_ticks_have_equal_distances_whatever_the_ends() -> None:
+    for high in (1e-6, 0.3, 7.7, 12345.0):
+        found = nice_ticks(0, high)
+        steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in pairwise(found)}
+        assert steps == {1.0}
+        assert 2 <= len(found) <= 6
+
+
+def test_epochs_have_no_halves() -> None:
+    svg = drawn(Chart("t", "epoch", "%", (Line("a", (Point(1, 1), Point(2, 2), Point(3, 3)), 0),)))
+    at_x = [text.text for text in svg.iter("text") if text.attrib.get("text-anchor") == "middle"]
+    assert at_x[:3] == ["1", "2", "3"]
+
+
+def test_repetitions_have_a_mean_and_a_bar() -> None:
+    assert mean_point(8, [1.0, 3.0]) == Point(8, 2.0, 2 - 2**0.5, 2 + 2**0.5)
+    assert mean_point(8, [1.0]) == Point(8, 1.0)

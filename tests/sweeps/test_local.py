@@ -1,0 +1,278 @@
+"""Processes on this machine: what is killed loses nothing, whoever it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweeps.made import assert_same_sweep, planned, table  # type: ignore[import-not-found]
+
+from slotkit.errors import SlotkitError
+from slotkit.runs.folder import RunFolder
+from slotkit.runs.lock import is_locked
+from slotkit.sweeps import memory
+from slotkit.sweeps.contract import Ended, Job, Options, Progress, Told
+from slotkit.sweeps.local import Local
+from slotkit.sweeps.process import Worker
+from slotkit.sweeps.sweep import Sweep, start
+
+SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
+
+# Eight runs that take a second or two each, with a checkpoint every epoch.
+FILE = """
+name = "eight"
+seeds = [0, 1]
+settings.training = { epochs = 40, limit_batches = 8, device = "cpu", batch_size = 32 }
+settings.data.validation = 0.1
+grid.k = [2, 8]
+grid.selection = ["GS", "PS"]
+"""
+
+# How often a test looks for what has to come. A clock would go on while a busy machine stops this process.
+LOOKS = 15_000
+
+
+def until(what: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+    """Wait for something that comes to pass while a process runs."""
+    for _ in range(LOOKS):
+        if found := what():
+            return found
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+Driver = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def driver() -> Iterator[Driver]:
+    """Starts `slotkit sweep` in a folder; ends what still runs after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
+        one = subprocess.Popen(
+            [*SLOTKIT, "sweep", "eight.toml", *more],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(one)
+        return one
+
+    yield begin
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+def workers(of: subprocess.Popen[str]) -> list[int]:
+    """The processes that a driver has started."""
+    found = Path(f"/proc/{of.pid}/task").glob("*/children")
+    return [int(pid) for children in found for pid in children.read_text().split()]
+
+
+def statuses(place: Path) -> list[str]:
+    return [run.status() for run in Sweep.open(place).runs()]
+
+
+def begun(place: Path, epochs: int) -> list[str]:
+    """Runs that are being trained and have so many epochs."""
+    found = []
+    for path in place.glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        if summary["status"] == "running" and summary.get("epochs", 0) >= epochs:
+            found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process in /proc")
+def test_driver_killed_twice_and_a_worker_once(tmp_path: Path, driver: Driver) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+        (folder / "eight.toml").write_text(FILE)
+    undisturbed = driver(whole, "--executor", "inline")
+    place = cut / "runs" / "eight"
+    first = driver(cut, "--jobs", "2")
+    until(lambda: begun(place, 2), first)
+    first.kill()
+    first.communicate()
+    second = driver(cut, "--jobs", "2")
+    # The first driver's runs that were under way are saved by their workers, or go on from a checkpoint.
+    until(lambda: statuses(place).count("finished") >= 2 and begun(place, 2), second)
+    os.kill(workers(second)[0], signal.SIGKILL)
+    until(lambda: any(run.entry.failures for run in Sweep.open(place).runs()), second)
+    until(lambda: statuses(place).count("finished") >= 4 and begun(place, 2), second)
+    second.kill()
+    second.communicate()
+    third = driver(cut, "--jobs", "2")
+    out, err = third.communicate()
+    assert third.returncode == 0, err
+    # What was under way when a driver was killed, or a worker, was not begun anew.
+    logs = [path.read_text() for path in place.glob("*/log.txt")]
+    assert any("Resumed after step" in log for log in logs)
+    failures = [failure.error for run in Sweep.open(place).runs() for failure in run.entry.failures]
+    assert failures == [
+        "The process that trained it was ended by SIGKILL. The system does that when memory runs out: try "
+        "fewer --jobs."
+    ]
+    told, _ = undisturbed.communicate()
+    assert undisturbed.returncode == 0
+    assert told == out
+    assert_same_sweep(whole / "runs" / "eight", place)
+    assert {row["n"] for row in table(place)} == {2}
+
+
+@pytest.fixture
+def told() -> list[Told | Path]:
+    return []
+
+
+@pytest.fixture
+def worker(told: list[Told | Path]) -> Iterator[Worker]:
+    one = Worker(1, told.append)
+    yield one
+    one.ask_to_stop()
+    one.join()
+
+
+def job(place: Path, epochs: int, seed: int = 3) -> Job:
+    (these,) = planned(epochs, (seed,))
+    sweep, _ = start(place, [these], "the test")
+    (key,) = sweep.manifest.runs
+    return Job(key, f"seed-{seed}", place, sweep.manifest.id, these.layers)
+
+
+def ended(told: list[Told | Path]) -> Ended | None:
+    return next((one for one in told if isinstance(one, Ended)), None)
+
+
+def test_a_worker_trains_one_run_after_the_other(
+    tmp_path: Path, worker: Worker, told: list[Told | Path]
+) -> None:
+    assert worker.job is None
+    for name in ("a", "b"):
+        worker.start(one := job(tmp_path / name, 2))
+        end = until(lambda: ended(told))
+        assert (end.key, end.how, end.error) == (one.key, "finished", "")
+        assert f"process {worker.pid}" in end.where
+        assert worker.job is None
+        told.clear()
+    # What it is asked while it trains: to stop, which saves the run.
+    worker.start(job(tmp_path / "c", 100_000))
+    until(lambda: any(isinstance(one, Progress) and one.epoch > 1 for one in told))
+    worker.ask_to_stop()
+    worker.join()
+    assert ended(told).how == "stopped"  # type: ignore[union-attr]
+    folder = RunFolder(tmp_path / "c" / "seed-3")
+    assert folder.status() == "stopped"
+    assert not is_locked(folder.path)
+    assert not worker.alive()
+
+
+def test_a_process_that_dies_says_that_its_run_is_lost(
+    tmp_path: Path, worker: Worker, told: list[Told | Path]
+) -> None:
+    # What the process says for itself is kept: this is no job.
+    worker.job = job(tmp_path, 1)
+    assert worker._process.stdin is not None
+    worker._process.stdin.write("{}\n")
+    worker._process.stdin.flush()
+    end = until(lambda: ended(told))
+    assert (end.key, end.how) == (worker.job.key, "lost")
+    assert end.error == "The process that trained it ended with exit code 1."
+    assert "KeyError: 'layers'" in end.trace
+
+
+def test_a_run_that_another_process_trains_is_busy(
+    tmp_path: Path, worker: Worker, told: list[Told | Path]
+) -> None:
+    one = job(tmp_path, 1)
+    folder = RunFolder(tmp_path / "seed-3")
+    (folder.path / "checkpoints").mkdir(parents=True)
+    with folder.locked():
+        folder.write_summary({"status": "running"})
+        worker.start(one)
+        end = until(lambda: ended(told))
+    # Without a config.toml there is nothing to go on with; what counts is what the lock says.
+    assert end.how in ("busy", "failed")
+
+
+class Idle:
+    """In the place of a worker process."""
+
+    def __init__(self, threads: int, say: Callable[[Told], None]) -> None:
+        self.threads, self.say, self.job = threads, say, None
+
+    def alive(self) -> bool:
+        return True
+
+    def start(self, job: Job) -> None:
+        self.job = job  # type: ignore[assignment]
+
+    def ask_to_stop(self) -> None:
+        self.job = None
+
+    def join(self) -> None:
+        return
+
+
+def given(name: str, size: int) -> Job:
+    return Job(name, name, Path(), "id", (), None, size)
+
+
+def test_runs_wait_for_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotkit.sweeps.local.Worker", Idle)
+    free = [10]
+    monkeypatch.setattr(memory, "available", lambda: free[0])
+    local = Local(Options(jobs=3))
+    assert local.has_room(100), "one run can always be tried"
+    local.start(given("a", 6))
+    assert local.has_room(4)
+    assert not local.has_room(5)  # a will still take 6 of the 10
+    told: list[Told] = []
+    local._told.put(Progress("a", 0, 1, 0.5, None, memory=4, peak=4))
+    local.wait(told.append, 0)
+    assert told == [Progress("a", 0, 1, 0.5, None, memory=4, peak=4)]
+    free[0] = 6  # a has taken 4 of the 10 and will take 2 more
+    assert local.has_room(4)
+    assert not local.has_room(5)
+    local.start(given("b", 1))
+    local.start(given("c", 1))
+    assert not local.has_room(0), "three jobs at the same time"
+    free[0] = None  # type: ignore[call-overload]
+    local._workers[2].job = None
+    assert local.has_room(1 << 60), "a system that doesn't say how much memory it has"
+    local.stop()
+
+
+def test_one_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cores", lambda: 8)
+    assert (Local(Options()).jobs, Local(Options()).threads) == (8, 1)
+    assert Local(Options(threads=3)).jobs == 2
+    assert Local(Options(threads=16)).jobs == 1
+    assert Local(Options(jobs=5)).jobs == 5
+    with pytest.raises(SlotkitError, match="--address says nothing to the executor local"):
+        Local(Options(address="here:1"))
+
+
+def test_threads_reach_the_process(tmp_path: Path) -> None:
+    told: list[Told | Path] = []
+    worker = Worker(3, told.append)
+    worker.start(job(tmp_path, 1))
+    until(lambda: ended(told))
+    worker.ask_to_stop()
+    worker.join()
+    environment = RunFolder(tmp_path / "seed-3").tables()["environment"]
+    assert environment["threads"] == 3
