@@ -169,7 +169,7 @@ def _line(line: Line, to_x: Callable[[float], float], to_y: Callable[[float], fl
     if len(points) > 1:
         path = "L".join(f"{to_x(p.x):.1f} {to_y(p.y):.1f}" for p in points)
         yield f'<path class="line {looks}" d="M{path}"/>'
-    for point in points if line.marks else []:
+    for point in points if line.marks or len(points) == 1 else []:
         x, y = to_x(point.x), to_y(point.y)
         if point.low is not None and point.high is not None:
             yield f'<path class="bar {looks}" d="M{x:.1f} {to_y(point.low):.1f}V{to_y(point.high):.1f}"/>'

@@ -71,11 +71,11 @@ def figures(
 
 
 def series(cells: Sequence[Cell], name: Callable[[Cell], str], first: int = 0) -> list[Line]:
-    """A line by K for each name and variant; the variant is named as far as it tells lines apart."""
+    """A line by K for each name and variant; the variant is said as far as it tells lines of a name apart."""
     groups: dict[str, list[Cell]] = {}
-    variants = [cell.variant for cell in cells]
     for cell in cells:
-        words = ", ".join(filter(None, [name(cell), told(cell.variant, variants)]))
+        alike = [other.variant for other in cells if name(other) == name(cell)]
+        words = ", ".join(filter(None, [name(cell), told(cell.variant, alike)]))
         groups.setdefault(words, []).append(cell)
     return [
         Line(
@@ -195,19 +195,18 @@ def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
 
 def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
     """Validation accuracy by epoch, a figure for each selection: means over the seeds."""
-    alike = list({id(cell.rows): cell for cell in reversed(cells)}.values())[::-1]
+    alike = list({cell.rows[0].folder.path: cell for cell in reversed(cells)}.values())[::-1]
     learned = [cell for cell in alike if cell.config.method == "learned"]
     for selection, short in SELECTIONS.items():
         chosen = [cell for cell in alike if cell.config.slots.selection == selection and cell not in learned]
-        lines = [line for line in map(_curve, chosen + learned) if line.points] if chosen else []
-        variants = [cell.variant for cell in chosen + learned]
-        if lines:
-            names = [_name(cell, variants) for cell in chosen + learned]
-            yield _zoomed(short, [replace(line, name=name) for line, name in zip(lines, names, strict=True)])
+        lines = [_curve(cell, kind) for kind in (chosen, learned) for cell in kind]
+        lines = [line for line in lines if line.points]
+        if chosen and lines:
+            yield _zoomed(short, lines)
 
 
-def _name(cell: Cell, variants: Sequence[Mapping[str, Any]]) -> str:
-    slots = cell.config.slots
+def _name(cell: Cell, alike: Sequence[Cell]) -> str:
+    slots, variants = cell.config.slots, [other.variant for other in alike]
     name = f"K = {cell.k}" if cell.config.method == "slot" else "learned weights"
     words = [
         name,
@@ -217,8 +216,9 @@ def _name(cell: Cell, variants: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(filter(None, words))
 
 
-def _curve(cell: Cell) -> Line:
-    return Line("", tuple(Point(epoch, value) for epoch, value in validation(cell)), 0, marks=False)
+def _curve(cell: Cell, alike: Sequence[Cell]) -> Line:
+    points = tuple(Point(epoch, value) for epoch, value in validation(cell))
+    return Line(_name(cell, alike), points, 0, marks=False)
 
 
 def _zoomed(short: str, lines: Sequence[Line]) -> Figure:

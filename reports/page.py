@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
 from slotkit.reports import paper, runs
 from slotkit.reports.chart import swatch
 from slotkit.reports.claims import Claim, claims
@@ -80,6 +82,7 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals |= {"swatch": swatch}
+    environment.filters["coded"] = _coded
     source = (files("slotkit.reports") / "page.html.j2").read_text(encoding="utf-8")
     problems = [_problem(material, problem, baseline, tell) for problem in _compared(material)]
     return environment.from_string(source).render(
@@ -96,6 +99,11 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
         singles=[_single(row) for row in material.rows if row.given],
         conditions=_conditions(material),
     )
+
+
+def _coded(text: str) -> Markup:
+    """What stands in `backquotes` as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _compared(material: Material) -> list[tuple[str, str]]:
@@ -138,7 +146,6 @@ def _problem(
 
 def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[dict[str, str]]]:
     """(headings, rows) of every cell: mean, spread, n, and the paper's number."""
-    variants = [cell.variant for cell in found]
     rows = []
     for cell in found:
         config, values = cell.config, cell.values
@@ -154,7 +161,7 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
                 "method": f"{config.slots.selection}" if slot else "learned weights",
                 "K": str(config.slots.k) if slot else "",
                 "sharing": config.slots.sharing if slot else "",
-                "other settings": told(cell.variant, variants),
+                "other settings": told(cell.variant, _like(cell, found)),
                 "reading": cell.reading,
                 "test accuracy (%)": "" if mean is None else f"{mean:.2f}",
                 "spread": "" if spread is None else f"{spread:.2f}",
@@ -168,6 +175,16 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
     if len({row["sharing"] for row in rows if row["sharing"]}) < 2 and "sharing" in headings:
         headings.remove("sharing")
     return headings, rows
+
+
+def _like(cell: Cell, found: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The variants of those cells that would look the same without them."""
+    config = cell.config
+    return [
+        other.variant
+        for other in found
+        if other.config.method == config.method and other.config.slots.selection == config.slots.selection
+    ]
 
 
 def _single(row: Row) -> Single:

@@ -155,6 +155,11 @@ class AnotherBackward(StraightThrough):
     """`StraightThrough` with a rule in the place of the update."""
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, options, selected, ctx.update = inputs
+        ctx.save_for_backward(options, selected)
+
+    @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         options, selected = ctx.saved_tensors
         in_use = take(options, selected).unsqueeze(-1)

@@ -111,8 +111,8 @@ def read(folder: RunFolder, events: bool) -> Recorded:
     if sample is None or (recorded.sizes <= sample).all():
         return recorded
     estimated = (
-        f"The flips of {folder.name} were counted on a sample of {sample:,} reels of a layer (--trace "
-        "summary), so its flip rates are estimates."
+        f"The flips of {folder.name} were counted on a sample of {sample:,} reels of a layer "
+        "(--trace summary), so its flip rates are estimates."
     )
     return replace(recorded, reservations=(*recorded.reservations, estimated))
 

@@ -111,6 +111,7 @@ def test_runs_and_evaluate_print_what_people_read() -> None:
         "epochs",
         "validation",
         "test",
+        "differs",
     ]
     assert "K=8 probabilistic" in listed[1]
     assert "2/2" in listed[1]
@@ -134,7 +135,7 @@ def test_settings_and_their_origins_can_be_shown_without_training(tmp_path: Path
 
 def test_recipes_and_data_are_listed() -> None:
     assert "paper-vgg19-greedy" in invoke("recipes", "list").stdout
-    assert len(json.loads(invoke("recipes", "list", "--json").stdout)) == 51
+    assert len(json.loads(invoke("recipes", "list", "--json").stdout)) == 74
     assert 'name = "conv2"' in invoke("recipes", "show", "authors-conv2-greedy").stdout
     listed = invoke("data", "list").stdout
     for dataset in ("digits", "mnist", "cifar10", "svhn", "imagefolder:DIR", "parquet:DIR"):

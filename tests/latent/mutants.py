@@ -179,7 +179,6 @@ DRAWS: dict[str, tuple[str, str, Callable[[], None], tuple[str, str] | None]] = 
     "score-of-another": ("options[n] & 3", "(options[n] + 1) & 3", draws(0.0, init=BIASED), None),
     "scores-forgotten": ("(chances[n] >= sure) & (", "(chances[n] < NOTHING) & (", draws(0.0, init=BIASED), None),
     "scores-turned": ("chances[unsure[o]] < scores[o]", "chances[unsure[o]] > scores[o]", draws(0.0, init=BIASED), None),
-    "c-forgotten": ("draw.c * scores[o]", "scores[o]", draws(0.0, init=BIASED, c=0.3, count=180), None),
     "ceiling-forgotten": ("* scores[o] - draw.ceiling", "* scores[o]", draws(0.0, init=BIASED), None),
     "sure-too-soon": ("math.exp(-draw.spread)", "1.0", draws(0.0, init=BIASED), None),
     "stale-proposals": ("cells[n] != kept[n]", "kept[n] == NO_CELL", stale, None),

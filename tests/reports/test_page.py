@@ -57,11 +57,11 @@ def test_every_figure_of_the_paper_is_there_and_says_its_command(html: str) -> N
 
 def test_the_table_has_mean_spread_n_and_the_papers_number(html: str) -> None:
     told_text = text_of(html)
-    assert "method K sharing other settings reading test accuracy (%) spread n paper difference" in told_text
-    assert "greedy 2 none authors-lenet-greedy greedy 97.15 0.07 2 97.14 +0.01" in told_text
-    assert "probabilistic 8 none authors-lenet-probabilistic sample 96.89 0.07 2 " in told_text
-    assert "learned weights authors-lenet-learned learned 97.95 0.07 2 97.94 +0.01" in told_text
-    assert "greedy 64 layer authors-lenet-greedy greedy 96.05 0.07 2" in told_text
+    assert "method K sharing reading test accuracy (%) spread n paper difference" in told_text
+    assert "greedy 2 none greedy 97.15 0.07 2 97.14 +0.01" in told_text
+    assert "probabilistic 8 none sample 96.89 0.07 2 " in told_text
+    assert "learned weights learned 97.95 0.07 2 97.94 +0.01" in told_text
+    assert "greedy 64 layer greedy 96.05 0.07 2" in told_text
 
 
 def test_every_claim_has_a_verdict_with_its_numbers(html: str) -> None:
@@ -179,6 +179,32 @@ def test_data_that_are_not_here_are_told(tmp_path: Path) -> None:
     )
     told_text = text_of(page(collect([str(place)], tmp_path)))
     assert "Networks before training could not be read: mnist is not in " in told_text
+
+
+def test_lines_say_no_more_than_tells_them_apart(html: str) -> None:
+    legends = re.findall(r"</svg>([^<]+)</li>", html)
+    assert legends[:4] == [
+        *("greedy (n = 2)", "greedy, the paper"),
+        *("learned weights (n = 2)", "learned weights, the paper"),
+    ]
+    assert "PS, sample reading (n = 2)" in legends
+    assert "sharing layer, GS (n = 2)" in legends
+    assert legends[-3:] == ["K = 2", "K = 8", "learned weights"]  # each run once, whatever its readings
+    assert "recipe" not in "".join(legends)
+    assert "<code>slotkit analyze weights RUN</code> tests it." in html
+
+
+def test_a_second_variant_is_a_second_line(tmp_path: Path) -> None:
+    cells_of = [
+        (made.planned("authors-lenet-greedy", slots__k=k, training__lr=lr), {"greedy": 0.97 + lr / 100})
+        for k in (2, 8)
+        for lr in (0.1, 0.2)
+    ]
+    made.sweep(tmp_path, "s", cells_of)
+    html = page(collect(["s"], tmp_path), baseline=False)
+    legends = re.findall(r"</svg>([^<]+)</li>", html)
+    assert legends[:3] == ["greedy, lr 0.1 (n = 2)", "greedy, lr 0.2 (n = 2)", "greedy, the paper"]
+    assert "greedy 8 lr 0.2 greedy 97.25" in text_of(html)
 
 
 def test_variants_are_named_as_far_as_they_differ(tmp_path: Path) -> None:

@@ -64,9 +64,6 @@ def test_seeds_are_a_group_and_k_tells_groups_apart(tmp_path: Path) -> None:
 
 
 def test_what_it_does_not_have_is_said(tmp_path: Path) -> None:
-    record(tmp_path / "drawn", selection="probabilistic")
-    with pytest.raises(SlotkitError, match="drawn trained with probabilistic selection"):
-        flips.analyze(tmp_path / "drawn")
     record(tmp_path / "mine")
     with pytest.raises(SlotkitError, match=r"config\.toml can't be read"):
         weights.analyze(tmp_path / "mine")
