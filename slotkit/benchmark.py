@@ -42,7 +42,7 @@ RATES = {
     ("greedy", "sgd"): 0.1,
     ("greedy", "adam"): 0.01,
     ("probabilistic", "sgd"): 50.0,
-    ("probabilistic", "adam"): 0.1,
+    ("probabilistic", "adam"): 1.0,
 }
 MOMENTUM = 0.9
 

@@ -99,7 +99,8 @@ class GreedyReading:
         weight, sample = self.weight, self.sample
         self._read_from = weight.latent
         self.values, self.lower, self.upper = state.to(weight.latent, copy=True).unbind()
-        arrays = replace(weight.arrays(), weight=self.values, lower=self.lower, upper=self.upper)
+        own: dict[str, Any] = {"weight": self.values, "lower": self.lower, "upper": self.upper, "kept": {}}
+        arrays = replace(weight.arrays(), **own)
         if sample is not None:
             self.sample = sample = sample.to(weight.latent.device)
             options, scores = (rows.contiguous() for rows in weight.rows(sample))

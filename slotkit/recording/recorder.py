@@ -19,9 +19,11 @@ from slotkit.recording.reading import GreedyReading
 from slotkit.recording.softmax import Softmax, quantiles
 from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Trace, option_type
 
-# For the estimate of a trace "full". Measured on LeNet and MNIST: 2.6 bytes a flip over 2,000 steps at
-# K = 8, and 630 (K = 8) to 1,720 (K = 64) flips a step and million connections.
-BYTES_A_FLIP, FLIPS_A_MILLION = 2.6, 1200
+# For the estimate of a trace "full": bytes a flip, and flips a step and million connections. Measured on
+# LeNet and MNIST: 2.6 bytes over 2,000 steps at K = 8, and 630 (K = 8) to 1,720 (K = 64) flips; under PS,
+# K = 8, over 600 steps 1.7 bytes, and 9,500 flips at the beginning and 3,600 at the end.
+BYTES_A_FLIP = {"greedy": 2.6, "probabilistic": 1.7}
+FLIPS_A_MILLION = {"greedy": 1200, "probabilistic": 5000}
 
 
 class Recorder:
@@ -48,7 +50,7 @@ class Recorder:
             weight.recorded = self.full and greedy
         self._samples = [_sample(weight) for weight in self.weights]
         pairs = list(zip(self.weights, self._samples, strict=True))
-        # A full trace has every flip; for a summary those of the sample are counted, which costs little.
+        # A full trace has every flip; a summary counts those of the sample, which costs next to nothing.
         self._readings = [
             GreedyReading(weight, None if self.full else sample, self.full)
             for weight, sample in ([] if greedy else pairs)
@@ -282,7 +284,8 @@ class Recorder:
 def estimated_bytes(machine: SlotMachine, steps: int) -> int:
     """Roughly the size of a trace "full"."""
     connections = sum(weight.numel() for weight in machine.form.parameters())
-    return int(BYTES_A_FLIP * FLIPS_A_MILLION * connections / 1e6 * steps)
+    rate = BYTES_A_FLIP[machine.selection] * FLIPS_A_MILLION[machine.selection]
+    return int(rate * connections / 1e6 * steps)
 
 
 def _sample(weight: LatentWeight) -> Tensor:
