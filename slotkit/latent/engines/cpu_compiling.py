@@ -47,8 +47,11 @@ def _compile(function: Callable[..., Any], name: str, **settings: bool) -> Any:
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """The function compiled, kept on disk."""
-    return _compile(function, function.__name__)
+    """The function compiled, kept on disk, for other compiled functions: Python can't call it.
+
+    What Python needs to call a function is a tenth of all there is to compile.
+    """
+    return _compile(function, function.__name__, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def parallel(function: Callable[..., Any]) -> Any:

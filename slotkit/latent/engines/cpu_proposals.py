@@ -102,7 +102,7 @@ def new_work(threads: int) -> Work:
     )
 
 
-@compiled
+@inlined
 def parts_of(spec: ReelSpec) -> int:
     """How many parts the options of a connection have."""
     return 2 * (-(-spec.k // (2 * PART))) if spec.symmetric else -(-spec.k // PART)
