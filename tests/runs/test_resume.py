@@ -104,7 +104,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
     """At the first event, within an epoch, at its end, after it, and twice."""
-    # Each step is one commit, so that few are enough; one kind has whole epochs, the others nine steps of them.
+    # Each step is one commit, so that few are enough: one kind has whole epochs, the others nine steps.
     resolved = settings(**{"training__limit_batches": None if kind == "greedy" else 9} | KINDS[kind])
     events: list[Event] = []
     whole = run(resolved, tmp_path, "whole", events.append)

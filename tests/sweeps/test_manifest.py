@@ -107,6 +107,12 @@ def test_a_manifest_that_was_deleted_finds_the_runs(tmp_path: Path) -> None:
         ('"wanted": true', '"wanted": "yes"', "input should be a valid boolean"),
         ('"k8-', '"../k8-', "string should match pattern"),
         ('"k8-', '"a/k8-', "string should match pattern"),
+        ('"k8-', f'"{"x" * 200}k8-', "a folder's name has 200 bytes at most"),
+        (
+            '"varied": {',
+            '"varied": {"a": [[[[[[[[0]]]]]]]], ',
+            "more than 8 lists and tables lie in each other",
+        ),
         ('"failures"', '"errors"', "extra inputs are not permitted"),
         ("}", "", "Expecting"),
     ],
@@ -119,6 +125,15 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, old: str, new: str, 
     path.write_text(whole.replace(old, new))
     advice = "Delete it: the same command writes it anew, and finds the runs that are there."
     with pytest.raises(SlotkitError, match=rf"sweep.json can't be read: .*{reason}.*\. {advice}"):
+        Sweep.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "lock"])
+def test_a_run_has_no_folder_by_the_name_of_a_file_of_the_sweep(tmp_path: Path, name: str) -> None:
+    start(tmp_path / "s", planned()[:1], "lenet.toml")
+    path = tmp_path / "s" / MANIFEST
+    path.write_text(path.read_text().replace('"seed-3"', f'"{name}"'))
+    with pytest.raises(SlotkitError, match=f"{name} is a file of the sweep itself"):
         Sweep.open(tmp_path / "s")
 
 

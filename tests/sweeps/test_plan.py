@@ -212,8 +212,8 @@ def test_a_folder_is_named_after_what_is_varied() -> None:
         ("grid.seeds.data = [2]", r"seeds.data is no axis: the seeds of repetitions are `seeds`"),
         (
             "grid.keep_epochs = [[1], [2]]",
-            "recording.keep_epochs is no axis: it changes no result, so that the runs would be equal. Set it in "
-            r"`settings` \(--set\).",
+            "recording.keep_epochs is no axis: it changes no result, so that the runs would be equal. Set it "
+            r"in `settings` \(--set\).",
         ),
         ("grid.k = [2]\n[[runs]]", r"has both \[\[runs\]\] and a grid or list beside them"),
         ("grids.k = [2]", "lenet.toml can't be read: grids is {'k': .2.}: extra inputs are not permitted"),
