@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from slotkit.config import Config
 from slotkit.data.identity import Identity
+from slotkit.errors import is_text
 from slotkit.files import write_text
 from slotkit.runs.lock import LOCK
 from slotkit.runs.schema import Count, Told, naming, read_json
@@ -135,7 +136,10 @@ def read(place: Path) -> Manifest:
     """Raises SlotkitError if it is missing or damaged."""
     path = place / MANIFEST
     with naming(path, ADVICE):
-        return Manifest.model_validate(read_json(path))
+        told = read_json(path)
+        if not is_text(json.dumps(told, ensure_ascii=False)):
+            raise ValueError("it has an escaped letter that is none (a surrogate)")
+        return Manifest.model_validate(told)
 
 
 def write(place: Path, manifest: Manifest) -> None:

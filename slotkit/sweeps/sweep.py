@@ -89,7 +89,8 @@ class Sweep:
     def keep_failure(self, key: str, ended: Ended) -> None:
         """Write down the error of an attempt."""
         when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-        failure = Failure(when=when, where=ended.where, error=ended.error, trace=ended.trace)
+        where, error, trace = map(_escaped, (ended.where, ended.error, ended.trace))
+        failure = Failure(when=when, where=where, error=error, trace=trace)
         kept = [*self.manifest.runs[key].failures, failure][-KEPT_FAILURES:]
         self._change(key, failures=kept)
 
@@ -128,6 +129,11 @@ class Sweep:
     def _write(self, manifest: Manifest) -> None:
         manifests.write(self.path, manifest)
         self.manifest = manifest
+
+
+def _escaped(text: str) -> str:
+    """A name in a sentence may be no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:

@@ -113,6 +113,7 @@ def test_a_manifest_that_was_deleted_finds_the_runs(tmp_path: Path) -> None:
             '"varied": {"a": [[[[[[[[0]]]]]]]], ',
             "more than 8 lists and tables lie in each other",
         ),
+        ('"source": "', '"source": "\\ud800', "it has an escaped letter that is none"),
         ('"failures"', '"errors"', "extra inputs are not permitted"),
         ("}", "", "Expecting"),
     ],
@@ -174,6 +175,16 @@ def test_the_newest_errors_are_kept(tmp_path: Path) -> None:
         sweep.keep_failure(key, Ended(key, "failed", f"error {number}", "here"))
     kept = Sweep.open(tmp_path / "s").manifest.runs[key].failures
     assert [failure.error for failure in kept] == [f"error {n}" for n in range(2, KEPT_FAILURES + 2)]
+
+
+def test_an_error_may_name_what_is_not_utf8(tmp_path: Path) -> None:
+    sweep, _ = start(tmp_path / "s", [unnamed(2)], "lenet.toml")
+    (key,) = sweep.manifest.runs
+    sweep.keep_failure(
+        key, Ended(key, "failed", "There is no file bad\udcffdir.", "here", "trace of bad\udcffdir")
+    )
+    (kept,) = Sweep.open(tmp_path / "s").manifest.runs[key].failures
+    assert (kept.error, kept.trace) == ("There is no file bad\\udcffdir.", "trace of bad\\udcffdir")
 
 
 def test_data_are_known_by_dataset_and_size(tmp_path: Path) -> None:
