@@ -140,7 +140,9 @@ def test_a_run_has_no_folder_by_the_name_of_a_file_of_the_sweep(tmp_path: Path, 
 
 def test_two_runs_have_two_folders(tmp_path: Path) -> None:
     these = [Planned(run.layers, {}, None, "same") for run in planned()]
-    with pytest.raises(ValueError, match="two of its runs have the same folder"):
+    with pytest.raises(
+        SlotkitError, match=r"json can't be written: .* two of its runs have the same folder\."
+    ):
         start(tmp_path / "s", these, "lenet.toml")
 
 

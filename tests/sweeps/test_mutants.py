@@ -64,7 +64,7 @@ def asked() -> list[Planned]:
     settings = {
         "slots.k": 4,
         "model.name": "conv2",
-        "model.options": {"padding": 1},
+        "model.options.padding": 1,
         "training.milestones": [1, 2],
     }
     other = Planned((Overrides("test", settings),), {"k": 4, "milestones": [1, 2]}, 1)
