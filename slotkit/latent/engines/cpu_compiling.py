@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 from numba.core import event
@@ -23,6 +23,8 @@ from slotkit.latent import line
 LOGGER = logging.getLogger("slotkit")
 
 _LOOPS = __name__.rpartition(".")[0]
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 # Every file with a function that is compiled into a loop.
 SOURCES = [*sorted(Path(__file__).parent.glob("cpu*.py")), Path(line.__file__), Path(philox_cpu.__file__)]
@@ -36,29 +38,33 @@ def digest(sources: list[Path]) -> str:
 DIGEST = digest(SOURCES)
 
 
-def _compile(function: Callable[..., Any], name: str, **settings: bool) -> Any:
+def _compile(function: Loop, name: str, **settings: Any) -> Loop:
     twin = FunctionType(function.__code__, function.__globals__, function.__name__)
     twin.__module__, twin.__doc__, twin.__qualname__ = (
         function.__module__,
         function.__doc__,
         f"{name}-{DIGEST}",
     )
-    return numba.njit(cache=True, nogil=True, error_model="numpy", **settings)(twin)
+    loop: Loop = numba.njit(cache=True, nogil=True, error_model="numpy", **settings)(twin)
+    return loop
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """The function compiled, kept on disk."""
-    return _compile(function, function.__name__)
+def compiled(function: Loop) -> Loop:
+    """The function compiled, kept on disk, for other compiled functions: Python can't call it.
+
+    What Python needs to call a function is a tenth of all there is to compile.
+    """
+    return _compile(function, function.__name__, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-def parallel(function: Callable[..., Any]) -> Any:
+def parallel(function: Loop) -> Loop:
     """The same, with the blocks of a prange divided among numba's threads."""
     return _compile(function, function.__name__, parallel=True)
 
 
-def serial(loop: Any) -> Any:
+def serial(loop: Loop) -> Loop:
     """A `parallel` loop on one thread, with the same bits."""
-    function = getattr(loop, "py_func", loop)  # numba returns the function itself if it is switched off
+    function: Loop = getattr(loop, "py_func", loop)  # numba returns the function itself if it is switched off
     return _compile(function, f"serial_{function.__name__}")
 
 

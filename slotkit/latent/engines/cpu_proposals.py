@@ -102,7 +102,7 @@ def new_work(threads: int) -> Work:
     )
 
 
-@compiled
+@inlined
 def parts_of(spec: ReelSpec) -> int:
     """How many parts the options of a connection have."""
     return 2 * (-(-spec.k // (2 * PART))) if spec.symmetric else -(-spec.k // PART)
@@ -203,7 +203,8 @@ def lengths(m: int, edges: Singles, owners: Integers, draw: Draw, w: Singles, to
             owners[0, p * m + n], parts[p * m + n], w[4, p * m + n] = owners[0, n], p, edges[n]
     read_parts(owners[0], parts, draw, w)
     fill_gaps(parts, w[4], spec, w)
-    w0, w1, w2, w3, slopes, highest = w[0], w[1], w[2], w[3], w[4], w[5]
+    w0, w1, w2, w3, slopes = w[0], w[1], w[2], w[3], w[4]
+    highest: Singles = w[5]
     for q in range(n_pairs):
         sign = np.float32(-1) if slopes[q] < 0 else ONE
         highest[q] = max(sign * w0[q], sign * w1[q], sign * w2[q], sign * w3[q])
@@ -293,10 +294,10 @@ def refresh(a: Singles, draw: Draw) -> None:
     if m == 0:
         return
     n_parts = parts_of(draw.spec)
-    size = max(PAIRS // n_parts, 1)
-    owners, w = np.empty(2 * size * n_parts, np.int32), np.empty(9 * size * n_parts, np.float32)
-    for o in range(0, m, size):
-        now = min(size, m - o)
+    most = max(PAIRS // n_parts, 1)
+    owners, w = np.empty(2 * most * n_parts, np.int32), np.empty(9 * most * n_parts, np.float32)
+    for o in range(0, m, most):
+        now = min(most, m - o)
         pairs = now * n_parts
         tabulate(
             stale[o : o + now],
