@@ -81,6 +81,7 @@ def main() -> None:
     finally:
         for process in busy:
             process.kill()
+            process.wait()
     print(f"{'ms a step':14}{'slot machine':>24}{'learned weights':>24}")
     for way, times in found.items():
         columns = [f"{min(t):.2f} {statistics.median(t):.2f} {max(t):.2f}" for t in zip(*times, strict=True)]

@@ -303,9 +303,10 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     return tables
 
 
-def setting_paths() -> list[str]:
+@cache
+def setting_paths() -> tuple[str, ...]:
     """The dotted path of every setting."""
-    return [path for path, _ in flatten(Config().model_dump())]
+    return tuple(path for path, _ in flatten(Config().model_dump()))
 
 
 def full_path(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
@@ -33,6 +35,31 @@ def pytest_configure(config: pytest.Config) -> None:
             file.unlink(missing_ok=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`-n 2`: each worker has one half of the tests, and takes some of the other's when it has none left.
+
+    The tests of a file stay together, with what they share and have compiled, and the workers end at the same
+    time.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The second half begins with the tests of datasets, which need no compiled loop.
+
+    While one worker is at them, the other one compiles what both would otherwise compile at the same time.
+    """
+    data = [item for item in items if item.path.parent.name == "data"]
+    others = [item for item in items if item.path.parent.name != "data"]
+    half = len(items) // 2
+    items[:] = others[:half] + data + others[half:]
+
+
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device of this machine. Session scope, so that tests under hypothesis may ask for it."""
@@ -54,6 +81,15 @@ def one_thread() -> Iterator[None]:
 def seed_torch() -> None:
     """Ordinary layers start from the same weights in every run of the suite."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here survives a power cut, so nothing in this process waits until the disk has it.
+
+    Whether and when slotkit asks for it is seen by the tests that replace `slotkit.files.disk`.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ whole.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from slotkit.config import Config
 from slotkit.data.identity import Identity
+from slotkit.errors import is_text
 from slotkit.files import write_text
+from slotkit.runs.lock import LOCK
 from slotkit.runs.schema import Count, Told, naming, read_json
 from slotkit.sweeps.plan import key_of
 
@@ -25,8 +28,35 @@ ADVICE = "Delete it: the same command writes it anew, and finds the runs that ar
 # Errors of a run that are kept, the newest.
 KEPT_FAILURES = 10
 
+# Bytes of a folder's name: with what is put around it while a parcel is unpacked, it has to stay below 255.
+LONGEST_NAME = 200
+
+# How deep lists and tables of a setting may lie in each other. Without a limit neither JSON nor tables for
+# people can be written.
+DEEPEST = 8
+
+
+def _is_free(name: str) -> str:
+    if name in (MANIFEST, LOCK):
+        raise ValueError(f"{name} is a file of the sweep itself")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"a folder's name has {LONGEST_NAME} bytes at most")
+    return name
+
+
+def _is_shallow(values: dict[str, Any]) -> dict[str, Any]:
+    layer: list[Any] = [values]
+    for _ in range(DEEPEST):
+        layer = [inner for outer in layer for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        layer = [inner for inner in layer if isinstance(inner, dict | list)]
+    if layer:
+        raise ValueError(f"more than {DEEPEST} lists and tables lie in each other")
+    return values
+
+
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-FolderName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$", max_length=255)]
+FolderName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$"), AfterValidator(_is_free)]
+Values = Annotated[dict[str, Any], AfterValidator(_is_shallow)]
 
 
 class _Record(Told):
@@ -60,8 +90,8 @@ class Entry(_Record):
     """
 
     name: FolderName
-    settings: dict[str, Any]
-    varied: dict[str, Any] = Field({})
+    settings: Values
+    varied: Values = Field({})
     seed: int | None = None
     wanted: bool = True
     failures: list[Failure] = Field([])
@@ -106,8 +136,13 @@ def read(place: Path) -> Manifest:
     """Raises SlotkitError if it is missing or damaged."""
     path = place / MANIFEST
     with naming(path, ADVICE):
-        return Manifest.model_validate(read_json(path))
+        told = read_json(path)
+        if not is_text(json.dumps(told, ensure_ascii=False)):
+            raise ValueError("it has an escaped letter that is none (a surrogate)")
+        return Manifest.model_validate(told)
 
 
 def write(place: Path, manifest: Manifest) -> None:
-    write_text(place / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    told = manifest.model_dump(mode="json")
+    # Not pydantic's own JSON, in which numbers that are not finite become null: another key.
+    write_text(place / MANIFEST, json.dumps(told, indent=1, ensure_ascii=False) + "\n")

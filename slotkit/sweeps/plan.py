@@ -101,7 +101,8 @@ def _runs(block: Block, told: Mapping[str, Any]) -> Iterator[Planned]:
         layers = [*([] if recipe is None else recipes.below(recipe, upper)), *upper]
         resolved = dict(flatten(resolve(layers).config.model_dump(mode="json")))
         varied = {RECIPE: recipe} if RECIPE in told or RECIPE in cell else {}
-        paths = dict.fromkeys([*(path for path in told if path != RECIPE), *values])
+        # What is not in a run's key does not tell it from another one.
+        paths = [path for path in dict.fromkeys([*told, *values]) if path not in (RECIPE, *FREE)]
         varied |= {short_name(path): resolved.get(path, values.get(path)) for path in paths}
         for seed in block.seeds or (None,):
             seeded = [] if seed is None else [Overrides("seeds of the sweep", dict.fromkeys(SEEDS, seed))]

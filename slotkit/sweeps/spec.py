@@ -27,6 +27,7 @@ from pydantic import ConfigDict, Field
 
 from slotkit.config import Overrides, Section, flatten, full_path, short_name
 from slotkit.errors import SlotkitError
+from slotkit.runs.fingerprint import FREE
 from slotkit.runs.schema import naming, read_text
 
 RECIPE = "recipe"
@@ -175,6 +176,11 @@ def _check(block: Block, source: str) -> Block:
             where = elsewhere if isinstance(elsewhere, str) else "list"
             raise SlotkitError(
                 f"{path} is varied by {source} and set by {where} too. Leave it out of one of them."
+            )
+        if path in block.grid and path in FREE:
+            raise SlotkitError(
+                f"{path} is no axis: it changes no result, so that the runs would be equal. Set it in "
+                "`settings` (--set)."
             )
         if path.startswith("seeds."):
             raise SlotkitError(f"{path} is no axis: the seeds of repetitions are `seeds` (--seeds 0,1,2).")

@@ -17,9 +17,10 @@ from slotkit.files import make_folder
 from slotkit.runs.folder import MARKS, RunFolder, default_runs_dir, list_runs
 from slotkit.runs.listing import shown
 from slotkit.runs.lock import LOCK, is_locked, locked
+from slotkit.runs.schema import naming
 from slotkit.sweeps import manifest as manifests
 from slotkit.sweeps.contract import Ended
-from slotkit.sweeps.manifest import KEPT_FAILURES, MANIFEST, Entry, Failure, Manifest, data_key
+from slotkit.sweeps.manifest import ADVICE, KEPT_FAILURES, MANIFEST, Entry, Failure, Manifest, data_key
 from slotkit.sweeps.plan import FROM_DATASET, Planned, deciding, folder_name, key_of
 
 # Runs that need nothing more.
@@ -89,7 +90,8 @@ class Sweep:
     def keep_failure(self, key: str, ended: Ended) -> None:
         """Write down the error of an attempt."""
         when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-        failure = Failure(when=when, where=ended.where, error=ended.error, trace=ended.trace)
+        where, error, trace = map(_escaped, (ended.where, ended.error, ended.trace))
+        failure = Failure(when=when, where=where, error=error, trace=trace)
         kept = [*self.manifest.runs[key].failures, failure][-KEPT_FAILURES:]
         self._change(key, failures=kept)
 
@@ -128,6 +130,11 @@ class Sweep:
     def _write(self, manifest: Manifest) -> None:
         manifests.write(self.path, manifest)
         self.manifest = manifest
+
+
+def _escaped(text: str) -> str:
+    """A name in a sentence may be no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def find(sweep: Path | str, runs_dir: Path | None = None) -> Path:
@@ -176,19 +183,21 @@ def start(
         new = [key for key in wanted if key not in before or not before[key].wanted]
         if gone and not changed:
             raise SlotkitError(_changed(path, source, before, gone, wanted))
-        runs = {key: _entry(path, key, *one, before.get(key)) for key, one in wanted.items()}
-        runs |= {
-            key: entry.model_copy(update={"wanted": False})
-            for key, entry in before.items()
-            if key not in runs
-        }
-        manifest = Manifest(
-            id=there.id if there else uuid4().hex,
-            source=source,
-            command=command,
-            runs=runs,
-            data=there.data if there else {},
-        )
+        # A manifest that was damaged may give a run of before the folder of a new one.
+        with naming(path / MANIFEST, ADVICE, "can't be written"):
+            runs = {key: _entry(path, key, *one, before.get(key)) for key, one in wanted.items()}
+            runs |= {
+                key: entry.model_copy(update={"wanted": False})
+                for key, entry in before.items()
+                if key not in runs
+            }
+            manifest = Manifest(
+                id=there.id if there else uuid4().hex,
+                source=source,
+                command=command,
+                runs=runs,
+                data=there.data if there else {},
+            )
         if manifest != there:
             manifests.write(path, manifest)
     notes = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,31 @@ def command(place: Path, *arguments: str | bytes, **environment: str) -> subproc
     )
 
 
+# Several commands in one process, whose start takes longer than most commands do.
+SEVERAL = """
+import json, sys
+from slotkit.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["slotkit", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code:
+            sys.exit(f"{arguments} ended with {stop.code}")
+    print("done:", *arguments)
+"""
+
+
+def commands(place: Path, *several: Sequence[str], **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", SEVERAL, json.dumps(several)],
+        cwd=place,
+        env=os.environ | environment,
+        capture_output=True,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds runs/a."""
@@ -42,13 +69,14 @@ def test_a_backend_that_a_notebook_left_behind(backend: str, trained: Path) -> N
     assert (trained / "runs" / "a" / "analyses" / "flips.png").is_file()
 
 
-@pytest.mark.parametrize(
-    "arguments", [("runs", "show", "a"), ("recipes", "list"), ("data", "list"), ("analyze", "flips", "a")]
-)
-def test_a_terminal_of_ascii(arguments: tuple[str, ...], trained: Path) -> None:
-    done = command(trained, *arguments, PYTHONIOENCODING="ascii", **ASCII)
+def test_a_terminal_of_ascii(trained: Path) -> None:
+    several = ("runs", "show", "a"), ("recipes", "list"), ("data", "list"), ("analyze", "flips", "a")
+    done = commands(trained, *several, PYTHONIOENCODING="ascii", **ASCII)
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode("ascii")
+    rest = done.stdout.decode("ascii")
+    for arguments in several:
+        told, _, rest = rest.partition(f"done: {' '.join(arguments)}\n")
+        assert told
 
 
 def test_a_folder_that_is_not_utf8(trained: Path) -> None:
@@ -75,9 +103,10 @@ def test_inside_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
     """Nothing of it is named, so everything works."""
     place = tmp_path / ODD
     place.mkdir()
-    for arguments in ([*SHORT, "--name", "a"], ["evaluate", "a"], ["analyze", "flips", "a"], ["export", "a"]):
-        done = command(place, *arguments)
-        assert done.returncode == 0, done.stderr.decode(errors="replace")
+    several = [*SHORT, "--name", "a"], ["evaluate", "a"], ["analyze", "flips", "a"], ["export", "a"]
+    done = commands(place, *several)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert done.stdout.count(b"done: ") == len(several)
 
 
 def test_pictures_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,27 +14,44 @@ from latent.mutants import DRAWS, HARMLESS, STEPS
 
 TESTS = Path(__file__).parent.parent
 
+Judge = Callable[[str], str]
 
-@functools.cache
-def verdicts() -> dict[str, str]:
-    """What the program says, run once, uncompiled."""
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Judge]:
+    """What the checks say of a mutant, from one uncompiled process: its start takes longer than a mutant."""
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(TESTS)}
-    program = [sys.executable, "-m", "latent.mutants"]
-    ran = subprocess.run(program, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    found: dict[str, str] = json.loads(ran.stdout)
-    return found
+    with subprocess.Popen(
+        [sys.executable, "-m", "latent.mutants"],
+        cwd=TESTS,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        questions, answers = process.stdin, process.stdout
+
+        def ask(name: str) -> str:
+            print(name, file=questions, flush=True)
+            answer = answers.readline()
+            assert answer, "the process of the mutants has ended: its stderr says why"
+            told: str = json.loads(answer)
+            return told
+
+        yield ask
 
 
 @pytest.mark.parametrize("name", [*STEPS, *DRAWS])
-def test_a_broken_rule_is_noticed(name: str) -> None:
-    assert verdicts()[name], f"the suite's checks pass with {name}"
+def test_a_broken_rule_is_noticed(name: str, judge: Judge) -> None:
+    assert judge(name), f"the suite's checks pass with {name}"
 
 
-def test_the_rules_as_they_are_pass() -> None:
-    assert verdicts()["none"] == ""
+def test_the_rules_as_they_are_pass(judge: Judge) -> None:
+    assert judge("none") == ""
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_costs_attempts_alone_changes_no_distribution(name: str) -> None:
-    assert verdicts()[name] == ""
+def test_what_costs_attempts_alone_changes_no_distribution(name: str, judge: Judge) -> None:
+    assert judge(name) == ""

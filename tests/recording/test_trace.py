@@ -30,13 +30,16 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "CHUNK", 20)
 
 
+# `settings` has a commit after each step, which most of these tests have no need of.
+RARELY = {"recording__checkpoint_minutes": 60.0}
+
 SHARINGS: list[dict[str, Any]] = [
     {},
-    {"slots__sharing": "layer", "slots__symmetric": True, "slots__k": 6},
-    {"slots__sharing": "channel", "slots__init": "glorot-deviation"},
-    {"slots__sharing": "network", "slots__symmetric": True, "slots__k": 6},
-    {"slots__k": 1},
-    {"slots__k": 300},
+    {"slots__sharing": "layer", "slots__symmetric": True, "slots__k": 6, **RARELY},
+    {"slots__sharing": "channel", "slots__init": "glorot-deviation", **RARELY},
+    {"slots__sharing": "network", "slots__symmetric": True, "slots__k": 6, **RARELY},
+    {"slots__k": 1, **RARELY},
+    {"slots__k": 300, **RARELY},
 ]
 
 
@@ -55,7 +58,7 @@ def test_replay_gives_the_weights_of_checkpoints(
 
 
 def test_a_replayed_step_is_a_checkpoint(tmp_path: Path) -> None:
-    folder = run(settings(recording__keep_epochs=(2,)), tmp_path, "run")
+    folder = run(settings(recording__keep_epochs=(2,), **RARELY), tmp_path, "run")
     step = checkpoint.load(folder.checkpoint("epoch-2"))[1]["step"]
     path = replay.write_checkpoint(folder, step)
     assert path.name == f"step-{step}.safetensors"
@@ -72,7 +75,7 @@ def test_a_replayed_step_is_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_several_steps_are_replayed_in_one_pass(tmp_path: Path, short_chunks: None) -> None:
-    folder = run(settings(), tmp_path, "run")
+    folder = run(settings(**RARELY), tmp_path, "run")
     last = Trace(folder.path / "trace").last_step()
     assert last == max(entry["step"] for entry in folder.metrics())
     steps = [0, 1, 19, 20, 21, 40, last]
@@ -101,8 +104,8 @@ def test_counts_are_the_flips(tmp_path: Path, short_chunks: None) -> None:
 
 
 def test_a_summary_has_the_same_counts_and_statistics(tmp_path: Path, short_chunks: None) -> None:
-    full = run(settings(), tmp_path, "full")
-    summary = run(settings(recording__trace="summary"), tmp_path, "summary")
+    full = run(settings(**RARELY), tmp_path, "full")
+    summary = run(settings(recording__trace="summary", **RARELY), tmp_path, "summary")
     pairs = zip(*(Trace(folder.path / "trace").chunks() for folder in (full, summary)), strict=True)
     for (_, whole), (_, part) in pairs:
         assert set(whole) - set(part) == {"connection", "option"}
@@ -155,7 +158,7 @@ def test_entropy_and_top_probability(tmp_path: Path) -> None:
 
 
 def test_ps_counts_changed_reels(tmp_path: Path) -> None:
-    folder = run(settings(slots__selection="PS", recording__trace="summary"), tmp_path, "run")
+    folder = run(settings(slots__selection="PS", recording__trace="summary", **RARELY), tmp_path, "run")
     ((_, columns),) = Trace(folder.path / "trace").chunks()
     connections = np.array([64 * 300, 300 * 100, 100 * 10])
     # With K = 4 and nearly flat scores three quarters of the reels change in a step.
@@ -239,7 +242,7 @@ def test_flips_of_a_chunk() -> None:
 
 
 def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: None) -> None:
-    folder = run(settings(slots__sharing="channel", slots__init="glorot-deviation"), tmp_path, "run")
+    folder = run(settings(**SHARINGS[2]), tmp_path, "run")
     whole = replay.replay(folder, 45)
     alone = tmp_path / "elsewhere" / "trace"
     shutil.copytree(folder.path / "trace", alone)
@@ -255,7 +258,7 @@ def test_a_trace_is_replayed_without_its_config(tmp_path: Path, short_chunks: No
 
 
 def test_a_trace_of_before_is_replayed_with_its_config(tmp_path: Path) -> None:
-    folder = run(settings(), tmp_path, "run")
+    folder = run(settings(training__epochs=1), tmp_path, "run")
     whole, path = replay.replay(folder, 5), folder.path / "trace" / "about.json"
     about = json.loads(path.read_text())
     del about["reels"], about["run"]

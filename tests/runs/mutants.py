@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from slotfile.hostile import DEEP, NASTY, _change, _places  # type: ignore[import-not-found]
 
 from slotkit.runs import checkpoint
+from slotkit.sweeps.plan import key_of
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -214,6 +215,29 @@ def _members(whole: bytes, chance: random.Random) -> bytes:
     return buffer.getvalue()
 
 
+# Names of a run's folder that can't be one, or hardly.
+ODD_NAMES = ["lock", "sweep.json", "\u00e4" * 120, "x" * 250, " ", "a\nb", "..", "nul", "a" * 200]
+
+
+def _manifest(whole: bytes, chance: random.Random) -> bytes:
+    """A sweep.json in which every run has the key of its settings, whatever these are now."""
+    told = _tree(json.loads(whole), chance)
+    runs = told.get("runs")
+    entries = [run for run in runs.values() if isinstance(run, dict)] if isinstance(runs, dict) else []
+    keys = [key_of(entry["settings"]) for entry in entries if isinstance(entry.get("settings"), dict)]
+    if not entries or len(keys) < len(entries):
+        return json.dumps(told).encode()
+    if chance.randrange(4) == 0:
+        chance.choice(entries)["name"] = chance.choice(ODD_NAMES)
+    if chance.randrange(4) == 0:
+        nested: Any = []
+        for _ in range(chance.choice([3, 100, 300, 900])):
+            nested = [nested] if chance.randrange(2) else {"a": nested}
+        chance.choice(entries)["varied"] = {"deep": nested}
+    told["runs"] = dict(zip(keys, entries, strict=True))
+    return json.dumps(told).encode()
+
+
 FORGERIES: dict[str, list[Mutation]] = {
     "config": [_toml],
     "summary": [_json],
@@ -221,4 +245,5 @@ FORGERIES: dict[str, list[Mutation]] = {
     "metrics": [_json_line],
     "checkpoint": [_checkpoint_tree, _checkpoint_tensor],
     "chunk": [_column, _numbers, _members],
+    "manifest": [_json, _manifest],
 }

@@ -122,9 +122,16 @@ def make_killed(place: Path, **values: Any) -> RunFolder:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: dict[Any, Any] = {}
+    loaded: dict[str, Any] = {}
     whole = sources.load
-    monkeypatch.setattr(sources, "load", lambda *given: loaded.setdefault(given, None) or whole(*given))
+
+    def load(*given: Any) -> Any:
+        """The images are read once. A forged setting may be nothing that a table takes as a key."""
+        if repr(given) not in loaded:
+            loaded[repr(given)] = whole(*given)
+        return loaded[repr(given)]
+
+    monkeypatch.setattr(sources, "load", load)
     monkeypatch.setattr(files, "disk", FailingDisk())
     monkeypatch.setattr(folders, "_git_commit", lambda: "none")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import refuse  # type: ignore[import-not-found]
 
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
@@ -103,7 +104,8 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
     """At the first event, within an epoch, at its end, after it, and twice."""
-    resolved = settings(**KINDS[kind])
+    # Each step is one commit, so that few are enough: one kind has whole epochs, the others nine steps.
+    resolved = settings(**{"training__limit_batches": None if kind == "greedy" else 9} | KINDS[kind])
     events: list[Event] = []
     whole = run(resolved, tmp_path, "whole", events.append)
     ends = [place for place, event in enumerate(events, 1) if isinstance(event, Epoch)]
@@ -122,15 +124,12 @@ def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["greedy", "probabilistic"])
 def test_killed_processes(kind: str, tmp_path: Path) -> None:
     """A real process and SIGKILL, wherever it is: between batches, in a write, in validation."""
-    flags = [
-        "--set",
-        "training.batch_size=32",
-        "--set",
-        "recording.checkpoint_minutes=1e-9",
-        "--epochs",
-        "12",
-    ]
-    flags += ["--set", "recording.every=5", "--runs-dir", str(tmp_path)]
+    flags = ["--epochs", "12", "--runs-dir", str(tmp_path)]
+    for assignment in (
+        *("training.batch_size=32", "training.limit_batches=12"),
+        *("recording.checkpoint_minutes=1e-9", "recording.every=5"),
+    ):
+        flags += ["--set", assignment]
     flags += ["--trace", "full", "--selection", "GS" if kind == "greedy" else "PS"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [*SLOTKIT, "train", *flags, "--name"]
@@ -163,21 +162,17 @@ def test_killed_processes(kind: str, tmp_path: Path) -> None:
     assert kills >= RUNS_KILLED
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_sigterm_saves_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [*SLOTKIT, "train", "--runs-dir", str(tmp_path), "--epochs", "100000", "--name", "long"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch 2/"):
                 break
-        second = subprocess.run(
-            [*SLOTKIT, "train", "--resume", "long", "--runs-dir", str(tmp_path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert second.returncode == 2
-        assert second.stderr == (
+        second = refuse(monkeypatch, capsys, "train", "--resume", "long", "--runs-dir", str(tmp_path))
+        assert second == (
             "Error: The run long is being trained by another process. Wait for it, or stop it first.\n"
         )
         process.send_signal(signal.SIGTERM)
@@ -260,13 +255,11 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path, kee
 
 
 @pytest.mark.parametrize("flag", ["--recipe", "--name", "--seed", "--seeds", "--show-config"])
-def test_flags_that_make_a_new_run_are_refused(flag: str) -> None:
+def test_flags_that_make_a_new_run_are_refused(
+    flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [flag] if flag == "--show-config" else [flag, "1"]
-    done = subprocess.run(
-        [*SLOTKIT, "train", "--resume", "run", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
+    assert refuse(monkeypatch, capsys, "train", "--resume", "run", *arguments) == (
         f"Error: {flag} can't go with --resume: the run has its own settings. Leave it out, or train a new "
         "run.\n"
     )

@@ -92,11 +92,11 @@ def _change(holder: Any, key: Any, chance: random.Random) -> None:
     if how == 0:
         del holder[key]
     elif how == 1 and isinstance(holder, dict):
-        holder[chance.choice(KEYS)] = chance.choice(NASTY)
+        holder[chance.choice(KEYS)] = copy.deepcopy(chance.choice(NASTY))
     elif how == 2 and isinstance(holder, list):
         holder.extend([copy.deepcopy(holder[key])] * chance.choice([1, 50]))
     else:
-        holder[key] = chance.choice(NASTY)
+        holder[key] = copy.deepcopy(chance.choice(NASTY))
 
 
 def _payload(whole: bytes, chance: random.Random) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import invoke  # type: ignore[import-not-found]
 from sweeps.made import assert_same_sweep, planned, table  # type: ignore[import-not-found]
 
 from slotkit.errors import SlotkitError
@@ -97,12 +98,16 @@ def begun(place: Path, epochs: int) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process in /proc")
-def test_driver_killed_twice_and_a_worker_once(tmp_path: Path, driver: Driver) -> None:
+def test_driver_killed_twice_and_a_worker_once(
+    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
         (folder / "eight.toml").write_text(FILE)
-    undisturbed = driver(whole, "--executor", "inline")
+    monkeypatch.chdir(whole)
+    undisturbed = invoke("sweep", "eight.toml", "--executor", "inline")
+    assert undisturbed.exit_code == 0
     place = cut / "runs" / "eight"
     first = driver(cut, "--jobs", "2")
     until(lambda: begun(place, 2), first)
@@ -127,9 +132,7 @@ def test_driver_killed_twice_and_a_worker_once(tmp_path: Path, driver: Driver) -
         "The process that trained it was ended by SIGKILL. The system does that when memory runs out: try "
         "fewer --jobs."
     ]
-    told, _ = undisturbed.communicate()
-    assert undisturbed.returncode == 0
-    assert told == out
+    assert undisturbed.stdout == out
     assert_same_sweep(whole / "runs" / "eight", place)
     assert {row["n"] for row in table(place)} == {2}
 

@@ -107,6 +107,13 @@ def test_a_manifest_that_was_deleted_finds_the_runs(tmp_path: Path) -> None:
         ('"wanted": true', '"wanted": "yes"', "input should be a valid boolean"),
         ('"k8-', '"../k8-', "string should match pattern"),
         ('"k8-', '"a/k8-', "string should match pattern"),
+        ('"k8-', f'"{"x" * 200}k8-', "a folder's name has 200 bytes at most"),
+        (
+            '"varied": {',
+            '"varied": {"a": [[[[[[[[0]]]]]]]], ',
+            "more than 8 lists and tables lie in each other",
+        ),
+        ('"source": "', '"source": "\\ud800', "it has an escaped letter that is none"),
         ('"failures"', '"errors"', "extra inputs are not permitted"),
         ("}", "", "Expecting"),
     ],
@@ -122,9 +129,20 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, old: str, new: str, 
         Sweep.open(tmp_path / "s")
 
 
+@pytest.mark.parametrize("name", [MANIFEST, "lock"])
+def test_a_run_has_no_folder_by_the_name_of_a_file_of_the_sweep(tmp_path: Path, name: str) -> None:
+    start(tmp_path / "s", planned()[:1], "lenet.toml")
+    path = tmp_path / "s" / MANIFEST
+    path.write_text(path.read_text().replace('"seed-3"', f'"{name}"'))
+    with pytest.raises(SlotkitError, match=f"{name} is a file of the sweep itself"):
+        Sweep.open(tmp_path / "s")
+
+
 def test_two_runs_have_two_folders(tmp_path: Path) -> None:
     these = [Planned(run.layers, {}, None, "same") for run in planned()]
-    with pytest.raises(ValueError, match="two of its runs have the same folder"):
+    with pytest.raises(
+        SlotkitError, match=r"json can't be written: .* two of its runs have the same folder\."
+    ):
         start(tmp_path / "s", these, "lenet.toml")
 
 
@@ -159,6 +177,16 @@ def test_the_newest_errors_are_kept(tmp_path: Path) -> None:
         sweep.keep_failure(key, Ended(key, "failed", f"error {number}", "here"))
     kept = Sweep.open(tmp_path / "s").manifest.runs[key].failures
     assert [failure.error for failure in kept] == [f"error {n}" for n in range(2, KEPT_FAILURES + 2)]
+
+
+def test_an_error_may_name_what_is_not_utf8(tmp_path: Path) -> None:
+    sweep, _ = start(tmp_path / "s", [unnamed(2)], "lenet.toml")
+    (key,) = sweep.manifest.runs
+    sweep.keep_failure(
+        key, Ended(key, "failed", "There is no file bad\udcffdir.", "here", "trace of bad\udcffdir")
+    )
+    (kept,) = Sweep.open(tmp_path / "s").manifest.runs[key].failures
+    assert (kept.error, kept.trace) == ("There is no file bad\\udcffdir.", "trace of bad\\udcffdir")
 
 
 def test_data_are_known_by_dataset_and_size(tmp_path: Path) -> None:

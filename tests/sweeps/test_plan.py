@@ -94,6 +94,29 @@ def test_blocks_have_recipes_and_settings_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_settings_that_decide_no_result_are_not_in_names(tmp_path: Path) -> None:
+    runs = planned(
+        tmp_path,
+        """
+        [[runs]]
+        grid.k = [2, 4]
+        settings.recording.keep_epochs = [5, 25, 75]
+        settings.data.dir = "elsewhere"
+        settings.lr = 0.5
+
+        [[runs]]
+        list = [{ k = 8, recording.keep_last = 3 }]
+        """,
+    )
+    assert [dict(run.varied) for run in runs] == [{"lr": 0.5, "k": 2}, {"lr": 0.5, "k": 4}, {"k": 8}]
+    assert folder_name(runs[0], "3fa9c1aaaaaaaaaa") == "lr0.5-k2-3fa9c1"
+    assert values(runs, "recording.keep_epochs", "recording.keep_last") == [
+        ((5, 25, 75), 2),
+        ((5, 25, 75), 2),
+        ((), 3),
+    ]
+
+
 def test_a_recipe_can_be_an_axis() -> None:
     runs = plan(from_options(["recipe=authors-lenet-greedy,authors-lenet-probabilistic", "k=2,64"]))
     assert values(runs, "slots.selection", "slots.k", "training.lr") == [
@@ -187,6 +210,11 @@ def test_a_folder_is_named_after_what_is_varied() -> None:
         ("grid.k = [2]\nlist = [{ k = 4 }]", "slots.k is varied by lenet.toml and set by list too. Leave"),
         ("grid.k = [2]\nsettings.k = 4", "slots.k is varied by lenet.toml and set by lenet.toml too."),
         ("grid.seeds.data = [2]", r"seeds.data is no axis: the seeds of repetitions are `seeds`"),
+        (
+            "grid.keep_epochs = [[1], [2]]",
+            "recording.keep_epochs is no axis: it changes no result, so that the runs would be equal. Set it "
+            r"in `settings` \(--set\).",
+        ),
         ("grid.k = [2]\n[[runs]]", r"has both \[\[runs\]\] and a grid or list beside them"),
         ("grids.k = [2]", "lenet.toml can't be read: grids is {'k': .2.}: extra inputs are not permitted"),
         ("k = [", "lenet.toml can't be read: "),
