@@ -24,7 +24,7 @@ from slotkit.latent.line import AdamStep
 Row: TypeAlias = npt.NDArray[np.int64]
 
 # Connections a program, and connections times K that it makes the options of at once.
-BLOCK, TILE = 1024, 2048
+BLOCK, TILE = 1024, 512
 # Where no tensor starts: the rows that fill a table up to a power of two.
 NOWHERE = 1 << 62
 

@@ -71,8 +71,11 @@ OPTION_STREAM, SCORE_STREAM = tl.constexpr(OPTIONS), tl.constexpr(SCORES)
 
 
 def kernel_of(formula: FunctionType) -> Any:
-    """A formula that is written for tensors, for kernels. Triton has to find itself among its globals."""
-    return triton.jit(FunctionType(formula.__code__, formula.__globals__ | {"tl": tl}, formula.__name__))
+    """A formula that is written for tensors, for kernels. Triton has to find itself among its globals, and a
+    type of its own where the formula says Any.
+    """
+    names = formula.__globals__ | {"tl": tl, "Any": tl.tensor}
+    return triton.jit(FunctionType(formula.__code__, names, formula.__name__))
 
 
 advance, advance_by_adam = kernel_of(line.advance), kernel_of(line.advance_by_adam)
