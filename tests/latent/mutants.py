@@ -41,8 +41,8 @@ class DifferenceError(AssertionError):
     """The engine isn't the one to read."""
 
 
-def steps(run: Run) -> Callable[[], None]:
-    """Weights, state and flips of numba are those of eager, to the last bit (float64).
+def steps(run: Run, engine: str = "numba") -> Callable[[], None]:
+    """Weights, state and flips of an engine are those of eager, to the last bit (float64).
 
     Under Adam A may differ by rounding: torch.sqrt is not exact.
     """
@@ -54,7 +54,7 @@ def steps(run: Run) -> Callable[[], None]:
 
     def check() -> None:
         tables = "recomputed" if isinstance(run.init, str) else "stored"
-        machines = [run.machine(CPU, "latent", name, tables) for name in ("numba", "eager")]
+        machines = [run.machine(CPU, "latent", name, tables) for name in (engine, "eager")]
         for machine in machines:
             for weight in latent_form(machine).weights.values():
                 weight.recorded = True
