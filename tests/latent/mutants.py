@@ -41,7 +41,7 @@ class DifferenceError(AssertionError):
     """The engine isn't the one to read."""
 
 
-def steps(run: Run, engine: str = "numba") -> Callable[[], None]:
+def steps(run: Run, engine: str = "numba", tables: str = "recomputed") -> Callable[[], None]:
     """Weights, state and flips of an engine are those of eager, to the last bit (float64).
 
     Under Adam A may differ by rounding: torch.sqrt is not exact.
@@ -53,8 +53,8 @@ def steps(run: Run, engine: str = "numba") -> Callable[[], None]:
         return not torch.equal(one, two)
 
     def check() -> None:
-        tables = "recomputed" if isinstance(run.init, str) else "stored"
-        machines = [run.machine(CPU, "latent", name, tables) for name in (engine, "eager")]
+        policy = tables if isinstance(run.init, str) else "stored"
+        machines = [run.machine(CPU, "latent", name, policy) for name in (engine, "eager")]
         for machine in machines:
             for weight in latent_form(machine).weights.values():
                 weight.recorded = True

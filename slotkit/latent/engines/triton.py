@@ -6,7 +6,7 @@ Nothing here waits for the device. With TRITON_INTERPRET=1 the kernels run on th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -23,8 +23,8 @@ from slotkit.latent.line import AdamStep
 
 Row: TypeAlias = npt.NDArray[np.int64]
 
-# Connections a program, and connections times K that it makes the options of at once.
-BLOCK, TILE = 1024, 512
+# Connections a program; connections, and connections times K, whose options it makes at once.
+BLOCK, LANES, TILE = 1024, 32, 512
 # Where no tensor starts: the rows that fill a table up to a power of two.
 NOWHERE = 1 << 62
 
@@ -57,7 +57,7 @@ class Kind(NamedTuple):
             "STATE": KINDS[self.state],
             "TENSORS": _power_of_two(tensors),
             "BLOCK": BLOCK,
-            "GROUP": max(1, min(32, TILE // wide)),
+            "GROUP": max(1, min(LANES, TILE // wide)),
             # A product that is fused with a sum has other bits than torch's.
             "enable_fp_fusion": False,
         }
@@ -130,9 +130,7 @@ class Triton:
 
 def kind_of(arrays: Arrays) -> Kind:
     spec = arrays.spec
-    return Kind(
-        spec.k, spec.symmetric, arrays.tables is not None, arrays.weight.dtype, arrays.latent.dtype
-    )
+    return Kind(spec.k, spec.symmetric, arrays.tables is not None, arrays.weight.dtype, arrays.latent.dtype)
 
 
 def new_row(arrays: Arrays) -> Row:
@@ -163,8 +161,8 @@ def launch(kernel: Any, arrays: Sequence[Arrays], rows: Sequence[Row], constants
 
 
 def _on(device: torch.device, table: Tensor) -> Tensor:
-    """A table on the device. Pinned memory is copied from while the host goes on, and is not used again before
-    that is done: PyTorch sees to it.
+    """A table on the device. The host goes on while pinned memory is copied, and PyTorch doesn't use that memory
+    again before it is done.
     """
     return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
 

@@ -1,12 +1,12 @@
 """The kernels of the CUDA engine: one launch steps, or samples, all tensors of a call.
 
-They repeat `slotkit.reel` and `slotkit.latent.line` for a device that can't call PyTorch. The bits are those of
-the eager engine (but for float32 quotients under Adam, which the device rounds otherwise); products and sums
-must not be fused, or a score near a tie would be another one.
+They repeat `slotkit.reel` and `slotkit.latent.line` for a device that can't call PyTorch. The bits are those
+of the eager engine (but for float32 quotients under Adam, which the device rounds otherwise); products and
+sums must not be fused, or a score near a tie would be another one.
 
 A launch gets a table of int64, a row a tensor: addresses, sizes, keys, and the bits of its float64 numbers
-(`Column`). A program has one block of BLOCK connections of one tensor, as GROUPS rows of GROUP connections. It
-finds its tensor by its number: the blocks of all tensors are counted through.
+(`Column`). A program has one block of BLOCK connections of one tensor, as GROUPS rows of GROUP connections.
+It finds its tensor by its number: the blocks of all tensors are counted through.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Column(IntEnum):
 
 
 WIDTH = tl.constexpr(32)
-FIRST, SIZE, STRIDE, OWNERS = (tl.constexpr(int(Column[name])) for name in ("FIRST", "SIZE", "STRIDE", "OWNERS"))
+FIRST, SIZE, STRIDE, OWNERS = (
+    tl.constexpr(int(Column[name])) for name in ("FIRST", "SIZE", "STRIDE", "OWNERS")
+)
 WEIGHT, LATENT, VELOCITY, SQUARE = (
     tl.constexpr(int(Column[name])) for name in ("WEIGHT", "LATENT", "VELOCITY", "SQUARE")
 )
@@ -153,7 +155,7 @@ def reel(row, i, live, K: tl.constexpr, WIDE: tl.constexpr, SYMMETRIC: tl.conste
 
 @triton.jit
 def reselect(options, initial, latent, c, sign, K: tl.constexpr):
-    """`slotkit.latent.line.reselect`: options and initial (m, WIDE), latent (m,) -> selected, value and bounds."""
+    """`slotkit.latent.line.reselect`: options, initial (m, WIDE), latent (m,) -> selected, value and bounds."""
     j = tl.arange(0, options.shape[1])[None, :]
     w, s = options.to(tl.float64), initial.to(tl.float64)
     scores = c * s + latent.to(tl.float64)[:, None] * w
@@ -173,8 +175,8 @@ def reselect(options, initial, latent, c, sign, K: tl.constexpr):
 
 @triton.jit
 def rewrite(row, i, value, selected, live, start, flips, KIND: tl.constexpr):
-    """Write the values (m,) where they are other ones, and name these flips after `flips` earlier ones, if flips
-    are recorded. Returns how many there are with these.
+    """Write the values (m,) where they are other ones. If flips are recorded, name these after `flips` earlier
+    ones. Returns how many there are with these.
     """
     weight = place(row, WEIGHT, KIND)
     old, new = tl.load(weight + i, mask=live), value.to(KIND)
@@ -195,10 +197,14 @@ def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr):
     position = tl.load(latent, mask=live, other=0.0)
     if tl.load(row + GRADIENT) != 0:
         gradient = tl.load(place(row, GRADIENT, STATE) + i, mask=live, other=0.0)
-        pace = place(row, VELOCITY, STATE) + i
-        before = tl.load(pace, mask=live, other=0.0)
-        r0, r1, r2 = number(row, RULE).to(STATE), number(row, RULE + 1).to(STATE), number(row, RULE + 2).to(STATE)
-        r3, r4, r5 = number(row, RULE + 3), number(row, RULE + 4).to(STATE), number(row, RULE + 5).to(STATE)
+        r0, r1 = number(row, RULE).to(STATE), number(row, RULE + 1).to(STATE)
+        r2, r3 = number(row, RULE + 2).to(STATE), number(row, RULE + 3)
+        r4, r5 = number(row, RULE + 4).to(STATE), number(row, RULE + 5).to(STATE)
+        # Without momentum B stays 0, and no memory is spent on it.
+        pace, moving = place(row, VELOCITY, STATE) + i, live
+        if not ADAM:
+            moving = live & (tl.full(live.shape, r1, STATE) != 0)
+        before = tl.load(pace, mask=moving, other=0.0)
         if ADAM:
             r6, r7 = number(row, RULE + 6).to(STATE), number(row, RULE + 7).to(STATE)
             adam = AdamStep(r0, r1, r2, r3.to(STATE), r4, r5, r6, r7)
@@ -210,7 +216,7 @@ def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr):
             h = Hyperparameters(r0, r1, r2, r3 != 0, r4, r5)
             position, after = advance(position, before, gradient, h)
         tl.store(latent, position, mask=live)
-        tl.store(pace, after, mask=live)
+        tl.store(pace, after, mask=moving)
     return position
 
 
@@ -240,7 +246,8 @@ def step(
     if tl.load(row + CHOOSES) != 0:
         lower, upper = place(row, LOWER, STATE), place(row, UPPER, STATE)
         u = position * number(row, SCALE).to(STATE)
-        inside = (u >= tl.load(lower + i, mask=live, other=0.0)) & (u <= tl.load(upper + i, mask=live, other=0.0))
+        low, high = tl.load(lower + i, mask=live, other=0.0), tl.load(upper + i, mask=live, other=0.0)
+        inside = (u >= low) & (u <= high)
         # A u that is not a number counts as outside.
         outside = (live & (inside == 0)).to(tl.int32)
         waiting = tl.sum(outside, axis=1) > 0
