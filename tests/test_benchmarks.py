@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -45,3 +46,21 @@ def test_waiting_on_a_shared_machine_is_told(tmp_path: Path) -> None:
     told = run(tmp_path, "shared_machine.py", *arguments).splitlines()
     assert "1 busy processes, n = 1 rounds" in told[0]
     assert [line[:14].strip() for line in told[1:]] == ["ms a step", "one thread", "1000"]
+
+
+def test_what_a_gpu_has_to_prove_runs_without_one(tmp_path: Path) -> None:
+    """In Triton's interpreter, with tiny sizes: on the day only the device is new."""
+    run(tmp_path, "gpu.py", "--out", "results", "--tiny")
+    rows = json.loads((tmp_path / "results" / "gpu.json").read_text())
+    assert list(rows) == ["conditions", "device tests", "exactness", "bandwidth", "ratios"]
+    assert not [row for part in rows.values() for row in part.values() if "error" in row]
+    trained = rows["exactness"]["tiny, K = 8"]
+    assert trained["flips"] > 5
+    assert (trained["from dense"], trained["from the CPU"]) == (0, 0)
+    assert rows["exactness"]["tiny, draws"] == {"draws": 2, "from the CPU": 0}
+    assert rows["device tests"]["philox"]["exit code"] == 0
+    assert all(row["ratio"] > 0 for row in rows["ratios"].values())
+    tables = (tmp_path / "results" / "gpu.md").read_text()
+    assert re.findall("^## (.*)$", tables, flags=re.MULTILINE) == list(rows)
+    again = run(tmp_path, "gpu.py", "--out", "results", "--tiny")
+    assert again == "", "every row was there already"

@@ -161,8 +161,8 @@ def launch(kernel: Any, arrays: Sequence[Arrays], rows: Sequence[Row], constants
 
 
 def _on(device: torch.device, table: Tensor) -> Tensor:
-    """A table on the device. The host goes on while pinned memory is copied, and PyTorch doesn't use that memory
-    again before it is done.
+    """A table on the device. The host goes on while pinned memory is copied, and PyTorch doesn't use that
+    memory again before it is done.
     """
     return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
 

@@ -155,7 +155,7 @@ def reel(row, i, live, K: tl.constexpr, WIDE: tl.constexpr, SYMMETRIC: tl.conste
 
 @triton.jit
 def reselect(options, initial, latent, c, sign, K: tl.constexpr):
-    """`slotkit.latent.line.reselect`: options, initial (m, WIDE), latent (m,) -> selected, value and bounds."""
+    """`slotkit.latent.line.reselect`: options, initial (m, WIDE), latent (m,) -> selected, value, bounds."""
     j = tl.arange(0, options.shape[1])[None, :]
     w, s = options.to(tl.float64), initial.to(tl.float64)
     scores = c * s + latent.to(tl.float64)[:, None] * w
@@ -175,8 +175,8 @@ def reselect(options, initial, latent, c, sign, K: tl.constexpr):
 
 @triton.jit
 def rewrite(row, i, value, selected, live, start, flips, KIND: tl.constexpr):
-    """Write the values (m,) where they are other ones. If flips are recorded, name these after `flips` earlier
-    ones. Returns how many there are with these.
+    """Write the values (m,) where they are other ones. If flips are recorded, name these after `flips`
+    earlier ones. Returns how many there are with these.
     """
     weight = place(row, WEIGHT, KIND)
     old, new = tl.load(weight + i, mask=live), value.to(KIND)
