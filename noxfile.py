@@ -75,7 +75,7 @@ def tests_cuda(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
-    """What a GPU has to prove: device tests, exactness, step times, the paper's CONV-2. Arguments go to the script."""
+    """All that a GPU has to prove, into a folder: benchmarks/gpu.py, which arguments after -- go to."""
     place = ["--out", "gpu-results"] if "--out" not in session.posargs else []
     session.run(str(installed(session) / "python"), "benchmarks/gpu.py", *place, *session.posargs)
 

@@ -72,7 +72,7 @@ BOUND, SCORE_SCALE, RULE = (tl.constexpr(int(Column[name])) for name in ("BOUND"
 OPTION_STREAM, SCORE_STREAM = tl.constexpr(OPTIONS), tl.constexpr(SCORES)
 
 
-def kernel_of(formula: FunctionType) -> Any:
+def kernel_of(formula: Any) -> Any:
     """A formula that is written for tensors, for kernels. Triton has to find itself among its globals, and a
     type of its own where the formula says Any.
     """
