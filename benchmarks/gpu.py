@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --out DIR --tiny                    # without one: the same code, tiny sizes
 
 Writes DIR/gpu.json after each row, and DIR/gpu.md, its tables. Rows that are in gpu.json already are not made
-again, so a run that was stopped goes on; the training of part (d) is resumed. Without a GPU the kernels run in
-Triton's interpreter: that shows that this script works, and its times mean nothing.
+again, so a run that was stopped goes on; the training of part (d) is resumed. Without a GPU the kernels run
+in Triton's interpreter: that shows that this script works, and its times mean nothing.
 """
 
 from __future__ import annotations
