@@ -23,7 +23,7 @@ from slotkit.latent.guard import fingerprint, is_same
 from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
-from slotkit.selection import find_update, greedy, sample, select
+from slotkit.selection import are_selected, find_update, greedy, sample, select
 
 
 class SlotWeight(nn.Module):
@@ -93,6 +93,12 @@ class SlotWeight(nn.Module):
                 f"{self.reel.name}: this state_dict is that of a machine with {names[bool(sampled)]} "
                 f"selection, and this one selects by {names[bool(self.probabilistic)]}. Build the network "
                 "with the same selection."
+            )
+        held = state.get(prefix + "held")
+        if held is not None and not are_selected(held, torch.Size(self.reel.shape), self.reel.k):
+            return (
+                f"{self.reel.name}: this state_dict holds a sample that is not the number of an option, 0 to "
+                f"{self.reel.k - 1}, for each connection. It is damaged, or was put together by hand."
             )
         seed, last = state.get(prefix + "seed"), state.get(prefix + "last_options")
         if seed is None or last is None:

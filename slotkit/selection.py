@@ -59,6 +59,16 @@ def pick_uniformly(k: int, uniform: Tensor) -> Tensor:
     return (uniform.double() * k).long()
 
 
+def are_selected(selected: object, shape: torch.Size, k: int) -> bool:
+    """Whether this is the number of an option, int64 from 0 to k - 1, for each connection of a shape."""
+    return (
+        isinstance(selected, Tensor)
+        and selected.dtype == torch.int64
+        and selected.shape == shape
+        and not bool(((selected < 0) | (selected >= k)).any())
+    )
+
+
 def take(options: Tensor, selected: Tensor) -> Tensor:
     """The weight in use: options (..., K) at indices selected (...) -> (...)."""
     return options.gather(-1, selected.unsqueeze(-1)).squeeze(-1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.inits import plain_init
+from slotkit.latent.line import is_count, is_line
 from slotkit.latent.weight import LatentWeight
+from slotkit.selection import are_selected
 
 
 def check_machine_state(state: Mapping[str, Any], own: Mapping[str, Any], holds_none: bool) -> None:
@@ -35,13 +37,14 @@ def check_machine_state(state: Mapping[str, Any], own: Mapping[str, Any], holds_
     misshapen = [
         f"{table}/{name}"
         for (table, name), value in entries.items()
-        if isinstance(value, Tensor) and state[table][name].shape != value.shape
+        if isinstance(value, Tensor) and not _is_alike(state[table][name], value)
     ]
     if misshapen:
         raise SlotkitError(
-            f"This state has {', '.join(misshapen)} in another shape. It is damaged, or was put together "
-            "by hand."
+            f"This state has {', '.join(misshapen)} in another shape or of another kind of numbers. It is "
+            "damaged, or was put together by hand."
         )
+    _check_numbers(state, own)
     shapes = [{name: value.shape for name, value in each["others"].items()} for each in (own, state)]
     if shapes[0] != shapes[1]:
         raise SlotkitError("This state belongs to a model with other parameters. Build that model first.")
@@ -53,6 +56,30 @@ def _has(state: Mapping[str, Any], table: str, name: str, own: Any) -> bool:
     if isinstance(own, Mapping):
         return isinstance(found, Mapping) and not own.keys() - found.keys()
     return isinstance(found, Tensor) if isinstance(own, Tensor) else found is not None
+
+
+def _is_alike(found: Tensor, own: Tensor) -> bool:
+    return found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
+
+
+def _check_numbers(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Whether numbers are such as a machine can have: how often it drew, its lines, the options it holds."""
+    draws, waiting, k = state["draws"], state.get("waiting"), own["settings"]["k"]
+    if not is_count(draws) or not (
+        waiting is None
+        or (isinstance(waiting, Collection) and all(isinstance(name, str) for name in waiting))
+    ):
+        raise _is_wrong(f"draws {draws!r:.40} and waiting {waiting!r:.40}")
+    for name, line in state.get("lines", {}).items():
+        if not is_line(line):
+            raise _is_wrong(f"lines/{name} {line!r:.120}")
+    for name, held in state.get("held", {}).items():
+        if name in own["scores"] and not are_selected(held, own["scores"][name].shape[:-1], k):
+            raise _is_wrong(f"held/{name}, which is not the number of an option, 0 to {k - 1}, a connection")
+
+
+def _is_wrong(what: str) -> SlotkitError:
+    return SlotkitError(f"This state has {what}. It is damaged, or was put together by hand.")
 
 
 def _lacks(absent: Sequence[str]) -> SlotkitError:
@@ -112,7 +139,12 @@ def _check_moments(kept: Mapping[str, Any], name: str) -> None:
 def _check_buffers(kept: Mapping[str, Any], trained: Tensor) -> None:
     for name in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
         buffer = kept.get(name)
-        if isinstance(buffer, Tensor) and buffer.shape != trained.shape:
+        if buffer is not None and not (isinstance(buffer, Tensor) and buffer.is_floating_point()):
+            raise SlotkitError(
+                f"The state has {name} {buffer!r:.40} for a parameter. It is damaged, or was put together by "
+                "hand."
+            )
+        if buffer is not None and buffer.shape != trained.shape:
             raise SlotkitError(
                 f"The state has {name} of shape {tuple(buffer.shape)} for a parameter of shape "
                 f"{tuple(trained.shape)}. Build the network that the state was saved with."

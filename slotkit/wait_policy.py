@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 
 # How often GNU OpenMP's loop runs before a thread that waits goes to sleep; 300,000 times without it.
 COUNT = "GOMP_SPINCOUNT"
-BOUND = "3000"
+BOUND = "1000"
 
 # Whoever has set one of these has decided how threads wait. The last is that of Intel's and LLVM's OpenMP.
 POLICIES = (COUNT, "OMP_WAIT_POLICY", "KMP_BLOCKTIME")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -98,6 +99,22 @@ def advance_by_adam(
     return h.kept * position - h.rate * mean / scale, mean, square
 
 
+def is_count(number: object) -> bool:
+    """Whether it is a whole number, from 0, with which loops can count."""
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**53
+
+
+def is_line(state: object) -> bool:
+    """Whether it is a `Line.state`: with numbers that a line can have."""
+    return (
+        isinstance(state, Mapping)
+        and all(isinstance(state.get(name), int | float) for name in ("c", "e"))
+        and all(abs(state[name]) <= sys.float_info.max for name in ("c", "e"))
+        and is_count(state.get("steps"))
+        and type(state.get("moving")) is bool
+    )
+
+
 @dataclass
 class Line:
     """What the scores of all connections of a tensor have in common.
@@ -120,8 +137,8 @@ class Line:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Line:
-        """The line of a `state`."""
-        return cls(state["c"], state["e"], state["steps"], state["moving"])
+        """The line of a `state`, see `is_line`."""
+        return cls(float(state["c"]), float(state["e"]), state["steps"], state["moving"])
 
     def after(self, h: Hyperparameters | AdamStep) -> Line:
         """The line one step later. Adam moves A alone."""

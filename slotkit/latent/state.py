@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.line import Line, fit_line, interval, line_scores
+from slotkit.latent.line import Line, fit_line, interval, is_line, line_scores
 from slotkit.reel import ROWS, Reel
 from slotkit.selection import greedy, take
 
@@ -121,6 +121,16 @@ class LatentState:
             raise SlotkitError(
                 f"The state of {self.reel.name} lacks {', '.join(absent)}. It is damaged, or that of another "
                 "kind of optimizer. Load one that SlotSGD or SlotAdam has saved."
+            )
+        numbers = {name: state[name] for name in self.line.state()}
+        parts = [state[name] for name in STATE]
+        if not is_line(numbers) or not all(
+            isinstance(part, Tensor) and part.is_floating_point() for part in parts
+        ):
+            kinds = [str(getattr(part, "dtype", type(part).__name__)) for part in parts]
+            raise SlotkitError(
+                f"The state of {self.reel.name} has {numbers!r:.120} and tensors of {kinds}: not what "
+                "SlotSGD or SlotAdam has saved. It is damaged, or was put together by hand."
             )
         for name in STATE:
             if state[name].shape != self.latent.shape:

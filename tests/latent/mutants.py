@@ -184,7 +184,8 @@ CROWDED = draws(8.0, k=16, count=30)
 # Settings under which a rule is used often: several parts a group, later attempts, the inverse CDF.
 ONE_GROUP = ("PART, GROUPS = 4, 32", "PART, GROUPS = 4, 1")
 REFUSED = ("- np.int32(low[m])) * unit[m]", "- np.int32(low[m])) * BEYOND")
-INVERSE = ("ATTEMPTS, FLAT = 16, 4.0", "ATTEMPTS, FLAT = 16, -1.0")
+WIDE = ("CELL_BITS, NO_CELL = 20, -1", "CELL_BITS, NO_CELL = 24, -1")
+INVERSE = ("ATTEMPTS, FLAT = 64, 4.0", "ATTEMPTS, FLAT = 64, -1.0")
 
 DRAWS: dict[str, tuple[str, str, Callable[[], None], tuple[str, str] | None]] = {
     "part-of-another-word": ("parts[n] >> halved, OPTIONS", "(parts[n] >> halved) + 1, OPTIONS", draws(4.0, k=8), None),
@@ -196,8 +197,12 @@ DRAWS: dict[str, tuple[str, str, Callable[[], None], tuple[str, str] | None]] = 
     "sure-too-soon": ("math.exp(-draw.spread)", "1.0", draws(0.0, init=BIASED), None),
     "stale-proposals": ("cells[n] != kept[n]", "kept[n] == NO_CELL", stale, None),
     "sign-of-a-forgotten": ("| np.int32(a[n] < 0)", "", stale, None),
-    "top-of-the-other-end": ("signs[n] * tops[n], units[n]", "tops[n], units[n]", draws(4.0), None),
-    "parts-not-compared": ("max(weights[p % n_groups, n], weights[p, n])", "weights[p % n_groups, n]", CROWDED, ONE_GROUP),
+    "top-of-the-other-end": ("-highest[n] if edges[n] < 0 else highest[n]", "highest[n]", STEEP, None),
+    "parts-not-compared": ("max(lasting[q], lasting[p * m + n])", "lasting[q]", CROWDED, ONE_GROUP),
+    "lengths-at-the-wrong-edge": ("-size if cells[n] & 1 else size", "size", draws(8.0, k=8), None),
+    "even-parts-too-short": ("np.float32(largest * 1.0001)", "np.float32(1.0001)", draws(0.0, k=8), None),
+    "even-top-of-the-other-end": ("-draw.bound if cell & 1 else draw.bound", "draw.bound", draws(1.0, k=8, count=150), WIDE),
+    "c-of-scores-forgotten": ("draw.c * scores[o] - draw.ceiling", "scores[o] - draw.ceiling", draws(0.0, init=BIASED, c=-0.5), None),
     "options-beyond-k": ("if not has_option(parts[n], lanes[n], spec):", "if False:", draws(1.0, k=6), None),
     "low-end-ignored": ("low[n] = max(least, end) if passed else least", "low[n] = 0", draws(4.0, k=16, count=150), None),
     "high-end-ignored": ("high[n] = most if passed else min(most, end)", "high[n] = 255", draws(4.0, k=16, count=150), None),
@@ -220,14 +225,16 @@ DRAWS: dict[str, tuple[str, str, Callable[[], None], tuple[str, str] | None]] = 
 
 # Changes that may cost attempts and nothing else: every check has to pass.
 HARMLESS = {
-    "one-attempt": ("ATTEMPTS, FLAT = 16, 4.0", "ATTEMPTS, FLAT = 1, 4.0"),
+    "one-attempt": ("ATTEMPTS, FLAT = 64, 4.0", "ATTEMPTS, FLAT = 1, 4.0"),
     "one-group": ("PART, GROUPS = 4, 32", "PART, GROUPS = 4, 1"),
-    "wide-cells": ("CELL_BITS, NO_CELL = np.int32(20), -1", "CELL_BITS, NO_CELL = np.int32(24), -1"),
+    "wide-cells": WIDE,
     "always-anew": ("cells[n] != kept[n]", "True"),
     "no-attempt": ("if is_flat:", "if False:"),
     "first-attempt-refused": REFUSED,
     "second-attempt-as-the-first": ("(index >> HALF) | later", "(index >> HALF)"),
-    "lengths-of-none": ("e1 if has1 else NOTHING", "e1"),
+    "gaps-as-long-as-options": ("BEYOND if slopes[n] < 0 else -BEYOND", "w[0, n]"),
+    "even-everywhere": ("cells[m] >> 1 == around_0", "True"),
+    "even-nowhere": ("cells[m] >> 1 == around_0", "False"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -220,6 +221,60 @@ def test_a_state_with_scores_of_another_shape_changes_nothing(shape: tuple[int, 
         machine.load_state_dict(state)
     after = machine.state_dict()
     assert all(equal(after[part], before[part]) for part in ("scores", "others"))
+
+
+# ---------------------------------------------------------------------------------------------------
+# States with numbers that no machine has.
+
+OF_HELD = "held/fc1.weight, which is not the number of an option, 0 to 3, a connection"
+FORGED: dict[str, tuple[str, tuple[str, ...], Any, str]] = {
+    "draws-of-a-fraction": ("latent", ("draws",), 1.5, "draws 1.5 and waiting"),
+    "draws-below-0": ("latent", ("draws",), -1, "draws -1 and waiting"),
+    "draws-beyond-integers": ("latent", ("draws",), 2**64, f"draws {2**64} and waiting"),
+    "waiting-of-a-number": ("latent", ("waiting",), 3, "and waiting 3"),
+    "c-beyond-integers": ("latent", ("lines", "fc1.weight", "c"), 10**400, "lines/fc1.weight {'c': 1000"),
+    "c-of-text": ("latent", ("lines", "fc1.weight", "c"), "1", "lines/fc1.weight {'c': '1'"),
+    "c-that-is-none": ("latent", ("lines", "fc1.weight", "c"), math.nan, "lines/fc1.weight {'c': nan"),
+    "e-that-is-infinite": ("latent", ("lines", "fc1.weight", "e"), math.inf, "lines/fc1.weight {'c': 1.0"),
+    "steps-of-a-fraction": ("latent", ("lines", "fc1.weight", "steps"), 0.5, "lines/fc1.weight {'c': 1.0"),
+    "moving-of-a-number": ("latent", ("lines", "fc1.weight", "moving"), 1, "lines/fc1.weight {'c': 1.0"),
+    "latent-of-integers": ("latent", ("latent", "fc1.weight"), torch.zeros(30).long(), "latent/fc1.weight"),
+    "held-beyond-k": ("dense", ("held", "fc1.weight"), torch.full((5, 6), 4), OF_HELD),
+    "held-below-0": ("dense", ("held", "fc1.weight"), torch.full((5, 6), -1), OF_HELD),
+    "held-of-fractions": ("dense", ("held", "fc1.weight"), torch.zeros(5, 6), "held/fc1.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "place", "value", "text"), FORGED.values(), ids=FORGED)
+def test_a_state_with_forged_numbers_changes_nothing(
+    form: str, place: tuple[str, ...], value: Any, text: str
+) -> None:
+    machine, other = (slotify(network(), 4, "PS", form=form) for _ in range(2))
+    train(other, 3)
+    state = copy.deepcopy(other.state_dict())
+    *tables, name = place
+    table = state
+    for each in tables:
+        table = table[each]
+    assert name in table
+    table[name] = value
+    before = copy.deepcopy(machine.state_dict())
+    with pytest.raises(SlotkitError, match=re.escape(text)) as refused:
+        machine.load_state_dict(state)
+    assert "It is damaged, or was put together by hand." in str(refused.value)
+    after = machine.state_dict()
+    assert after.pop("settings") == before.pop("settings")
+    assert str(after) == str(before)
+
+
+def test_a_held_sample_beyond_k_is_refused_by_the_model_too() -> None:
+    machine = slotify(network(), 4, "PS", form="dense")
+    state = machine.model.state_dict()
+    (name,) = (name for name in state if name.startswith("fc1") and name.endswith("held"))
+    with pytest.raises(
+        RuntimeError, match="holds a sample that is not the number of an option, 0 to 3, for each connection"
+    ):
+        machine.model.load_state_dict(state | {name: torch.full_like(state[name], 4)})
 
 
 # ---------------------------------------------------------------------------------------------------

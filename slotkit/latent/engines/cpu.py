@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from types import FunctionType
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -20,10 +19,9 @@ from slotkit.latent.engines.cpu_choose import (
     Floats,
     Integers,
     Tables,
-    compiled,
     step_tensor,
 )
-from slotkit.latent.engines.cpu_compiling import announce
+from slotkit.latent.engines.cpu_compiling import announce, serial
 from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
 from slotkit.latent.engines.cpu_sample import REJECTION, sample_tensor
 from slotkit.reel import ReelSpec
@@ -37,17 +35,6 @@ torch.set_num_threads(_torch_threads)
 numba.set_num_threads(min(_torch_threads, _numba_threads))
 
 NOT_NAMED: Integers = np.empty(0, np.int32)
-
-
-def serial(parallel: Any) -> Any:
-    """The same loop on one thread, the same bits. It has a name of its own, and so a file of its own in
-    numba's cache on disk.
-    """
-    loop: Callable[..., Any] = getattr(parallel, "py_func", parallel)
-    twin = FunctionType(loop.__code__, loop.__globals__)
-    twin.__qualname__ = f"serial_{loop.__name__}"
-    return compiled(twin)
-
 
 serial_step, serial_sample = serial(step_tensor), serial(sample_tensor)
 

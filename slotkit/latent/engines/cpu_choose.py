@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slotkit.latent import line
+from slotkit.latent.engines.cpu_compiling import compiled, inlined, parallel
 from slotkit.latent.line import AdamStep, Hyperparameters
 from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import OPTIONS, SCORES, ReelSpec
@@ -34,10 +35,6 @@ FEW = 32
 
 # The smallest normal float32 and float64.
 SMALLEST_SINGLE, SMALLEST_DOUBLE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
-
-compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
-parallel = numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 advance_one, advance_one_by_adam = inlined(line.advance), inlined(line.advance_by_adam)
 

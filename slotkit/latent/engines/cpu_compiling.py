@@ -1,18 +1,74 @@
-"""Says when the CPU engine is being compiled: seconds in which nothing else would be seen to happen.
+"""How the loops of the CPU engine are compiled, and the word that tells of it: it takes ten silent seconds.
 
-numba tells its listeners when it compiles, and nothing when it takes a loop from its cache on disk.
+numba keeps compiled loops on disk, and takes one from there if the text of its own file is as it was. A loop
+also holds the compiled functions of other files. So the names under which loops are kept have a digest of all
+files: after an update of slotkit no loop is a mixture of old and new.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any, TypeVar
 
+import numba
 from numba.core import event
+
+from slotkit import philox_cpu
+from slotkit.latent import line
 
 LOGGER = logging.getLogger("slotkit")
 
 _LOOPS = __name__.rpartition(".")[0]
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+# Every file with a function that is compiled into a loop.
+SOURCES = [*sorted(Path(__file__).parent.glob("cpu*.py")), Path(line.__file__), Path(philox_cpu.__file__)]
+
+
+def digest(sources: list[Path]) -> str:
+    """A few letters that change with the text of any of the files."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:10]
+
+
+DIGEST = digest(SOURCES)
+
+
+def _compile(function: Loop, name: str, **settings: Any) -> Loop:
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__)
+    twin.__module__, twin.__doc__, twin.__qualname__ = (
+        function.__module__,
+        function.__doc__,
+        f"{name}-{DIGEST}",
+    )
+    loop: Loop = numba.njit(cache=True, nogil=True, error_model="numpy", **settings)(twin)
+    return loop
+
+
+def compiled(function: Loop) -> Loop:
+    """The function compiled, kept on disk, for other compiled functions: Python can't call it.
+
+    What Python needs to call a function is a tenth of all there is to compile.
+    """
+    return _compile(function, function.__name__, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def parallel(function: Loop) -> Loop:
+    """The same, with the blocks of a prange divided among numba's threads."""
+    return _compile(function, function.__name__, parallel=True)
+
+
+def serial(loop: Loop) -> Loop:
+    """A `parallel` loop on one thread, with the same bits."""
+    function: Loop = getattr(loop, "py_func", loop)  # numba returns the function itself if it is switched off
+    return _compile(function, f"serial_{function.__name__}")
+
+
+inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 
 class _Announcement(event.Listener):

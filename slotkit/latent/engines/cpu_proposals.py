@@ -21,21 +21,22 @@ from slotkit.latent.engines.cpu_choose import (
     Singles,
     Tables,
     Words,
-    compiled,
-    inlined,
     symmetric_uniform,
     words_of,
 )
+from slotkit.latent.engines.cpu_compiling import compiled, inlined
 from slotkit.reel import OPTIONS, ReelSpec
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 # Options of a part, and the largest number of groups.
 PART, GROUPS = 4, 32
-# A cell of |A| bound + 1/2 keeps three bits after the leading one: it is at most an eighth of that wide.
-CELL_BITS, NO_CELL = np.int32(20), -1
-# Connections whose proposals are made together.
-TOGETHER = 32
+# A cell of |A| bound + 1/2 is an eighth of that number wide if CELL_BITS of its bits are left out,
+# and twice as wide with each bit more. Wide cells cost attempts; narrow ones are left sooner, and a table
+# of many options takes long to make.
+CELL_BITS, NO_CELL = 20, -1
+# Parts whose lengths are computed together, or those of one connection where it has more.
+PAIRS = 2048
 
 # 2**x = 2**n exp(r log(2)) with n whole and |r| <= 1/2; the Taylor polynomial of degree 6 errs by less than
 # 2e-7 of the result.
@@ -101,10 +102,19 @@ def new_work(threads: int) -> Work:
     )
 
 
-@compiled
+@inlined
 def parts_of(spec: ReelSpec) -> int:
     """How many parts the options of a connection have."""
     return 2 * (-(-spec.k // (2 * PART))) if spec.symmetric else -(-spec.k // PART)
+
+
+@compiled
+def cell_bits(spec: ReelSpec) -> int:
+    """How many bits of |A| bound + 1/2 the number of its cell leaves out: on LeNet, the cheapest number."""
+    parts, bits = parts_of(spec), CELL_BITS
+    while parts > 4 and bits < 22:
+        parts, bits = parts // 4, bits + 1
+    return bits
 
 
 def new_proposals(n: int, spec: ReelSpec) -> Proposals:
@@ -139,6 +149,12 @@ def has_option(part: int, lane: int, spec: ReelSpec) -> bool:
 
 
 @inlined
+def has_gaps(spec: ReelSpec) -> bool:
+    """Whether a part has fewer than four."""
+    return spec.k % (2 * PART if spec.symmetric else PART) > 0
+
+
+@inlined
 def lane_of(words: Words, lane: int) -> np.uint64:
     """words[lane] for a lane that is not a constant."""
     low = words[0] if lane == 0 else words[1]
@@ -164,66 +180,90 @@ def read_parts(owners: Integers, parts: Integers, draw: Draw, w: Singles) -> Non
 
 
 @compiled
-def tabulate(
-    stale: Integers, cells: Integers, draw: Draw, owners: Integers, w: Singles, weights: Singles
-) -> None:
-    """Make the proposals of at most TOGETHER connections, numbers in the block, for their new cells.
+def fill_gaps(parts: Integers, slopes: Singles, spec: ReelSpec, w: Singles) -> None:
+    """Put an option of no length into w (4, n) where a part has fewer than four."""
+    if not has_gaps(spec):
+        return
+    for lane in range(PART):
+        for n in range(len(parts)):
+            if not has_option(parts[n], lane, spec):
+                w[lane, n] = BEYOND if slopes[n] < 0 else -BEYOND
 
-    owners (2, n), w (parts, 4, n) and weights (parts + 4, n) are overwritten.
+
+@compiled
+def lengths(m: int, edges: Singles, owners: Integers, draw: Draw, w: Singles, tops: Singles) -> Singles:
+    """How long each part of m connections is at the A (m,) times log2(e) of `edges`.
+
+    Pair p m + n is part p of connection n. `owners` (2, pairs), `w` (6, pairs) and `tops` (m,) are
+    overwritten; `tops` with the option that has the largest A W. Returns (pairs,), a row of `w`.
     """
-    spec, own, n_stale, n_groups = draw.spec, draw.own, len(stale), len(draw.own.ends)
-    n_parts = len(w)
-    signs, tops, edges, units = (
-        weights[n_parts],
-        weights[n_parts + 1],
-        weights[n_parts + 2],
-        weights[n_parts + 3],
-    )
-    for n in range(n_stale):
+    spec, parts, n_pairs = draw.spec, owners[1], len(owners[0])
+    for p in range(n_pairs // m):
+        for n in range(m):
+            owners[0, p * m + n], parts[p * m + n], w[4, p * m + n] = owners[0, n], p, edges[n]
+    read_parts(owners[0], parts, draw, w)
+    fill_gaps(parts, w[4], spec, w)
+    w0, w1, w2, w3, slopes = w[0], w[1], w[2], w[3], w[4]
+    highest: Singles = w[5]
+    for q in range(n_pairs):
+        sign = np.float32(-1) if slopes[q] < 0 else ONE
+        highest[q] = max(sign * w0[q], sign * w1[q], sign * w2[q], sign * w3[q])
+    for p in range(1, n_pairs // m):
+        for n in range(m):
+            highest[n] = max(highest[n], highest[p * m + n])
+    for n in range(m):
+        tops[n] = -highest[n] if edges[n] < 0 else highest[n]
+    for p in range(n_pairs // m):
+        for n in range(m):
+            highest[p * m + n] = tops[n]
+    for q in range(n_pairs):
+        slope, top = slopes[q], highest[q]
+        e0, e1 = power(slope * (w0[q] - top)), power(slope * (w1[q] - top))
+        e2, e3 = power(slope * (w2[q] - top)), power(slope * (w3[q] - top))
+        highest[q] = (e0 + e1) + (e2 + e3)
+    return highest
+
+
+@compiled
+def tabulate(stale: Integers, cells: Integers, draw: Draw, owners: Integers, w: Singles) -> None:
+    """Make the proposals of m connections, numbers in the block, for their new cells.
+
+    owners (2, pairs) and w (9, pairs) are overwritten; there are m pairs for each part.
+    """
+    spec, own, m, bits = draw.spec, draw.own, len(stale), np.int32(cell_bits(draw.spec))
+    n_groups, n_pairs, edges, units, tops = len(own.ends), len(owners[0]), w[6], w[7], w[8]
+    for n in range(m):
         owners[0, n] = ((draw.first + stale[n]) // spec.stride) % spec.owners
-        signs[n], tops[n], units[n] = np.float32(-1) if cells[n] & 1 else ONE, -BEYOND, NOTHING
         # The A of the smallest size in the cell: there every exp(A (W - top)) is largest.
-        size = np.int32((cells[n] >> 1) << CELL_BITS).view(np.float32) - A_HALF
-        edges[n] = size / draw.bound * LOG2E
-    for p in range(n_parts):
-        for n in range(n_stale):
-            owners[1, n] = p
-        read_parts(owners[0, :n_stale], owners[1, :n_stale], draw, w[p])
-        w0, w1, w2, w3 = w[p, 0], w[p, 1], w[p, 2], w[p, 3]
-        has1, has2, has3 = has_option(p, 1, spec), has_option(p, 2, spec), has_option(p, 3, spec)
-        for n in range(n_stale):
-            a, b, c, d, sign = w0[n], w1[n], w2[n], w3[n], signs[n]
-            w0[n], w1[n], w2[n], w3[n] = (
-                sign * a,
-                sign * (b if has1 else a),
-                sign * (c if has2 else a),
-                sign * (d if has3 else a),
-            )
-            tops[n] = max(w0[n], w1[n], w2[n], w3[n], tops[n])
-    for p in range(n_parts):
-        w0, w1, w2, w3 = w[p, 0], w[p, 1], w[p, 2], w[p, 3]
-        has1, has2, has3 = has_option(p, 1, spec), has_option(p, 2, spec), has_option(p, 3, spec)
-        for n in range(n_stale):
-            edge, top = edges[n], tops[n]
-            e0, e1 = power(edge * (w0[n] - top)), power(edge * (w1[n] - top))
-            e2, e3 = power(edge * (w2[n] - top)), power(edge * (w3[n] - top))
-            weights[p, n] = (e0 + (e1 if has1 else NOTHING)) + (
-                (e2 if has2 else NOTHING) + (e3 if has3 else NOTHING)
-            )
-    for p in range(n_groups, n_parts):
-        for n in range(n_stale):
-            weights[p % n_groups, n] = max(weights[p % n_groups, n], weights[p, n])
+        size = np.int32((cells[n] >> 1) << bits).view(np.float32) - A_HALF
+        edges[n], units[n] = (-size if cells[n] & 1 else size) / draw.bound * LOG2E, NOTHING
+    lasting = lengths(m, edges, owners, draw, w, tops)
+    for p in range(n_groups, n_pairs // m):
+        for n in range(m):
+            q = (p % n_groups) * m + n
+            lasting[q] = max(lasting[q], lasting[p * m + n])
     for g in range(n_groups):
-        for n in range(n_stale):
-            units[n] += weights[g, n]
+        for n in range(m):
+            units[n] += lasting[g * m + n]
     # Each group is rounded up, by less than one, so that the last end is 255 at most.
-    for n in range(n_stale):
-        units[n] *= np.float32(1.0001) / np.float32(255 - n_groups)
+    for n in range(m):
+        unit = units[n] * (np.float32(1.0001) / np.float32(255 - n_groups))
         i, end = draw.first + stale[n], NOTHING
         for g in range(n_groups):
-            end += np.ceil(weights[g, n] / units[n])
+            end += np.ceil(lasting[g * m + n] / unit)
             own.ends[g, i] = np.uint8(end)
-        own.cells[i], own.top[i], own.unit[i] = cells[n], signs[n] * tops[n], units[n]
+        own.cells[i], own.top[i], own.unit[i] = cells[n], tops[n], unit
+
+
+@compiled
+def propose_evenly(i: int, cell: int, draw: Draw) -> None:
+    """The proposals of connection i if A may be 0, where all options are equally long: no option is read."""
+    spec, own, n_groups = draw.spec, draw.own, len(draw.own.ends)
+    share, largest = 255 // n_groups, min(spec.k // 2 if spec.symmetric else spec.k, PART)
+    for g in range(n_groups):
+        own.ends[g, i] = np.uint8(share * (g + 1))
+    top = -draw.bound if cell & 1 else draw.bound
+    own.cells[i], own.top[i], own.unit[i] = cell, top, np.float32(largest * 1.0001) / np.float32(share)
 
 
 @compiled
@@ -234,19 +274,35 @@ def refresh(a: Singles, draw: Draw) -> None:
         draw.work.integers[1],
         draw.own.cells[draw.first : draw.first + len(a)],
     )
+    bits = np.int32(cell_bits(draw.spec))
+    around_0 = np.float32(A_HALF).view(np.int32) >> bits
     for n in range(len(a)):
         size = np.float32(min(abs(a[n]) * draw.bound, LARGEST) + A_HALF)
-        cells[n] = np.int32(np.int32(size.view(np.int32) >> CELL_BITS) << np.int32(1)) | np.int32(a[n] < 0)
+        cells[n] = np.int32(np.int32(size.view(np.int32) >> bits) << np.int32(1)) | np.int32(a[n] < 0)
     m = 0
     for n in range(len(a)):
         stale[m] = n
         m += 1 if cells[n] != kept[n] else 0
+    n_stale, m = m, 0
+    for o in range(n_stale):
+        n = stale[o]
+        stale[m], cells[m] = n, cells[n]
+        if cells[m] >> 1 == around_0:
+            propose_evenly(draw.first + n, cells[m], draw)
+        else:
+            m += 1
     if m == 0:
         return
-    for o in range(m):
-        cells[o] = cells[stale[o]]
     n_parts = parts_of(draw.spec)
-    owners, w = np.empty((2, TOGETHER), np.int32), np.empty((n_parts, PART, TOGETHER), np.float32)
-    weights = np.empty((n_parts + 4, TOGETHER), np.float32)
-    for o in range(0, m, TOGETHER):
-        tabulate(stale[o : min(o + TOGETHER, m)], cells[o : min(o + TOGETHER, m)], draw, owners, w, weights)
+    most = max(PAIRS // n_parts, 1)
+    owners, w = np.empty(2 * most * n_parts, np.int32), np.empty(9 * most * n_parts, np.float32)
+    for o in range(0, m, most):
+        now = min(most, m - o)
+        pairs = now * n_parts
+        tabulate(
+            stale[o : o + now],
+            cells[o : o + now],
+            draw,
+            owners[: 2 * pairs].reshape(2, pairs),
+            w[: 9 * pairs].reshape(9, pairs),
+        )

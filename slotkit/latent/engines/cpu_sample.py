@@ -20,23 +20,21 @@ from slotkit.latent.engines.cpu_choose import (
     Integers,
     Singles,
     Tables,
-    compiled,
     fill,
-    inlined,
-    parallel,
     unit_uniform,
     words_of,
 )
+from slotkit.latent.engines.cpu_compiling import compiled, inlined, parallel
 from slotkit.latent.engines.cpu_proposals import (
     BEYOND,
     LOG2E,
     NOTHING,
     ONE,
-    PART,
     Bytes,
     Draw,
     Proposals,
     Work,
+    has_gaps,
     has_option,
     lane_of,
     option_of,
@@ -49,7 +47,7 @@ from slotkit.philox_cpu import HALF, WORD, philox_one
 from slotkit.reel import SCORES, ReelSpec
 
 # Attempts before the exact inverse CDF, and the spread of c S_j (in nats) up to which there are any.
-ATTEMPTS, FLAT = 16, 4.0
+ATTEMPTS, FLAT = 64, 4.0
 # Draws have streams of their own here; the counter's second word holds the number of the attempt.
 REJECTION, LAST_ATTEMPT = 16, np.uint64(0xFFFF << 16)
 
@@ -178,7 +176,7 @@ def decide(waiting: Integers, draw: Draw, parts: Integers, lanes: Bytes, chances
     spec, sure = draw.spec, np.float32(math.exp(-draw.spread))
     unsure, connections, options = draw.work.integers[0], draw.work.integers[1], draw.work.integers[2]
     scores = draw.work.floats[0]
-    if spec.k % (2 * PART if spec.symmetric else PART) or parts_of(spec) % len(draw.own.ends):
+    if has_gaps(spec) or parts_of(spec) % len(draw.own.ends):
         for n in range(len(waiting)):
             if not has_option(parts[n], lanes[n], spec):
                 chances[n] = ONE
