@@ -290,7 +290,7 @@ def sample(
     size, c, key = tl.load(row + SIZE), number(row, C), tl.load(row + KEY)
     j = tl.arange(0, WIDE)[None, :]
     flips = 0
-    for g in range(BLOCK // GROUP):
+    for g in range(0, tl.cdiv(tl.minimum(size - block * BLOCK, BLOCK), GROUP)):
         i = block * BLOCK + g * GROUP + tl.arange(0, GROUP)
         live = i < size
         options, initial = reel(row, i, live, K, WIDE, SYMMETRIC, STORED)
