@@ -75,6 +75,13 @@ def tests_cuda(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """All that a GPU has to prove, into a folder: benchmarks/gpu.py, which arguments after -- go to."""
+    place = ["--out", "gpu-results"] if "--out" not in session.posargs else []
+    session.run(str(installed(session) / "python"), "benchmarks/gpu.py", *place, *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Timings, as ratios measured side by side in one process."""
     session.run(str(installed(session) / "slotkit"), "bench", *session.posargs)

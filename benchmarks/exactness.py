@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from slotkit.data.batches import batches
 from slotkit.data.images import ImageSet
 from slotkit.data.sources import load
-from slotkit.latent.engines.registry import ENGINES
+from slotkit.latent.engines.registry import runnable
 from slotkit.machine import SlotMachine, slotify
 from slotkit.models import create
 
@@ -39,14 +39,15 @@ def main() -> None:
 
 def compare(images: ImageSet, image: tuple[int, int, int], k: int, steps: int) -> tuple[int, dict[str, int]]:
     """Flips of the dense form, and by engine how many weights differed from it, summed over the steps."""
-    settings = {"dense": {"form": "dense"}} | {name: {"engine": name} for name in ENGINES}
+    engines = runnable(torch.device("cpu"))
+    settings = {"dense": {"form": "dense"}} | {name: {"engine": name} for name in engines}
     machines = {name: build(image, k, chosen) for name, chosen in settings.items()}
     optimizers = {
         name: machine.optimizer(0.1, 0.9, 1e-4, nesterov=True) for name, machine in machines.items()
     }
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, steps) for each in optimizers.values()]
     before = weights(machines["dense"])
-    flips, different = 0, dict.fromkeys(ENGINES, 0)
+    flips, different = 0, dict.fromkeys(engines, 0)
     for pixels, labels in stream(images, steps):
         for name, machine in machines.items():
             optimizers[name].zero_grad()

@@ -68,7 +68,8 @@ def slotify(
         form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
             ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
             options and K scores, for any torch optimizer and for update="selected".
-        engine: of the latent form: "auto", "numba" (CPU) or "eager" (plain PyTorch, every device).
+        engine: of the latent form: "auto", "numba" (CPU), "triton" (CUDA) or "eager" (plain PyTorch,
+            every device).
         where: which parameters become reels: None (every weight of the layers above), names or glob
             patterns, or a predicate (name, parameter) -> bool.
         others: what becomes of the non-slot parameters: "frozen" (biases 0, norms identity, as in the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import runpy
 import subprocess
@@ -59,3 +60,25 @@ def test_waiting_on_a_shared_machine_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert environments == [{"OMP_NUM_THREADS": "1"}, {COUNT: "1000"}]
     assert "1 busy processes, n = 1 rounds" in told[0]
     assert [line[:14].strip() for line in told[1:]] == ["ms a step", "one thread", "1000"]
+
+
+def test_what_a_gpu_has_to_prove_runs_without_one(tmp_path: Path) -> None:
+    """In Triton's interpreter, with tiny sizes: on the day only the device is new."""
+
+    def run_apart() -> str:  # the interpreter is switched on before Triton is imported
+        command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", "results", "--tiny"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    run_apart()
+    rows = json.loads((tmp_path / "results" / "gpu.json").read_text())
+    assert list(rows) == ["conditions", "device tests", "exactness", "bandwidth", "ratios"]
+    assert not [row for part in rows.values() for row in part.values() if "error" in row]
+    trained = rows["exactness"]["tiny, K = 8"]
+    assert trained["flips"] > 5
+    assert (trained["from dense"], trained["from the CPU"]) == (0, 0)
+    assert rows["exactness"]["tiny, draws"] == {"draws": 2, "from the CPU": 0}
+    assert rows["device tests"]["philox"]["exit code"] == 0
+    assert all(row["ratio"] > 0 for row in rows["ratios"].values())
+    tables = (tmp_path / "results" / "gpu.md").read_text()
+    assert re.findall("^## (.*)$", tables, flags=re.MULTILINE) == list(rows)
+    assert run_apart() == "", "every row was there already"

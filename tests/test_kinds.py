@@ -21,7 +21,7 @@ from slotkit import slotfile
 from slotkit.errors import SlotkitError
 from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init
 from slotkit.kinds import KINDS, Kind, find_kind
-from slotkit.latent.engines.registry import ENGINES
+from slotkit.latent.engines.registry import ENGINES, runnable
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import slotify
 from slotkit.models import create
@@ -180,7 +180,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("tables", ["stored", "recomputed"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", runnable(CPU))
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_engines_select_what_the_dense_form_selects(
     run: Run, engine: str, tables: str, one_thread: None

@@ -277,10 +277,21 @@ def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
 
 
 def check_finite(gradients: Iterable[tuple[LatentWeight, Tensor]]) -> None:
-    """Raise NotFiniteError for the first gradient that holds a number that is not finite."""
-    for weight, gradient in gradients:
-        if not is_finite(gradient):
+    """Raise NotFiniteError for the first gradient that holds a number that is not finite. A device is waited
+    for once, not for every gradient.
+    """
+    listed = list(gradients)
+    devices = {gradient.device for _, gradient in listed if gradient.device.type != "cpu"}
+    fine = {each for each in devices if are_finite([g for _, g in listed if g.device == each])}
+    for weight, gradient in listed:
+        if gradient.device not in fine and not is_finite(gradient):
             raise NotFiniteError(weight)
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all numbers of all these tensors of one device are finite."""
+    largest = torch._foreach_norm(list(tensors), math.inf)
+    return bool(torch.stack([each.double() for each in largest]).isfinite().all())
 
 
 def is_finite(numbers: Tensor) -> bool:

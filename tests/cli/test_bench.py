@@ -72,8 +72,8 @@ def test_engines_are_chosen() -> None:
         *((n, k) for k in (8, 1024) for n in kinds),
     ]
     with pytest.raises(SlotkitError) as caught:
-        measure("lenet", [2], engines=["triton"])
-    assert str(caught.value) == "There is no engine 'triton'. Choose some of numba, eager."
+        measure("lenet", [2], engines=["tritn"])
+    assert str(caught.value) == "There is no engine 'tritn'. Choose some of numba, triton, eager."
     with pytest.raises(SlotkitError, match="There is no selection 'best'"):
         measure("lenet", [2], ["best"])
 

@@ -44,8 +44,8 @@ class DifferenceError(AssertionError):
     """The engine isn't the one to read."""
 
 
-def steps(run: Run) -> Callable[[], None]:
-    """Weights, state and flips of numba are those of eager, to the last bit (float64).
+def steps(run: Run, engine: str = "numba", tables: str = "recomputed") -> Callable[[], None]:
+    """Weights, state and flips of an engine are those of eager, to the last bit (float64).
 
     Under Adam A may differ by rounding: torch.sqrt is not exact.
     """
@@ -57,7 +57,7 @@ def steps(run: Run) -> Callable[[], None]:
 
     def check() -> None:
         expected = right_steps(run)
-        for step, ours in enumerate(recorded_steps(run, "numba")):
+        for step, ours in enumerate(recorded_steps(run, engine, tables)):
             for name, value in expected[step].items():
                 if differ(name, ours[name], value):
                     raise DifferenceError(f"{name} differs in step {step}")
@@ -69,9 +69,10 @@ def steps(run: Run) -> Callable[[], None]:
     return check
 
 
-def recorded_steps(run: Run, engine: str) -> Iterator[dict[str, torch.Tensor]]:
+def recorded_steps(run: Run, engine: str, tables: str = "recomputed") -> Iterator[dict[str, torch.Tensor]]:
     """Weights, state and flips after each step."""
-    machine = run.machine(CPU, "latent", engine, "recomputed" if isinstance(run.init, str) else "stored")
+    policy = tables if isinstance(run.init, str) else "stored"
+    machine = run.machine(CPU, "latent", engine, policy)
     for weight in latent_form(machine).weights.values():
         weight.recorded = True
     for _ in run.train(machine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from small_networks import each_is_an_option, equal, weights
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.latent.weight import are_finite
 from slotkit.machine import SlotMachine, slotify
 from slotkit.selection import take
 
@@ -316,3 +318,16 @@ def test_a_machine_made_in_inference_mode_trains() -> None:
     model(torch.ones(4)).sum().backward()
     optimizer.step()
     assert first_weight(machine).line.steps == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_number_among_many_tensors_is_found(bad: float) -> None:
+    """What devices are asked, once a step: sums of these numbers overflow, and each number is finite."""
+    largest = {kind: torch.finfo(kind).max for kind in (torch.float32, torch.float64, torch.bfloat16)}
+    tensors = [torch.full((3, 2), number, dtype=kind) for kind, number in largest.items()]
+    assert are_finite(tensors)
+    for tensor in tensors:
+        kept = tensor[2, 1].clone()
+        tensor[2, 1] = bad
+        assert not are_finite(tensors)
+        tensor[2, 1] = kept

@@ -17,7 +17,7 @@ from slotkit.analyses.common.recorded import read, read_any
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.engines.registry import ENGINES
+from slotkit.latent.engines.registry import runnable
 from slotkit.machine import SlotMachine, slotify
 from slotkit.recording import recorder, replay, trace
 from slotkit.recording.reading import GreedyReading
@@ -70,7 +70,7 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", runnable(torch.device("cpu")))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_flips_are_the_changes_of_the_highest_score(
     kind: dict[str, Any], engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +123,7 @@ def test_the_draws_are_counted_beside_it(tmp_path: Path) -> None:
     assert all(np.array_equal(found["full"][name], column) for name, column in found["summary"].items())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", runnable(torch.device("cpu")))
 @pytest.mark.parametrize("tables", ["stored", "recomputed"])
 @pytest.mark.parametrize("sharing", ["none", "channel"])
 def test_a_summary_counts_the_flips_of_the_sample(

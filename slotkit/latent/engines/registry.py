@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -32,18 +34,35 @@ def _numba_refusal(device: torch.device, dtype: torch.dtype, reel: Reel, stored:
         return f"it works on the CPU and the weight is on {device}"
     if dtype not in (torch.float32, torch.float64):
         return f"it works on float32 and float64 and the weight is {dtype}"
-    if not stored and reel.compiled_spec() is None:
-        return (
-            "it recomputes the options of slotkit's own inits and kinds only; store the tables "
-            "(tables='stored') for others"
-        )
-    return None
+    return _unknown_reel(reel, stored)
+
+
+def _triton_refusal(device: torch.device, dtype: torch.dtype, reel: Reel, stored: bool) -> str | None:
+    if device.type != "cuda" and not (device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"it works on CUDA and the weight is on {device}"
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        return f"it works on float32, float64, bfloat16 and float16 and the weight is {dtype}"
+    return _unknown_reel(reel, stored)
+
+
+def _unknown_reel(reel: Reel, stored: bool) -> str | None:
+    if stored or reel.compiled_spec() is not None:
+        return None
+    return (
+        "it recomputes the options of slotkit's own inits and kinds only; store the tables "
+        "(tables='stored') for others"
+    )
 
 
 # In the order in which "auto" tries them.
 ENGINES: dict[str, EngineEntry] = {
     "numba": EngineEntry(
         "slotkit.latent.engines.cpu", "compiled for the CPU, parallel, one pass over memory", _numba_refusal
+    ),
+    "triton": EngineEntry(
+        "slotkit.latent.engines.triton", "compiled for CUDA, one launch for all tensors", _triton_refusal
     ),
     "eager": EngineEntry(
         "slotkit.latent.engines.eager", "plain PyTorch, every device, the readable one", _eager_refusal

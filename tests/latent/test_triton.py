@@ -1,0 +1,113 @@
+"""The Triton engine without a GPU: kernels in Triton's interpreter, and compiled for GPUs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import triton
+from latent.interpreted import CHECKS, MUTANTS
+from latent.trajectories import CPU
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from slotkit.latent.engines import triton_kernels as kernels
+from slotkit.latent.engines.registry import ENGINES, find_engine
+from slotkit.latent.engines.triton import Kind
+from slotkit.reel import Reel
+
+TESTS = Path(__file__).parent.parent
+
+
+@functools.cache
+def verdicts() -> dict[str, str]:
+    """What the program says, run once, in Triton's interpreter."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(TESTS)}
+    program = [sys.executable, "-m", "latent.interpreted"]
+    ran = subprocess.run(program, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, str] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_the_interpreter(name: str) -> None:
+    assert verdicts()[name] == ""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    assert verdicts()[name], f"the checks pass with {name}"
+
+
+# The kernels that a GPU gets: sizes of options, dtypes and rules differ.
+COMPILED = {
+    "sgd": (kernels.step, Kind(8, False, False, torch.float32, torch.float32), {"ADAM": False}),
+    "adam": (kernels.step, Kind(2, True, False, torch.float64, torch.float64), {"ADAM": True}),
+    "half": (kernels.step, Kind(1, False, True, torch.bfloat16, torch.float32), {"ADAM": True}),
+    "draws": (kernels.sample, Kind(8, False, False, torch.float16, torch.float32), {}),
+}
+
+
+def compiled(capability: int, kernel: Any, kind: Kind, others: dict[str, Any]) -> Any:
+    """A kernel for a GPU of that compute capability; no GPU is asked for."""
+    constants = kind.constants(tensors=3) | others
+    fused = constants.pop("enable_fp_fusion")
+    signature = {name: "constexpr" if name in constants else "i32" for name in kernel.arg_names}
+    source = ASTSource(
+        kernel,
+        signature=signature | {"table": "*i64"},
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+    )
+    return triton.compile(
+        source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": fused}
+    )
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_compiles_without_a_gpu(
+    capability: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To PTX and machine code. No product of a step is fused with a sum, or bits would not be torch's."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel, kind, others = COMPILED[name]
+    made = compiled(capability, kernel, kind, others).asm
+    assert f".target sm_{capability}" in made["ptx"]
+    assert len(made["cubin"]) > 1000
+    if kernel is kernels.step:
+        assert not re.search(r"\bfma\.\S*f(32|64)", made["ptx"])
+
+
+def test_it_says_why_it_cannot_run() -> None:
+    refusal, reel = ENGINES["triton"].refusal, Reel("weight", (2, 2), 2)
+    assert refusal(CPU, torch.float32, reel, False) == "it works on CUDA and the weight is on cpu"
+    cuda = torch.device("cuda")
+    assert refusal(cuda, torch.bfloat16, reel, False) is None
+    assert refusal(cuda, torch.int8, reel, False) == (
+        "it works on float32, float64, bfloat16 and float16 and the weight is torch.int8"
+    )
+
+
+def test_without_triton_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotkit.latent.engines.registry.find_spec", lambda name: None)
+    reason = ENGINES["triton"].refusal(torch.device("cuda"), torch.float32, Reel("weight", (2, 2), 2), False)
+    assert reason == "Triton is not installed (pip install triton)"
+
+
+def test_auto_chooses_it_on_cuda() -> None:
+    """What a registry asks of a weight is its device and dtype."""
+
+    class OnCuda:
+        device, dtype = torch.device("cuda"), torch.float32
+
+    reel = Reel("weight", (2, 2), 2)
+    assert find_engine("auto", OnCuda(), reel, stored=False).name == "triton"  # type: ignore[arg-type]
