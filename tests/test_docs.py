@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from slotkit import recipes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CALLS = [
     (page.name, call.strip())
     for page in PAGES
