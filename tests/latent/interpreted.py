@@ -293,7 +293,7 @@ MUTANTS: dict[str, tuple[str, str, Run | Callable[[], None]]] = {
     "owners-forgotten": ("% tl.load(row + OWNERS)", "", reels(replace(CONV, sharing="layer"))),
     "key-of-the-tensor": ("tl.load(row + OPTION_KEY)", "tl.load(row + KEY)", reels(replace(CONV, sharing="network"))),
     "uniform-even": ("(1 - 16777216)", "(-16777216)", reels(QUICK)),
-    "velocity-lost": ("tl.store(pace, after, mask=has_pace)", "pass", QUICK),
+    "velocity-lost": ("tl.store(pace, after, mask=kept)", "pass", QUICK),
     "latent-lost": ("tl.store(latent, position, mask=live)", "pass", QUICK),
     "weight-kept": ("tl.store(weight + i, new, mask=flipped)", "pass", QUICK),
     "weight-of-the-neighbour": ("tl.store(weight + i, new", "tl.store(weight + i - (i > 0).to(tl.int64), new", QUICK),

@@ -98,9 +98,9 @@ class Triton:
                 row = self.row(arrays, found[i])
                 row.view(np.float64)[Column.C] = c
                 rows.append(row)
-            sampled = [tensors[i][0] for i in indices]
+            chosen = [tensors[i][0] for i in indices]
             constants = kind.constants(len(rows)) | {"stream": stream, "draw": _signed(number)}
-            launch(kernels.sample, sampled, rows, constants)
+            launch(kernels.sample, chosen, rows, constants)
         return found
 
     def step_row(self, move: Move, flips: Flips) -> Row:

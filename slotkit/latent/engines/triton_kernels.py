@@ -201,10 +201,10 @@ def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr):
         r2, r3 = number(row, RULE + 2).to(STATE), number(row, RULE + 3)
         r4, r5 = number(row, RULE + 4).to(STATE), number(row, RULE + 5).to(STATE)
         # Without momentum B stays 0, and no memory is spent on it.
-        pace, has_pace = place(row, VELOCITY, STATE) + i, live
+        pace, kept = place(row, VELOCITY, STATE) + i, live
         if not ADAM:
-            has_pace = live & (tl.full(live.shape, r1, STATE) != 0)
-        before = tl.load(pace, mask=has_pace, other=0.0)
+            kept = live & (tl.full(live.shape, r1, STATE) != 0)
+        before = tl.load(pace, mask=kept, other=0.0)
         if ADAM:
             r6, r7 = number(row, RULE + 6).to(STATE), number(row, RULE + 7).to(STATE)
             adam = AdamStep(r0, r1, r2, r3.to(STATE), r4, r5, r6, r7)
@@ -216,7 +216,7 @@ def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr):
             h = Hyperparameters(r0, r1, r2, r3 != 0, r4, r5)
             position, after = advance(position, before, gradient, h)
         tl.store(latent, position, mask=live)
-        tl.store(pace, after, mask=has_pace)
+        tl.store(pace, after, mask=kept)
     return position
 
 
