@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +30,19 @@ def test_what_is_compiled_stands_in_a_file_of_the_digest(module: ModuleType) -> 
     assert loops(module)
     for loop in loops(module):
         assert Path(loop.py_func.__code__.co_filename) in cpu_compiling.SOURCES, loop
+
+
+@pytest.mark.parametrize("module", [cpu_choose, cpu_proposals, cpu_sample], ids=lambda one: one.__name__)
+def test_constants_come_from_files_of_the_digest(module: ModuleType) -> None:
+    """A loop holds the constants of its module, and those that the module has imported."""
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {str(node.module) for node in froms}
+    names |= {f"{node.module}.{name.name}" for node in froms for name in node.names}
+    imported = [sys.modules[name] for name in names if name in sys.modules and name.startswith("slotkit.")]
+    files = {Path(str(one.__file__)) for one in imported if Path(str(one.__file__)).name != "__init__.py"}
+    assert files
+    assert files <= set(cpu_compiling.SOURCES)
 
 
 @pytest.mark.parametrize("module", [cpu, cpu_choose, cpu_proposals, cpu_sample], ids=lambda one: one.__name__)

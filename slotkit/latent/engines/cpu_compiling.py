@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numba
 from numba.core import event
 
-from slotkit import philox_cpu
+from slotkit import philox_cpu, reel
 from slotkit.latent import line
 
 LOGGER = logging.getLogger("slotkit")
@@ -26,8 +26,11 @@ _LOOPS = __name__.rpartition(".")[0]
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
-# Every file with a function that is compiled into a loop.
-SOURCES = [*sorted(Path(__file__).parent.glob("cpu*.py")), Path(line.__file__), Path(philox_cpu.__file__)]
+# Every file with a function or a constant that is compiled into a loop.
+SOURCES = [
+    *sorted(Path(__file__).parent.glob("cpu*.py")),
+    *(Path(str(module.__file__)) for module in (line, philox_cpu, reel)),
+]
 
 
 def digest(sources: list[Path]) -> str:
