@@ -145,8 +145,7 @@ WORDS = "compiling the CPU engine, once: this takes half a minute, and the next 
 def test_a_first_start_says_that_it_compiles(tmp_path: Path) -> None:
     """Once, though several loops are compiled, and before the first epoch; the second start says nothing."""
     cache = tmp_path / "cache"
-    # Compiled badly, and so sooner: what is said does not depend on it.
-    variables = {"NUMBA_CACHE_DIR": str(cache), "NUMBA_OPT": "0"}
+    variables = {"NUMBA_CACHE_DIR": str(cache)}
     first, second = (started(tmp_path, "train", "--epochs", "1", **variables)[0] for _ in range(2))
     assert first.count("compiling") == 1
     lines = first.splitlines()
