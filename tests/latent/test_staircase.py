@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -24,18 +23,6 @@ from slotkit.latent.weight import LatentWeight, choose
 from slotkit.machine import slotify
 
 Array = NDArray[Any]
-
-
-# The loops of the engine can't be called from Python.
-@numba.njit
-def compiled_choose(u: Any, sign: Any, w: Any, s: Any, workspace: Any) -> Any:
-    return cpu_choose.choose(u, sign, w, s, workspace)
-
-
-@numba.njit
-def compiled_bounds(selected: Any, sign: Any, w: Any, s: Any, workspace: Any) -> Any:
-    return cpu_choose.bounds(selected, sign, w, s, workspace)
-
 
 # Eighths: few enough for equal options and equal scores, and every product of two is exact.
 EIGHTHS = st.integers(-6, 6).map(lambda number: number / 8)
@@ -137,8 +124,8 @@ def test_the_compiled_staircase_is_the_same(
     selected, _, lower, upper = reselect(
         row(options), row(initial), torch.tensor([latent], dtype=torch.float64), Line(c=c)
     )
-    assert compiled_choose(np.float64(latent), c, w, s, workspace(len(w))) == int(selected)
-    assert compiled_bounds(int(selected), sign, w, s, workspace(len(w))) == (
+    assert cpu_choose.choose(np.float64(latent), c, w, s, workspace(len(w))) == int(selected)
+    assert cpu_choose.bounds(int(selected), sign, w, s, workspace(len(w))) == (
         float(lower),
         float(upper),
     )
@@ -153,8 +140,8 @@ def test_the_compiled_staircase_is_the_same_with_ties(
     for u in grid(options, initial):
         latent = torch.tensor([float(u)], dtype=torch.float64)
         selected, _, lower, upper = reselect(row(options), row(initial), latent, Line(c=sign))
-        assert compiled_choose(np.float64(float(u)), sign, w, s, workspace(len(w))) == int(selected)
-        assert compiled_bounds(int(selected), sign, w, s, workspace(len(w))) == (
+        assert cpu_choose.choose(np.float64(float(u)), sign, w, s, workspace(len(w))) == int(selected)
+        assert cpu_choose.bounds(int(selected), sign, w, s, workspace(len(w))) == (
             float(lower),
             float(upper),
         )
@@ -197,8 +184,8 @@ def test_the_compiled_staircase_is_the_same_with_many(
             torch.from_numpy(w)[None], torch.from_numpy(s)[None], latent, line
         )
         if math.isfinite(a * size):
-            assert compiled_choose(a, c, w, s, workspace(k)) == int(selected)
-        found = compiled_bounds(int(selected), line.sign, w, s, workspace(k))
+            assert cpu_choose.choose(a, c, w, s, workspace(k)) == int(selected)
+        found = cpu_choose.bounds(int(selected), line.sign, w, s, workspace(k))
         assert found == (float(lower), float(upper))
 
 
@@ -206,7 +193,7 @@ def test_no_number_is_option_0() -> None:
     """A latent that overflowed and came back: some option, and no memory that isn't ours."""
     for k in (8, 40):
         w, s = np.ones(k, np.float32), np.ones(k, np.float32)
-        assert compiled_choose(math.nan, 1.0, w, s, workspace(k)) == 0
+        assert cpu_choose.choose(math.nan, 1.0, w, s, workspace(k)) == 0
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -53,11 +53,8 @@ def _compile(function: Loop, name: str, **settings: Any) -> Loop:
 
 
 def compiled(function: Loop) -> Loop:
-    """The function compiled, kept on disk, for other compiled functions: Python can't call it.
-
-    What Python needs to call a function is a tenth of all there is to compile.
-    """
-    return _compile(function, function.__name__, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    """The function compiled, kept on disk."""
+    return _compile(function, function.__name__)
 
 
 def parallel(function: Loop) -> Loop:
