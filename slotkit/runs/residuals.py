@@ -1,19 +1,20 @@
 """Tensors of K numbers a connection, as checkpoints hold them: what can't be remade from the seed.
 
-SGD leaves scores and momentum near c * S + A * W (S initial scores, W options; c one number a tensor, A one a
-connection), and Adam's moments and steps are near A * W, A * W^2 or A * sign(W). `encode` keeps c, A and the
-residual, losslessly: how many floats lie between each number and its prediction, most of which are few.
+SGD leaves scores and momentum near c * S + A * W (S initial scores, W options; c one number a tensor, A one
+a connection), and Adam's moments and steps are near A * W, A * W^2 or A * sign(W). `encode` keeps c, A and
+the residual, losslessly: how many floats lie between each number and its prediction. Most are few.
 
-* prediction: c * S + A * B in float64, each operation rounded by itself, then rounded to float32 and from there
-  to a 16-bit tensor's dtype; 0 where that is no normal, finite number. B is W, W * W, sign(W), or nothing. A is float32, or float64 in a
-  float64 tensor. S and W are rounded to the tensor's dtype first, as the dense form does.
-* residual: difference of the floats' bits as integers in the order of the floats (a negative float's bits but
-  the sign are inverted), modulo 2^bits; 0, -1, 1, -2, ... are then stored as 0, 1, 2, 3, ...
-* stream: connections in row-major order, in parts of max(1, 2^18 // K) connections. Of each part all
-  lowest bytes, then all second ones, and so on, are one zlib stream; `lengths` are the streams' bytes.
+* prediction: c * S + A * B in float64, each operation rounded by itself; 0 where that is no normal, finite
+  number of the tensor's dtype; then rounded to float32, and from there to a dtype of 16 bits. B is W, W * W,
+  sign(W), or nothing. A is float32, or float64 in a float64 tensor. S and W are rounded to the tensor's
+  dtype first, as the dense form does.
+* residual: difference of the floats' bits as integers in the order of the floats (a negative float's bits
+  but the sign are inverted), modulo 2^bits; 0, -1, 1, -2, ... are then stored as 0, 1, 2, 3, ...
+* stream: connections in row-major order, in parts of max(1, 2^18 // K) connections. Of each part all lowest
+  bytes, then all second ones, and so on, are one zlib stream; `lengths` are the streams' bytes.
 
-Nothing stored here grows the memory of the reader by more than deflate can compress, 1032 times: that is
-checked before the first stream is opened.
+Nothing read here takes more memory than deflate can compress, 1032 times what is stored: that is checked
+before the first stream is opened.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -32,25 +34,23 @@ from torch.optim import Optimizer
 
 from slotkit.machine import SlotMachine
 from slotkit.reel import Reel, ReelSettings
+from slotkit.runs import residuals_cpu as cpu
 from slotkit.runs.schema import Count, Finite, Positive, Told
 
 PART = 1 << 18  # numbers
 SAMPLE = 1 << 15  # numbers that choose the prediction
 LARGEST_RATIO = 1032  # of deflate: 258 bytes in 2 bits
 
-# The integers that have a float's bits, and those that numpy reads from a file.
+# The integers that have a float's bits.
 INTEGERS = {
-    torch.float16: (torch.int16, "<i2"),
-    torch.bfloat16: (torch.int16, "<i2"),
-    torch.float32: (torch.int32, "<i4"),
-    torch.float64: (torch.int64, "<i8"),
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
 }
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in INTEGERS}
-BASES = {
-    "options": lambda options: options,
-    "squares": lambda options: options * options,
-    "signs": lambda options: options.sign(),
-}
+# B, and its number in the compiled loops.
+BASES = {None: cpu.NOTHING, "options": cpu.OPTIONS, "squares": cpu.SQUARES, "signs": cpu.SIGNS}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CodedReel(Told):
 
 
 class Coded(Told):
-    """What stands for a tensor in a checkpoint; `slopes` (A), `lengths` and `data` name entries of the file."""
+    """What stands for a tensor in a checkpoint: `slopes` (A), `lengths` and `data` name entries of it."""
 
     reel: CodedReel
     dtype: Literal["float16", "bfloat16", "float32", "float64"]
@@ -85,41 +85,50 @@ class Coded(Told):
     data: str
 
 
+class Rows(NamedTuple):
+    """Options and initial scores, float32 (n, K), with the values that they have in the dtype of a tensor."""
+
+    options: Tensor
+    scores: Tensor
+
+    @classmethod
+    def of(cls, reel: Reel, connections: Tensor, dtype: torch.dtype) -> Rows:
+        return cls(
+            *(row if dtype == torch.float64 else row.to(dtype).float() for row in reel.rows(connections))
+        )
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """c and B of `encode`."""
+    """c and B."""
 
     c: float
     basis: str | None
 
-    def of(self, rows: tuple[Tensor, Tensor] | None, slopes: Tensor | None, like: Tensor) -> Tensor:
-        """The predicted numbers (n, K), in the dtype of `like` (n, K); rows as of `remade`."""
-        if rows is None:
-            return torch.zeros_like(like)
-        options, scores = rows
-        values = scores * self.c
-        if self.basis is not None and slopes is not None:
-            values += BASES[self.basis](options) * slopes.double()
-        values = _usable(values, like.dtype)
-        return (values if like.dtype == torch.float64 else values.float()).to(like.dtype)
-
-    def slopes(self, rows: tuple[Tensor, Tensor] | None, values: Tensor) -> Tensor | None:
-        """A (n, 1), by least squares."""
-        if rows is None or self.basis is None:
+    def slopes(self, rows: Rows, values: Tensor) -> Tensor | None:
+        """A (n,), by least squares; None if there is no B."""
+        if self.basis is None:
             return None
-        basis = BASES[self.basis](rows[0])
-        rest = values.double() - rows[1] * self.c
-        dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-        fitted = (rest * basis).sum(-1, keepdim=True) / (basis * basis).sum(-1, keepdim=True)
-        return _usable(fitted, dtype).to(dtype)
+        exact = _exact(values.dtype)
+        given = values.to(exact).numpy()
+        fitted = cpu.fit(given, rows.options.numpy(), rows.scores.numpy(), self.c, BASES[self.basis])
+        return _usable(torch.from_numpy(fitted), exact).to(exact)
 
-    @property
-    def is_zero(self) -> bool:
-        return self.c == 0 and self.basis is None
+    def of(self, rows: Rows, slopes: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The predicted numbers (n, K)."""
+        limits, out = torch.finfo(dtype), torch.empty_like(rows.scores, dtype=_exact(dtype))
+        given = np.empty(0) if slopes is None else slopes.double().numpy()
+        loop = rows.options.numpy(), rows.scores.numpy(), self.c, given, BASES[self.basis]
+        cpu.predict(*loop, limits.tiny, limits.max, out.numpy())
+        return out.to(dtype)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def with_reels(state: Mapping[str, Any], machine: SlotMachine | None) -> dict[str, Any]:
-    """A `SlotMachine.state_dict` whose K-sized tensors say their reels, so that a checkpoint can code them."""
+    """A `SlotMachine.state_dict` whose K-sized tensors say their reels: a checkpoint can code them then."""
     if machine is None or "scores" not in state:
         return dict(state)
     return {**state, "scores": {name: _near(x, machine.reels[name]) for name, x in state["scores"].items()}}
@@ -160,12 +169,12 @@ def encode(near: Near, entry: str) -> tuple[dict[str, Any], dict[str, Tensor]] |
     data, lengths, fitted = bytearray(), [], []
     for part in _parts(reel):
         given = rows[part].cpu()
-        made = None if best.is_zero else remade(reel, torch.arange(part.start, part.stop), given.dtype)
+        made = Rows.of(reel, torch.arange(part.start, part.stop), given.dtype)
         slopes = best.slopes(made, given)
-        stream = _pack(_residual(given, best.of(made, slopes, given)))
+        stream = _pack(given, best.of(made, slopes, given.dtype))
         data += stream
         lengths.append(len(stream))
-        fitted += [] if slopes is None else [slopes.reshape(-1)]
+        fitted += [] if slopes is None else [slopes]
     tensors = {
         f"{entry}:lengths": torch.tensor(lengths, dtype=torch.int64),
         f"{entry}:data": torch.frombuffer(data, dtype=torch.uint8),
@@ -200,25 +209,17 @@ def decode(told: Any, tensors: Mapping[str, Tensor]) -> Tensor:
     _check_sizes(reel, dtype, lengths, data)
     best, slopes = Prediction(coded.c, coded.basis), None
     if coded.basis is not None:
-        slopes = tensors[coded.slopes or ""].reshape(-1, 1)
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
-        if slopes.dtype != exact or len(slopes) != math.prod(reel.shape):
+        slopes = tensors[coded.slopes or ""]
+        if slopes.dtype != _exact(dtype) or slopes.shape != (math.prod(reel.shape),):
             raise ValueError(f"{coded.data} has not one slope a connection")
     values = torch.empty(math.prod(reel.shape), reel.k, dtype=dtype)
     octets, end = memoryview(data.numpy()), 0  # type: ignore[arg-type]
     for part, length in zip(_parts(reel), lengths.tolist(), strict=True):
         stream, end = octets[end : end + length], end + length
-        made = None if best.is_zero else remade(reel, torch.arange(part.start, part.stop), dtype)
-        here = values[part]
-        predicted = best.of(made, None if slopes is None else slopes[part], here)
-        here.copy_(_restored(_unpack(stream, here, coded.data), predicted))
+        made = Rows.of(reel, torch.arange(part.start, part.stop), dtype)
+        predicted = best.of(made, None if slopes is None else slopes[part], dtype)
+        _unpack(stream, predicted, values[part], coded.data)
     return values.reshape(*reel.shape, reel.k)
-
-
-def remade(reel: Reel, connections: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Options and initial scores, float64 (n, K), with the values that the dense form has in that dtype."""
-    options, scores = reel.rows(connections)
-    return options.to(dtype).double(), scores.to(dtype).double()
 
 
 def _best_prediction(reel: Reel, rows: Tensor) -> Prediction | None:
@@ -226,15 +227,14 @@ def _best_prediction(reel: Reel, rows: Tensor) -> Prediction | None:
     n = len(rows)
     connections = torch.linspace(0, n - 1, min(n, max(1, SAMPLE // reel.k))).long().unique()
     given = rows[connections.to(rows.device)].cpu()
-    made = remade(reel, connections, given.dtype)
-    number = 8 if given.dtype == torch.float64 else 4
+    made = Rows.of(reel, connections, given.dtype)
 
     def size(candidate: Prediction) -> int:
         slopes = candidate.slopes(made, given)
-        packed = len(_pack(_residual(given, candidate.of(made, slopes, given))))
-        return packed + (0 if slopes is None else number * len(slopes))
+        packed = len(_pack(given, candidate.of(made, slopes, given.dtype)))
+        return packed + (0 if slopes is None else slopes.nbytes)
 
-    best = min(_candidates(*made, given.double()), key=size)
+    best = min(_candidates(made.options.double(), made.scores.double(), given.double()), key=size)
     return best if size(best) < given.nbytes else None
 
 
@@ -245,10 +245,13 @@ def _candidates(options: Tensor, scores: Tensor, values: Tensor) -> Iterator[Pre
     ratios = (values / scores)[scores != 0]
     if len(ratios):
         yield Prediction(ratios.median().item(), None)
-    for name, basis in BASES.items():
+    for name, along in (
+        ("options", options),
+        ("squares", options.square()),
+        ("signs", options.sign()),
+    ):
         yield Prediction(0.0, name)
         # Least squares for c and all A at once: what is left of S when A takes its share.
-        along = basis(options)
         aside = scores - along * (
             (scores * along).sum(-1, keepdim=True) / along.square().sum(-1, keepdim=True)
         )
@@ -263,45 +266,27 @@ def _usable(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where((size >= limits.tiny) & (size <= limits.max), values, 0.0)
 
 
-def _ordered(bits: Tensor) -> Tensor:
-    """Bits of floats to integers in the order of the floats, and back."""
-    return bits ^ ((bits >> _top(bits)) & torch.iinfo(bits.dtype).max)
-
-
-def _top(bits: Tensor) -> int:
-    return 8 * bits.element_size() - 1
-
-
-def _residual(values: Tensor, predicted: Tensor) -> Tensor:
-    kind = INTEGERS[values.dtype][0]
-    apart = _ordered(values.contiguous().view(kind)) - _ordered(predicted.view(kind))
-    return (apart << 1) ^ (apart >> _top(apart))
-
-
-def _restored(residual: Tensor, predicted: Tensor) -> Tensor:
-    kind = INTEGERS[predicted.dtype][0]
-    apart = ((residual >> 1) & torch.iinfo(kind).max) ^ -(residual & 1)
-    return _ordered(apart + _ordered(predicted.view(kind))).view(predicted.dtype)
-
-
-def _pack(residual: Tensor) -> bytes:
-    size = residual.element_size()
-    octets = residual.numpy().astype(f"<i{size}", copy=False).reshape(-1).view(np.uint8)
+def _pack(values: Tensor, predicted: Tensor) -> bytes:
+    planes = np.empty((values.element_size(), values.numel()), np.uint8)
+    cpu.to_planes(_bits(values), _bits(predicted), planes)
     # Runs of zeros and skewed bytes are all there is: a search for other repetitions finds nothing.
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return packer.compress(octets.reshape(-1, size).T.tobytes()) + packer.flush()
+    return packer.compress(planes) + packer.flush()
 
 
-def _unpack(stream: memoryview, like: Tensor, name: str) -> Tensor:
-    """The residual of a part, in the shape of `like`."""
-    kind, plain = INTEGERS[like.dtype]
+def _unpack(stream: memoryview, predicted: Tensor, values: Tensor, name: str) -> None:
+    """Into `values` (n, K)."""
     opened = zlib.decompressobj()
-    octets = opened.decompress(stream, like.nbytes)
-    if len(octets) != like.nbytes or not opened.eof or opened.unused_data:
+    octets = opened.decompress(stream, values.nbytes)
+    if len(octets) != values.nbytes or not opened.eof or opened.unused_data:
         raise ValueError(f"{name} has a part of another size than it says")
-    planes = np.frombuffer(octets, np.uint8).reshape(like.element_size(), -1)
-    integers = np.ascontiguousarray(planes.T).view(plain).reshape(like.shape)
-    return torch.from_numpy(integers.astype(plain[1:], copy=False)).to(kind)
+    planes = np.frombuffer(octets, np.uint8).reshape(values.element_size(), -1)
+    cpu.from_planes(planes, _bits(predicted), _bits(values))
+
+
+def _bits(values: Tensor) -> npt.NDArray[np.signedinteger[Any]]:
+    bits: npt.NDArray[np.signedinteger[Any]] = values.view(INTEGERS[values.dtype]).numpy().reshape(-1)
+    return bits
 
 
 def _rows_a_part(k: int) -> int:
