@@ -40,6 +40,7 @@ from slotkit.runs.schema import Count, Finite, Positive, Told
 PART = 1 << 18  # numbers
 SAMPLE = 1 << 15  # numbers that choose the prediction
 LARGEST_RATIO = 1032  # of deflate: 258 bytes in 2 bits
+OWN_BYTES = 1024  # of a coded tensor in the header, at most
 
 # The integers that have a float's bits.
 INTEGERS = {
@@ -181,7 +182,7 @@ def encode(near: Near, entry: str) -> tuple[dict[str, Any], dict[str, Tensor]] |
     }
     if fitted:
         tensors[f"{entry}:slopes"] = torch.cat(fitted)
-    if sum(tensor.nbytes for tensor in tensors.values()) >= values.nbytes:
+    if sum(tensor.nbytes for tensor in tensors.values()) + OWN_BYTES > values.nbytes:
         return None
     told = CodedReel(
         name=reel.name,
