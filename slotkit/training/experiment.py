@@ -104,6 +104,11 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
 
     Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
+    if folder.recorded() is not None:
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own. Run that loop again with resume=True: it "
+            "goes on from the last checkpoint."
+        )
     done = finished(folder, continued(folder, changes))
     if done:
         report(done)
@@ -142,6 +147,11 @@ def evaluate(
         raise SlotkitError(
             "Which of the training images are validation images is known of a run's own data only. With "
             "--other-data, leave --split at test."
+        )
+    if folder.recorded() is not None and part != "test":
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own, and which images that held out is not "
+            "known. Evaluate on --split test."
         )
     state, _ = load(folder, which)
     # Weights without scores, as `slotkit.recording.replay` writes them: an ordinary network.
@@ -214,8 +224,6 @@ class _Training:
         machine = self.prepared.trainee.machine
         about = Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
         yield from notes or [about, *(Note(sentence) for sentence in self.prepared.dataset.notes)]
-        if machine and not self.recorder and self.config.recording.trace != "off":
-            yield Note("There will be no trace: the flight recorder is for the latent form.")
         if self.recorder and self.recorder.full:
             steps = (self.config.training.epochs - self.state.validated) * self.state.steps_per_epoch
             size = estimated_bytes(self.recorder.machine, steps)
@@ -294,7 +302,7 @@ class _Training:
 
 def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
-    if recording.trace == "off" or machine is None or not machine.form.latents:
+    if recording.trace == "off" or machine is None:
         return None
     run = _trace_run(prepared.config)
     return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every, run)
@@ -309,12 +317,12 @@ def _trace_run(config: Config) -> str:
 
 
 def _check_trace(prepared: Prepared) -> None:
-    """Raise SlotkitError for a trace "full" of a run whose flips can't be recorded."""
+    """Raise SlotkitError for a trace "full" of a run that has no flips."""
     config = prepared.config
-    if config.recording.trace == "full" and not (config.method == "slot" and config.form == "latent"):
+    if config.recording.trace == "full" and config.method != "slot":
         raise SlotkitError(
-            "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
-            "summary (counts and statistics, latent form) or off."
+            "recording.trace is full, which records the flips of a slot machine, and this run trains "
+            "ordinary learned weights (method=learned). Choose summary or off: then nothing is recorded."
         )
 
 
