@@ -108,3 +108,8 @@ class Form(Protocol):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a `state` of the same reels."""
+
+    def end(self, model: nn.Module) -> None:
+        """Make the options in use ordinary Parameters of the model, which no machine has. Nothing may be asked
+        of the form any more.
+        """
