@@ -271,6 +271,9 @@ class DenseForm:
             else:
                 weight.held = samples
 
+    def follows(self) -> bool:
+        return all(weight.held is None for weight in self._weights.values())
+
     def check(self, names: Iterable[str] | None = None) -> None:
         pass  # the weights come from the scores, which any optimizer may move
 

@@ -66,7 +66,7 @@ class SlotLayer(nn.Module):
         self.machine.endings += [hook.remove, self._end]
 
     def _end(self) -> None:
-        """`machine.to_learned()` is done: the layer is PyTorch's own, unless it is of a class of the user's."""
+        """`machine.to_learned()` is done: the layer is PyTorch's own now, or of a class of the user's."""
         if type(self) in LAYERS:
             del self.__dict__["machine"]
             self.__class__ = LAYERS[type(self)]

@@ -172,9 +172,7 @@ class SlotMachine:
         endings: called when `to_learned` is done.
     """
 
-    def __init__(
-        self, model: nn.Module, form: Form, others: Treated, selection: str
-    ) -> None:
+    def __init__(self, model: nn.Module, form: Form, others: Treated, selection: str) -> None:
         self.model = model
         self._form: Form | None = form
         self.selection = selection

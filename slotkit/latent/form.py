@@ -118,6 +118,9 @@ class LatentForm:
         for weight in chosen:
             weight.follows = False
 
+    def follows(self) -> bool:
+        return all(weight.follows for weight in self.weights.values())
+
     def check(self, names: Iterable[str] | None = None) -> None:
         chosen = self._named(names)
         relocate(chosen)

@@ -90,8 +90,8 @@ class Guard:
         """Raise SlotkitError if a module holds another parameter by now, or the machine has ended."""
         if self.is_over:
             raise SlotkitError(
-                f"{self.name} is an ordinary weight now: machine.to_learned() has ended its slot machine. Train "
-                "it with an ordinary optimizer, made of model.parameters()."
+                f"{self.name} is an ordinary weight now: machine.to_learned() has ended its slot machine. "
+                "Train it with an ordinary optimizer, made of model.parameters()."
             )
         for module, name in self.holders:
             if not is_same(module._parameters.get(name), self.parameter):

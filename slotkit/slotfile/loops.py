@@ -34,7 +34,9 @@ def option_at(owner: int, option: int, spec: ReelSpec) -> np.float32:
 
 @compiled
 def first_pick(i: int, spec: ReelSpec, s: Singles) -> int:
-    """The option that the initial scores of connection i pick, the lowest of equals; s (K + 7,) is overwritten."""
+    """The option that the initial scores of connection i pick, the lowest of equals. s (K + 7,) is
+    overwritten.
+    """
     fill_scores(i, spec, s)
     # No score is negative, so their bits are ordered as they are; integers compile to vector instructions.
     bits = s.view(np.int32)[: spec.k]
@@ -49,8 +51,8 @@ def first_pick(i: int, spec: ReelSpec, s: Singles) -> int:
 
 @compiled
 def code(values: Singles, first: int, spec: ReelSpec, symbols: Numbers, indices: Numbers) -> int:
-    """Weights of the connections from `first` on -> the number of the option that each is, the lowest of equal
-    ones, and its symbol. No symbols are made if `symbols` is (0,).
+    """Weights of the connections from `first` on -> the number of the option that each is, the lowest of
+    equal ones, and its symbol. No symbols are made if `symbols` is (0,).
 
     Returns how many of the weights are none of their options.
     """

@@ -10,7 +10,6 @@ Both need all K options or scores of a connection, which `slotkit.slotfile.loops
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +21,11 @@ from slotkit.reel import Reel
 
 # Called with the share of the work that is done, 0 to 1.
 Share = Callable[[float], None]
+
+
+def silent(share: float) -> None:
+    """Report nothing."""
+
 
 # Connections that a thread takes at once.
 PART = 1 << 16
@@ -51,12 +55,14 @@ class Work:
 def to_symbols(reel: Reel, values: Tensor, work: Work, ranked: bool = True) -> tuple[Tensor, Tensor] | None:
     """Weights float32 (n,), in row-major order -> (symbols, numbers of the options), int32 (n,) each.
 
-    Among equal options it is the first pick, if that is one of them, else the lowest. Symbols are 0 .. K; there
-    are none, (0,), if they are not to be `ranked`. None if some weight is none of its options.
+    Among equal options it is the first pick, if that is one of them, else the lowest. Symbols are 0 .. K;
+    there are none, (0,), if they are not to be `ranked`. None if some weight is none of its options.
     """
-    from slotkit.slotfile import loops  # numba takes half a second to import
+    # numba takes half a second to import.
+    from slotkit.latent.engines.cpu_choose import typed
+    from slotkit.slotfile import loops
 
-    spec = loops.typed(_spec(reel))
+    spec = typed(_spec(reel))
     indices = torch.empty(len(values), dtype=torch.int32)
     symbols = torch.empty(len(values) if ranked else 0, dtype=torch.int32)
 
@@ -70,9 +76,10 @@ def to_symbols(reel: Reel, values: Tensor, work: Work, ranked: bool = True) -> t
 
 def from_symbols(reel: Reel, symbols: Tensor, work: Work) -> Tensor:
     """Symbols int32 (n,) -> weights float32 (n,)."""
+    from slotkit.latent.engines.cpu_choose import typed
     from slotkit.slotfile import loops
 
-    spec = loops.typed(_spec(reel))
+    spec = typed(_spec(reel))
     values = torch.empty(len(symbols), dtype=torch.float32)
     work.over(
         len(symbols),
