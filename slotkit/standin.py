@@ -17,6 +17,7 @@ from slotkit.dense import DenseForm
 from slotkit.form import Form
 from slotkit.latent.form import LatentForm
 from slotkit.machine import SlotMachine
+from slotkit.others import Treated
 from slotkit.picking import Picked
 from slotkit.reel import Init, ReelSettings
 
@@ -55,7 +56,7 @@ def stand_in(
         if dense
         else LatentForm(picked, reels, settings["selection"], "auto", "auto")
     )
-    machine = SlotMachine(root, form, {}, settings["selection"])
+    machine = SlotMachine(root, form, Treated([], []), settings["selection"])
     machine.load_state_dict(state)
     return machine
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from slotkit.analyses import flips, thresholds, weights
 from torch import nn
 
 import slotkit
 from slotkit.errors import SlotkitError
+from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.machine import SlotMachine
 from slotkit.own_loop import Recording
 from slotkit.recording import replay
@@ -302,3 +304,34 @@ def test_refusals_inside_of_the_block(tmp_path: Path) -> None:
             other.__enter__()
     assert json.loads((tmp_path / "mine" / "summary.json").read_text())["status"] == "finished"
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_exported_without_its_class(kind: dict[str, Any], tmp_path: Path) -> None:
+    """Weights for plain PyTorch, and a slot file for her own class, from the checkpoint alone."""
+    machine, run = train(tmp_path / "mine", steps=8, kind=kind)
+    made = export(run.folder, "last")
+    with machine.using("greedy"):
+        expected = {name: value.clone() for name, value in ordinary(machine).items()}
+    again, plain = Net(), Net()
+    plain.load_state_dict(load_file(tmp_path / "mine" / "export" / WEIGHTS))
+    slotkit.load(tmp_path / "mine" / "export" / SLOT_FILE, into=again)
+    for network in (plain, again):
+        state = network.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+    assert made.connections == sum(reel.numel() for reel in map(machine.selected, machine.reels))
+    with pytest.raises(SlotkitError, match="--onnx needs the network itself"):
+        export(run.folder, "last", onnx=True)
+
+
+def ordinary(machine: SlotMachine) -> dict[str, torch.Tensor]:
+    """What an ordinary Net would hold."""
+    dense = machine.form.name == "dense"
+    own = machine.state_dict()["others"]
+    weights = (
+        {name: machine.model.get_parameter(name) for name in machine.reels}
+        if not dense
+        else {name: machine.reels[name].chosen(machine.selected(name)) for name in machine.reels}
+    )
+    return {**own, **weights}
