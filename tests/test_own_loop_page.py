@@ -1,4 +1,4 @@
-"""docs/own-loop.md: her network, killed, resumed, analysed, exported, finetuned, reloaded in a fresh process."""
+"""docs/own-loop.md: killed, resumed, analysed, exported, finetuned, reloaded in a fresh process."""
 
 from __future__ import annotations
 
