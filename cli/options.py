@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slotkit.cli.completion import complete_run
 
-Run = Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")]
+Run = Annotated[
+    str,
+    typer.Argument(help="A run: its folder, or its name in the runs folder.", autocompletion=complete_run),
+]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

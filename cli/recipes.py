@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from slotkit.cli.completion import complete_recipe
 from slotkit.cli.options import AsJson
 from slotkit.cli.output import print_json, table
 
@@ -26,7 +27,7 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="A recipe's name.", autocompletion=complete_recipe)]) -> None:
     """One recipe: its source, its differences from the others, its settings."""
     from slotkit.recipes import load
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.completion import complete_run, complete_sweep
 from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import percent, print_json, table
 
@@ -18,7 +19,12 @@ app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 @app.command("list")
 def list_(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="The runs of this sweep, not those in runs/.")
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]",
+            help="The runs of this sweep, not those in runs/.",
+            autocompletion=complete_sweep,
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -91,7 +97,7 @@ def show(
 
 @app.command("replay")
 def replay(
-    run: Annotated[str, typer.Argument(help="A run that was trained with --trace full.")],
+    run: Annotated[str, typer.Argument(help="A run that was trained with --trace full.", autocompletion=complete_run)],
     step: Annotated[int, typer.Option(help="After how many steps; 0 is before the first.")],
     runs_dir: RunsDir = None,
     as_json: AsJson = False,

@@ -25,6 +25,7 @@ from slotkit.runs import checkpoint
 from slotkit.runs.fingerprint import check
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.runs.schema import naming
+from slotkit.training.checks import check_settings
 from slotkit.training.comparison import Branch, Comparison, about_parent, first_summary
 from slotkit.training.experiment import Report
 from slotkit.training.loop import Note
@@ -170,7 +171,9 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
                 )
     own = own_settings(parent)
     kept = {path: value for path, value in own.values.items() if path not in OF_SCORES}
-    return resolve([Overrides(own.origin, kept), DEFAULTS, *overrides])
+    resolved = resolve([Overrides(own.origin, kept), DEFAULTS, *overrides])
+    check_settings(resolved.config)
+    return resolved
 
 
 def parse_checkpoints(text: str) -> list[str]:
