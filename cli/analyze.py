@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[str],
-    typer.Argument(
-        metavar="RUN...", help="Runs: their folders or names.", autocompletion=complete_run
-    ),
+    typer.Argument(metavar="RUN...", help="Runs: their folders or names.", autocompletion=complete_run),
 ]
 Sweep = Annotated[
     str | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from slotkit.cli.completion import complete_run
+from slotkit.cli.completion import complete_recipe, complete_run
 
 Run = Annotated[
     str,
@@ -22,6 +22,20 @@ DataDir = Annotated[str | None, DATA_DIR]
 # For an existing run, whose settings say where its data lay.
 DataDirNow = Annotated[str | None, typer.Option(help="Where datasets, or DIR of its dataset, lie now.")]
 
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="An experiment by name; `slotkit recipes list` shows them.", autocompletion=complete_recipe
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="Settings from a file, such as a run's config.toml."),
+]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option("--logger", metavar="NAME", help="Also log to tensorboard, wandb or mlflow. Repeatable."),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
 ]

@@ -287,6 +287,15 @@ def parse_assignment(text: str) -> Overrides:
     return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
 
 
+def as_assignment(path: str, value: Any) -> str:
+    """The reverse: what `parse_assignment` reads as that setting."""
+    import tomli_w
+
+    if isinstance(value, str):
+        return f"{path}={value}"
+    return tomli_w.dumps({"value": value}).strip().replace("value = ", f"{path}=").replace("\n", " ")
+
+
 def parse_seeds(text: str) -> list[int]:
     """ "0,1,2" and "0-2" -> the seeds of repetitions."""
     try:

@@ -74,9 +74,7 @@ def names_picked(model: nn.Module, where: Where = None) -> list[str]:
     return _names(model, where, _holders(model))
 
 
-def _names(
-    model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Module, str]]]
-) -> list[str]:
+def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Module, str]]]) -> list[str]:
     if where is None:
         names = [
             name
@@ -90,8 +88,8 @@ def _names(
     if not names:
         if where is None and any(is_claimed(_parameter(one), one) for one in by_name.values()):
             raise SlotkitError(
-                f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv layers "
-                "belongs to one. Go on with that machine, or slotify a new model."
+                f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv "
+                "layers belongs to one. Go on with that machine, or slotify a new model."
             )
         raise SlotkitError(
             f"{type(model).__name__} has no weight to slotify: `where` picks none of its parameters "

@@ -11,7 +11,7 @@ from slotkit.loggers.registry import check, make
 class Loggers:
     """The loggers of a training, given by name or as objects.
 
-    A logger that fails (no network, a full disk) is told once and left out from then on: the training goes on.
+    A logger that fails (no network, a full disk) is told once and left out from then on.
 
     Args:
         tell: called with a sentence for each that fails.
@@ -50,6 +50,6 @@ class Loggers:
             self.open.pop(name, None)
             reason = " ".join(str(fault).split()) or "it says no reason"
             self.tell(
-                f"The logger {name} failed and gets nothing more: {type(fault).__name__}: {reason}. The training "
-                "goes on without it."
+                f"The logger {name} failed and gets nothing more: {type(fault).__name__}: {reason}. The "
+                "training goes on without it."
             )

@@ -1,4 +1,4 @@
-"""The loggers by name. A new one is a module with `make(training)`, which returns a `Logger`, and a line here."""
+"""The loggers by name. A new one is a module whose `make(training)` returns a `Logger`, and a line here."""
 
 from __future__ import annotations
 

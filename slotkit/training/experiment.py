@@ -388,7 +388,7 @@ def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
 def _readings(
     prepared: Prepared, part: str, between: Callable[[], None] = nothing, at_start: bool = False
 ) -> dict[str, Reading]:
-    """Every reading of the network. Before the first step there is no last one whose weights could be read."""
+    """Every reading of the network. Before the first step no last one has weights that could be read."""
     images, kinds = prepared.images(part), reading_kinds(prepared.config)
     return {
         kind: read(prepared.trainee, images, kind, prepared.config, between)

@@ -169,11 +169,16 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
                     "network and split. How they are trained may: training.*, recording.*, data.augment, "
                     "data.dir, learned_init, learned_others, seeds.training and seeds.reels."
                 )
-    own = own_settings(parent)
-    kept = {path: value for path, value in own.values.items() if path not in OF_SCORES}
-    resolved = resolve([Overrides(own.origin, kept), DEFAULTS, *overrides])
+    resolved = resolve([*own_layers(parent), *overrides])
     check_settings(resolved.config)
     return resolved
+
+
+def own_layers(parent: RunFolder) -> list[Overrides]:
+    """What is laid over by the settings that are given: the slot run's, without those of its scores."""
+    own = own_settings(parent)
+    kept = {path: value for path, value in own.values.items() if path not in OF_SCORES}
+    return [Overrides(own.origin, kept), DEFAULTS]
 
 
 def parse_checkpoints(text: str) -> list[str]:

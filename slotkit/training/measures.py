@@ -10,7 +10,7 @@ from slotkit.training.trainee import Trainee
 
 
 def measures_of(entry: Mapping[str, Any]) -> dict[str, float]:
-    """An entry of metrics.jsonl: of a step or of an epoch. The loss of an epoch is the mean over its steps."""
+    """An entry of metrics.jsonl, of a step or of an epoch, whose loss is the mean over its steps."""
     if entry["kind"] == "step":
         return {"train/loss": entry["loss"], "train/lr": entry["lr"]}
     reading = entry["validation"]
