@@ -24,32 +24,37 @@ class Loggers:
     ) -> None:
         check([one for one in loggers if isinstance(one, str)])
         self.tell = tell
-        self.open: dict[str, Logger] = {}
+        self.open: list[tuple[str, Logger]] = []
         for one in loggers:
-            name = one if isinstance(one, str) else type(one).__name__
-            self._try(name, lambda name=name, one=one: self._add(name, one, training))
-
-    def _add(self, name: str, one: str | Logger, training: Training) -> None:
-        self.open[name] = make(one, training) if isinstance(one, str) else one
+            if not isinstance(one, str):
+                self.open.append((type(one).__name__, one))
+                continue
+            try:
+                self.open.append((one, make(one, training)))
+            except Exception as fault:
+                self._tell(one, fault)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Tell all of them."""
-        for name, logger in list(self.open.items()):
-            self._try(name, lambda logger=logger: logger.log(step, values))
+        self._each(lambda logger: logger.log(step, values))
 
     def close(self) -> None:
         """Nothing more comes."""
-        for name, logger in list(self.open.items()):
-            self._try(name, logger.close)
-        self.open.clear()
+        self._each(lambda logger: logger.close())
+        self.open = []
 
-    def _try(self, name: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as fault:
-            self.open.pop(name, None)
-            reason = " ".join(str(fault).split()) or "it says no reason"
-            self.tell(
-                f"The logger {name} failed and gets nothing more: {type(fault).__name__}: {reason}. The "
-                "training goes on without it."
-            )
+    def _each(self, action: Callable[[Logger], None]) -> None:
+        for one in list(self.open):
+            name, logger = one
+            try:
+                action(logger)
+            except Exception as fault:
+                self.open.remove(one)
+                self._tell(name, fault)
+
+    def _tell(self, name: str, fault: Exception) -> None:
+        reason = " ".join(str(fault).split()).rstrip(".") or "it says no reason"
+        self.tell(
+            f"The logger {name} failed and gets nothing more: {type(fault).__name__}: {reason}. The training "
+            "goes on without it."
+        )

@@ -240,10 +240,10 @@ class _Training:
     def _tell(self, event: Event) -> None:
         """The one place from which an event goes to the run's files, to who watches, and to the loggers."""
         entry = self.journal.write(event)
-        self.report(event)
         if entry:
             flips = flips_of(self.prepared.trainee) if isinstance(event, Step) else {}
             self._log(measures_of(entry) | flips)
+        self.report(event)
 
     def _log(self, values: Mapping[str, float]) -> None:
         if self.loggers:

@@ -158,7 +158,10 @@ def test_recipes_and_data_are_listed() -> None:
         (["train", "--dataset", "mnist"], "Run `slotkit data fetch mnist --data-dir "),
         (["train", "--recipe", "paper-lenet"], "There is no recipe 'paper-lenet'. Did you mean paper-lenet-"),
         (["train", "--seeds", "0,0"], "--seeds 0,0 has a seed twice: the runs would be equal."),
-        (["train", "--seeds", "a"], "--seeds a is not a list of integers such as 0,1,2, or a range such as 0-4."),
+        (
+            ["train", "--seeds", "a"],
+            "--seeds a is not a list of integers such as 0,1,2, or a range such as 0-4.",
+        ),
         (
             ["train", "--seeds", "1,2", "--seed", "3"],
             "--seeds makes several runs, so --seed and --name can't go",
