@@ -142,15 +142,19 @@ def _run(
     from slotkit.training.experiment import StoppedError
     from slotkit.training.finetune import finetune as finetune_run
 
-    advice = "`slotkit runs list` shows the folder; `slotkit train --resume FOLDER` goes on with it."
+    begun: list[str] = []
     try:
         with progress() as report:
-            return finetune_run(parent, runs_dir, which, layers, scratch, name, report)
+            return finetune_run(
+                *(parent, runs_dir, which, layers, scratch, name, report),
+                lambda folder: begun.append(str(folder.path)),
+            )
     except KeyboardInterrupt:
-        print(f"Interrupted. {advice}", file=sys.stderr)
+        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        print(f"Interrupted. {way_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     except StoppedError as stopped:
-        print(f"Stopped: {stopped}. {advice}", file=sys.stderr)
+        print(f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on with it.", file=sys.stderr)
         raise typer.Exit(143) from None
 
 
@@ -180,15 +184,23 @@ def print_comparison(summary: dict[str, Any]) -> None:
 
 
 def _print_over_seeds(summaries: list[dict[str, Any]]) -> None:
-    """Mean and spread of each network over the comparisons."""
+    """Mean and spread of each trained network over the comparisons. The slot machine is the same in all."""
     from slotkit.training.experiment import mean_and_spread
 
     rows = []
     for row in summaries[0]["table"]:
+        if row["epochs"] == 0:
+            continue
         alike = [one["test"]["accuracy"] for told in summaries for one in told["table"] if _same(one, row)]
         mean, spread = mean_and_spread(alike)
         reading = {"accuracy": mean, "spread": spread, "n": len(alike)}
         rows.append((row["network"], row["slot_epochs"] + row["epochs"], percent(reading)))
+        if spread == 0 and row["slot_epochs"]:
+            print(
+                f"{row['network']}: the same result with every seed. Seeds decide dropout and the start from "
+                "scratch; a finetuned network without dropout has one result.",
+                file=sys.stderr,
+            )
     print(table(("network, over seeds", "epochs", "test"), rows))
 
 

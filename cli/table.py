@@ -73,11 +73,14 @@ def _groups(natural: Sequence[int], room: int) -> Iterator[list[tuple[int, int]]
     group: list[tuple[int, int]] = []
     indent = 0
     for column, wide in enumerate(natural):
-        widths = [width for _, width in group]
-        if group and indent + _whole([*widths, wide]) > room:
+        left = room - indent - sum(width + len(GAP) for _, width in group)
+        # The last column, which often is text, may have lines of its own where it stands.
+        least = min(wide, WORD) if column == len(natural) - 1 else wide
+        if group and left < least:
             yield group
             group, indent = [], INDENT
-        group.append((column, max(1, min(wide, room - indent))))
+            left = room - indent
+        group.append((column, max(1, min(wide, left))))
     yield group
 
 

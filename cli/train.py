@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.completion import complete_run
 from slotkit.cli.finetune import print_comparison, several_seeds
 from slotkit.cli.hints import after_training, print_next
 from slotkit.cli.options import (
@@ -71,7 +73,12 @@ def train(
     ] = None,
     logger: Loggers = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with a stopped or killed run, to the same bits.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a stopped or killed run, to the same bits.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     show_config: ShowConfig = False,
     as_json: AsJson = False,
@@ -102,7 +109,8 @@ def train(
         others = {"--recipe": recipe, "--config": config, "--name": name, "--seed": seed, "--seeds": seeds}
         _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
-        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir, resume)
+        begun = [resume]
+        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir, begun)
         if folder.is_comparison():
             summary = folder.summary() | {"folder": str(folder.path)}
             (print_json if as_json else print_comparison)(summary)
@@ -123,10 +131,11 @@ def train(
         check_settings(resolved[0].config)
         print(table(("setting", "value", "origin"), resolved[0].explain()))
         return
-    folders = [
-        _run(lambda place, report, one=one: _start(one, place, name, report), runs_dir)  # type: ignore[misc]
-        for one in resolved
-    ]
+    folders = []
+    for one in resolved:
+        begun = []
+        start = partial(_start, one, name, lambda folder, begun=begun: begun.append(str(folder.path)))
+        folders.append(_run(start, runs_dir, begun))
     _print_result(folders, as_json)
 
 
@@ -193,9 +202,8 @@ def _check_resume(others: dict[str, Any]) -> None:
         )
 
 
-def _run(
-    train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, resumed: str = "RUN"
-) -> RunFolder:
+def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str]) -> RunFolder:
+    """Train. `begun` has the run's folder as soon as there is one."""
     from slotkit.runs.folder import default_runs_dir
     from slotkit.training.experiment import StoppedError
 
@@ -203,21 +211,26 @@ def _run(
         with progress() as report:
             return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
-        print(
-            "Interrupted. `slotkit runs list` shows the run; "
-            f"`slotkit train --resume {resumed}` goes on with it.",
-            file=sys.stderr,
-        )
+        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        print(f"Interrupted. {way_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     except StoppedError as stopped:
-        print(f"Stopped: {stopped}. `slotkit train --resume {resumed}` goes on from there.", file=sys.stderr)
+        print(
+            f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there.", file=sys.stderr
+        )
         raise typer.Exit(143) from None
 
 
-def _start(resolved: Resolved, runs_dir: Path, name: str | None, report: Report) -> RunFolder:
+def _start(
+    resolved: Resolved,
+    name: str | None,
+    begun: Callable[[RunFolder], None],
+    runs_dir: Path,
+    report: Report,
+) -> RunFolder:
     from slotkit.training.experiment import run
 
-    return run(resolved, runs_dir, name, report)
+    return run(resolved, runs_dir, name, report, begun=begun)
 
 
 def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:

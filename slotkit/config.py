@@ -8,6 +8,7 @@ order, checks the result and keeps where each value came from.
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,11 +290,8 @@ def parse_assignment(text: str) -> Overrides:
 
 def as_assignment(path: str, value: Any) -> str:
     """The reverse: what `parse_assignment` reads as that setting."""
-    import tomli_w
-
-    if isinstance(value, str):
-        return f"{path}={value}"
-    return tomli_w.dumps({"value": value}).strip().replace("value = ", f"{path}=").replace("\n", " ")
+    # Numbers, truth values and lists are written alike in JSON and TOML.
+    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -39,7 +39,8 @@ def check(names: Sequence[str]) -> None:
         if package not in sys.modules and find_spec(package) is None:
             raise SlotkitError(
                 f"The logger {name} needs the package {package}. Install it with "
-                f"`pip install 'slotkit[{name}]'`, or train without that logger."
+                f"`pip install 'slotkit[{name}]'`, or train without that logger "
+                "(recording.loggers)."
             )
 
 

@@ -20,6 +20,7 @@ from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.files import write_whole
+from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
 from slotkit.loggers.loggers import Loggers
 from slotkit.recording.recorder import Recorder, estimated_bytes
@@ -63,6 +64,7 @@ def run(
     parent: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,
     data: Identity | None = None,
+    begun: Callable[[RunFolder], None] = lambda folder: None,
 ) -> RunFolder:
     """Train, evaluate and leave a run folder.
 
@@ -75,6 +77,7 @@ def run(
         parent: the run that this one goes back to, for config.toml.
         start: a `Trainee.state` to begin with; kept as the checkpoint "start".
         data: what the data have to be, if that is known: those of the runs that it is compared with.
+        begun: called with the folder when it is made.
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
@@ -94,6 +97,7 @@ def run(
                 checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0, **held)
 
         folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent, fill)
+        begun(folder)
         with folder.locked():
             if start is not None:
                 prepared.trainee.load(dict(start))
@@ -109,10 +113,12 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
 
     Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
-    done = finished(folder, continued(folder, changes))
+    wanted = continued(folder, changes)
+    done = finished(folder, wanted)
     if done:
         report(done)
         return folder
+    registry.check(wanted.config.recording.loggers)
     with folder.locked():
         resolved = continued(folder, changes)
         commit = find(folder, lambda commit: check_rest(folder, commit))

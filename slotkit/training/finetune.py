@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -69,6 +69,7 @@ def finetune(
     scratch: bool = False,
     name: str | None = None,
     report: Report = lambda event: None,
+    begun: Callable[[RunFolder], None] = lambda folder: None,
 ) -> RunFolder:
     """Train the selected weights of `parent` on, and leave one folder that compares.
 
@@ -80,6 +81,7 @@ def finetune(
             of a run with a trace of every flip; its slot epochs are the whole ones before that step.
         overrides: settings of training the weights, over DEFAULTS and what the slot run has for
             network, images and batches; `training.epochs` are those after the latest checkpoint.
+        begun: called with the folder when it is made.
         scratch: also train learned weights from `learned_init` for as many epochs in total.
 
     Returns:
@@ -108,6 +110,7 @@ def finetune(
         about,
         fill,
     )
+    begun(folder)
     with folder.locked():
         comparison = Comparison(folder, parent, source, resolved, report)
         for note in notes:

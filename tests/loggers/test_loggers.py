@@ -95,7 +95,7 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, training:
         registry.make("wandb", training)
     assert str(fault.value) == (
         "The logger wandb needs the package wandb. Install it with `pip install 'slotkit[wandb]'`, or train "
-        "without that logger."
+        "without that logger (recording.loggers)."
     )
 
 
