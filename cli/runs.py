@@ -6,11 +6,16 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.completion import complete_run, complete_sweep
 from slotkit.cli.options import AsJson, Run, RunsDir
-from slotkit.cli.output import percent, print_json, table
+from slotkit.cli.output import percent, print_json
+from slotkit.cli.table import table
 
 if TYPE_CHECKING:
     from slotkit.runs.listing import Listed
+
+# The networks of which a summary has test accuracies, in words.
+WHICH = {"start": "before the first step", "best": "best epoch", "last": "last epoch"}
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
@@ -18,7 +23,12 @@ app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 @app.command("list")
 def list_(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="The runs of this sweep, not those in runs/.")
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]",
+            help="The runs of this sweep, not those in runs/.",
+            autocompletion=complete_sweep,
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -90,12 +100,14 @@ def show(
     print(table(("epoch", "loss (nats)", "validation", "lr"), rows))
     for which, readings in summary.get("test", {}).items():
         for kind, reading in readings.items():
-            print(f"test accuracy, {which} epoch: {percent(reading)} {kind}")
+            print(f"test accuracy, {WHICH.get(which, which)}: {percent(reading)} {kind}")
 
 
 @app.command("replay")
 def replay(
-    run: Annotated[str, typer.Argument(help="A run that was trained with --trace full.")],
+    run: Annotated[
+        str, typer.Argument(help="A run that was trained with --trace full.", autocompletion=complete_run)
+    ],
     step: Annotated[int, typer.Option(help="After how many steps; 0 is before the first.")],
     runs_dir: RunsDir = None,
     as_json: AsJson = False,

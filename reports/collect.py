@@ -55,6 +55,11 @@ class Row:
         found = self.summary.get("test", {}).get("best", {}).get(reading)
         return None if found is None else 100 * float(found["accuracy"])
 
+    def before(self) -> float | None:
+        """The same of the network before the first step, greedily read; None if its run did not read it."""
+        found = next(iter(self.summary.get("test", {}).get("start", {}).values()), None)
+        return None if found is None else 100 * float(found["accuracy"])
+
     def readings(self) -> list[str]:
         return list(self.summary.get("test", {}).get("best", {}))
 

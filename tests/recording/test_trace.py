@@ -63,7 +63,7 @@ def test_a_replayed_step_is_a_checkpoint(tmp_path: Path) -> None:
     path = replay.write_checkpoint(folder, step)
     assert path.name == f"step-{step}.safetensors"
     replayed, kept = (evaluate(folder, which, "test") for which in (path.stem, "epoch-2"))
-    assert (replayed["learned"].accuracy, replayed["learned"].loss) == (
+    assert (replayed["greedy"].accuracy, replayed["greedy"].loss) == (
         kept["greedy"].accuracy,
         kept["greedy"].loss,
     )

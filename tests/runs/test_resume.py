@@ -178,7 +178,7 @@ def test_sigterm_saves_and_says_how_to_go_on(
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "`slotkit train --resume RUN` goes on from there." in told
+    assert f"`slotkit train --resume {tmp_path / 'long'}` goes on from there." in told
     folder = RunFolder(tmp_path / "long")
     assert folder.status() == "stopped"
     state, about = checkpoint.load(folder.checkpoint("last"))
@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path, kee
     assert path.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("flag", ["--recipe", "--name", "--seed", "--seeds", "--show-config"])
+@pytest.mark.parametrize("flag", ["--recipe", "--config", "--name", "--seed", "--seeds", "--show-config"])
 def test_flags_that_make_a_new_run_are_refused(
     flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
