@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 from slotkit.cli.options import AsJson, DataDirNow, Device, Run, RunsDir
-from slotkit.cli.output import percent, print_json, table
+from slotkit.cli.output import percent, print_json
+from slotkit.cli.table import table
 
 
 def evaluate(
     run: Run,
-    checkpoint: Annotated[str, typer.Option(help="best, last, epoch-N or step-N.")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="best, last, start, epoch-N or step-N.")] = "best",
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     draws: Annotated[int | None, typer.Option(help="PS: networks drawn for the sampled reading.")] = None,
     data_dir: DataDirNow = None,
@@ -23,16 +24,20 @@ def evaluate(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a checkpoint of a run; under PS in every reading."""
+    """Evaluate a checkpoint of a run; under PS in every reading.
+
+    The checkpoint start is the network before the first step, made anew from the seeds: for a slot machine a
+    random combination of its options.
+    """
     from slotkit.config import Overrides
     from slotkit.errors import SlotkitError
     from slotkit.runs.folder import RunFolder, default_runs_dir
     from slotkit.training.experiment import evaluate as evaluate_run
 
-    if re.fullmatch(r"best|last|(epoch|step)-\d+", checkpoint) is None:
+    if re.fullmatch(r"best|last|start|(epoch|step)-\d+", checkpoint) is None:
         raise SlotkitError(
-            f"--checkpoint is {checkpoint!r}. Choose best, last, epoch-N (kept with recording.keep_epochs) "
-            "or step-N (written by `slotkit runs replay`)."
+            f"--checkpoint is {checkpoint!r}. Choose best, last, start (before the first step), epoch-N "
+            "(kept with recording.keep_epochs) or step-N (written by `slotkit runs replay`)."
         )
     if split not in ("test", "validation"):
         raise SlotkitError(f"--split is {split!r}. Choose test or validation.")

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slotkit.cli.completion import complete_recipe, complete_run
 
-Run = Annotated[str, typer.Argument(help="A run: its folder, or its name in the runs folder.")]
+Run = Annotated[
+    str,
+    typer.Argument(help="A run: its folder, or its name in the runs folder.", autocompletion=complete_run),
+]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs lie. Default: SLOTKIT_RUNS, else ./runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -18,6 +22,20 @@ DataDir = Annotated[str | None, DATA_DIR]
 # For an existing run, whose settings say where its data lay.
 DataDirNow = Annotated[str | None, typer.Option(help="Where datasets, or DIR of its dataset, lie now.")]
 
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="An experiment by name; `slotkit recipes list` shows them.", autocompletion=complete_recipe
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="Settings from a file, such as a run's config.toml."),
+]
+Loggers = Annotated[
+    list[str] | None,
+    typer.Option("--logger", metavar="NAME", help="Also log to tensorboard, wandb or mlflow. Repeatable."),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=V", help="Any setting; see --show-config.")
 ]
