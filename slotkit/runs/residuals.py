@@ -135,21 +135,20 @@ def with_reels(state: Mapping[str, Any], machine: SlotMachine | None) -> dict[st
     return {**state, "scores": {name: _near(x, machine.reels[name]) for name, x in state["scores"].items()}}
 
 
-def moments_with_reels(
-    moments: Mapping[int, Any], machine: SlotMachine | None, optimizer: Optimizer
-) -> dict[int, Any]:
-    """The same of the "state" in the state_dict of an optimizer of the machine."""
+def optimizer_state(optimizer: Optimizer, machine: SlotMachine | None) -> dict[str, Any]:
+    """The state_dict of an optimizer of the machine, whose K-sized tensors say their reels, too."""
+    told = optimizer.state_dict()
     if machine is None or machine.form.name != "dense":
-        return dict(moments)
-    reels = {
-        id(scores): reel
-        for scores, reel in zip(machine.form.parameters(), machine.reels.values(), strict=True)
+        return told
+    pairs = zip(machine.form.parameters(), machine.reels.values(), strict=True)
+    reels = {id(scores): reel for scores, reel in pairs}
+    stepped = [reels.get(id(p)) for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        number: {name: _near(value, reel) for name, value in told["state"].get(number, {}).items()}
+        for number, reel in enumerate(stepped)
+        if reel is not None and number in told["state"]
     }
-    stepped = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        number: {name: _near(value, reels.get(id(stepped[number]))) for name, value in kept.items()}
-        for number, kept in moments.items()
-    }
+    return told | {"state": {**told["state"], **moments}}
 
 
 def _near(value: Any, reel: Reel | None) -> Any:

@@ -31,7 +31,7 @@ from slotkit.runs.residuals import (
     Rows,
     decode,
     encode,
-    moments_with_reels,
+    optimizer_state,
     with_reels,
 )
 
@@ -142,10 +142,10 @@ def train(machine: SlotMachine, optimizer: Optimizer, first: int, last: int) -> 
 
 
 def saved(path: Path, machine: SlotMachine, optimizer: Optimizer, coded: bool) -> int:
-    state, moments = machine.state_dict(), optimizer.state_dict()["state"]
+    state, moments = machine.state_dict(), optimizer.state_dict()
     if coded:
-        state, moments = with_reels(state, machine), moments_with_reels(moments, machine, optimizer)
-    checkpoint.save(path, state | {"moments": moments})
+        state, moments = with_reels(state, machine), optimizer_state(optimizer, machine)
+    checkpoint.save(path, state | {"optimizer": moments})
     return path.stat().st_size
 
 
@@ -172,7 +172,7 @@ def test_training_goes_on_with_the_same_bits(name: str, selection: str, tmp_path
     resumed = made(update, dtype, selection)
     again = of(list(resumed.parameters()))
     resumed.load_state_dict(state)
-    again.load_state_dict(again.state_dict() | {"state": state["moments"]})
+    again.load_state_dict(state["optimizer"])
     train(whole, optimizer, 4, 7)
     train(resumed, again, 4, 7)
     assert same(whole.state_dict(), resumed.state_dict())
