@@ -32,7 +32,7 @@ class LoopState:
         self.machine, self.optimizers, self.also = machine, list(optimizers), also
 
     def as_dict(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The machine's state and, under "training", the rest with the loop's own `values`, for a checkpoint."""
+        """For a checkpoint: the machine's state and, under "training", the rest with the loop's `values`."""
         own = {
             "step": step,
             # Such a run has no epochs that slotkit knows of.
