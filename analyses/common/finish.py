@@ -1,0 +1,111 @@
+"""What is done to every finished figure: lines that hide each other, and axes that don't begin at zero."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from slotkit.analyses.common.findings import short
+from slotkit.analyses.common.style import SOLID
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Nearer than this share of a panel's height, about the width of a line, one line hides the other.
+NEAR = 0.006
+
+# Of coinciding lines each is seen for so long, in line widths, before the next one is.
+DASH = 5.0
+
+SHARES = re.compile(r"%|accuracy|share")
+
+
+def finish(figure: Figure) -> None:
+    """Show both of lines that coincide, and say so; mark axes of shares that don't begin at zero, and say so."""
+    for axes in figure.axes:
+        notes = [*_coinciding(axes), *_zoomed(axes)]
+        if notes:
+            below = "\n".join(notes)
+            axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(notes))
+            axes.text(0, 1.015, below, transform=axes.transAxes, fontsize=8, va="bottom", color="0.3")
+
+
+def _coinciding(axes: Axes) -> Iterator[str]:
+    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+    together: list[list[Line2D]] = []
+    for one, other in combinations(lines, 2):
+        if _hides(axes, one, other):
+            group = next((group for group in together if one in group), None)
+            if group is None:
+                together.append(group := [one])
+            if other not in group:
+                group.append(other)
+    for group in together:
+        _interlock(group)
+        names = list(dict.fromkeys(short(str(line.get_label())) for line in group))
+        if len(names) > 1:
+            yield f"{', '.join(names[:-1])} and {names[-1]} coincide"
+        else:
+            yield f"both lines of {names[0]} coincide"
+
+
+def _hides(axes: Axes, one: Line2D, other: Line2D) -> bool:
+    """Whether two lines are the same to the eye, over nearly all of their length."""
+    (x, y), (x_other, y_other) = (_on_panel(axes, line) for line in (one, other))
+    if min(len(x), len(x_other)) < 2:
+        return False
+    start, end = max(x[0], x_other[0]), min(x[-1], x_other[-1])
+    if end - start < 0.9 * max(x[-1] - x[0], x_other[-1] - x_other[0]):
+        return False
+    at = np.linspace(start, end, 200)
+    return bool(np.abs(np.interp(at, x, y) - np.interp(at, x_other, y_other)).max() < NEAR)
+
+
+def _on_panel(axes: Axes, line: Line2D) -> tuple[np.ndarray, np.ndarray]:
+    """Its points as shares of the panel's width and height, from the left."""
+    data = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
+    with np.errstate(all="ignore"):
+        points = axes.transAxes.inverted().transform(line.get_transform().transform(data))
+    points = points[np.isfinite(points).all(axis=1)]
+    points = points[np.argsort(points[:, 0], kind="stable")]
+    return points[:, 0], points[:, 1]
+
+
+def _interlock(lines: list[Line2D]) -> None:
+    """Dashes that take turns. A dashed line on a solid one lets it be seen already."""
+    alike = [line for line in lines if line.get_linestyle() == SOLID]
+    for i, line in enumerate(alike if len(alike) > 1 else []):
+        line.set_linestyle((i * DASH, (DASH, (len(alike) - 1) * DASH)))
+        line.set_dash_capstyle("butt")
+
+
+def _zoomed(axes: Axes) -> Iterator[str]:
+    """Shares and accuracies on an axis that begins above zero; near zero it is made to begin there."""
+    low, high = axes.get_ylim()
+    label = axes.get_ylabel()
+    if axes.get_yscale() != "linear" or not SHARES.search(label) or low <= 0 or not axes.has_data():
+        return
+    if low < 0.4 * (high - low):
+        axes.set_ylim(bottom=0)
+        return
+    _break(axes)
+    unit = " %" if "%" in label else ""
+    yield f"axis starts at {low:.4g}{unit}"
+
+
+def _break(axes: Axes) -> None:
+    """A zigzag at the foot of the axis."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    xs = np.array([0.0, 0.0, -0.014, 0.014, -0.014, 0.014, 0.0, 0.0])
+    ys = np.array([-0.001, 0.015, 0.025, 0.04, 0.055, 0.07, 0.08, 0.095])
+    shape = {"transform": axes.transAxes, "clip_on": False, "fill": False}
+    axes.add_patch(PathPatch(Path(np.column_stack([[0, 0], [0.0, 0.095]])), lw=4, ec="white", zorder=5, **shape))
+    zigzag = PathPatch(Path(np.column_stack([xs, ys])), lw=1, ec="0.15", zorder=6, gid="axis break", **shape)
+    axes.add_patch(zigzag)
