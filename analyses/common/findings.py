@@ -17,14 +17,17 @@ ALL = "all"
 # Where one layer has this share of the connections, a line of all layers together would repeat its line.
 NEARLY_ALL = 0.8
 
+# Names of more letters are left out of titles: the legend has them.
+LONG = 14
+
 
 def short(name: str) -> str:
-    """ "fc1.weight" -> "fc1"."""
-    return name.removesuffix(".weight")
+    """ "fc1.weight" -> "fc1", "all" -> "all layers"."""
+    return "all layers" if name == ALL else name.removesuffix(".weight")
 
 
 def layers(table: pd.DataFrame) -> list[str]:
-    """The layers to show. "all" is left out beside one layer alone, or one of NEARLY_ALL connections or more."""
+    """The layers to show; "all" is left out beside a layer alone, or one of NEARLY_ALL of the connections."""
     found = list(table["layer"].unique())
     shares = sizes(table)
     single = len(found) == 2 or max(shares.values(), default=0.0) >= NEARLY_ALL
@@ -40,7 +43,7 @@ def sizes(table: pd.DataFrame) -> dict[str, float]:
 
 def layer_words(table: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
     """Layer -> its words in a legend: "fc1 (88 % of the connections)" of the largest, "fc2" of others."""
-    words = {name: short(name) if name != ALL else "all layers" for name in order}
+    words = {name: short(name) for name in order}
     shares = sizes(table)
     if len(shares) > 1:
         largest = max(shares, key=lambda name: shares[name])
@@ -60,15 +63,23 @@ def at_end(rows: pd.DataFrame, hue: str, order: Sequence[str], bound: str = "max
 
 
 def span(values: Mapping[str, float], form: Callable[[float], str], unit: str = "") -> str:
-    """ "57 (fc1) to 73 % (fc3)": the least and the most; "57 %" if all are alike, "unknown" of nothing."""
+    """ "57 (fc1) to 73 % (fc3)", the least and the most, or "57 %" if they are alike.
+
+    No line is broken within a name or before a unit.
+    """
     if not values:
         return "an unknown number" + (f" ({unit})" if unit else "")
     low, high = (pick(values, key=lambda name: values[name]) for pick in (min, max))
     least, most = form(values[low]), form(values[high])
-    unit = f" {unit}" if unit else ""
+    unit = f"\N{NO-BREAK SPACE}{unit}" if unit else ""
     if least == most:
         return f"{most}{unit}"
-    return f"{least} ({short(low)}) to {most}{unit} ({short(high)})"
+    return f"{least}{_whose(low)} to {most}{unit}{_whose(high)}"
+
+
+def _whose(name: str) -> str:
+    words = short(name).replace(" ", "\N{NO-BREAK SPACE}")
+    return f"\N{NO-BREAK SPACE}({words})" if len(words) <= LONG else ""
 
 
 def percent(value: float) -> str:

@@ -22,11 +22,14 @@ NEAR = 0.006
 # Of coinciding lines each is seen for so long, in line widths, before the next one is.
 DASH = 5.0
 
+# As matplotlib calls the styles of lines.
+KINDS = {"-": "lines", "--": "dashed lines", ":": "dotted lines", "-.": "dashed lines", "None": "points"}
+
 SHARES = re.compile(r"%|accuracy|share")
 
 
 def finish(figure: Figure) -> None:
-    """Show both of lines that coincide, and say so; mark axes of shares that don't begin at zero, and say so."""
+    """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so."""
     for axes in figure.axes:
         notes = [*_coinciding(axes), *_zoomed(axes)]
         if notes:
@@ -45,13 +48,20 @@ def _coinciding(axes: Axes) -> Iterator[str]:
                 together.append(group := [one])
             if other not in group:
                 group.append(other)
+    styles = {line.get_linestyle() for line in lines}
+    alone: list[str] = []
     for group in together:
-        _interlock(group)
+        kinds = {line.get_linestyle() for line in group}
         names = list(dict.fromkeys(short(str(line.get_label())) for line in group))
+        _interlock(group)
         if len(names) > 1:
-            yield f"{', '.join(names[:-1])} and {names[-1]} coincide"
+            of = f"{KINDS[kinds.pop()]} of " if len(styles) > 1 and len(kinds) == 1 else ""
+            yield f"{of}{', '.join(names[:-1])} and {names[-1]} coincide"
         else:
-            yield f"both lines of {names[0]} coincide"
+            alone += names
+    if alone:
+        whose = f" ({', '.join(alone)})" if len({line.get_label() for line in lines}) > 1 else ""
+        yield f"line and dashed line coincide{whose}"
 
 
 def _hides(axes: Axes, one: Line2D, other: Line2D) -> bool:
@@ -60,7 +70,7 @@ def _hides(axes: Axes, one: Line2D, other: Line2D) -> bool:
     if min(len(x), len(x_other)) < 2:
         return False
     start, end = max(x[0], x_other[0]), min(x[-1], x_other[-1])
-    if end - start < 0.9 * max(x[-1] - x[0], x_other[-1] - x_other[0]):
+    if end - start < 0.9 * min(x[-1] - x[0], x_other[-1] - x_other[0]):
         return False
     at = np.linspace(start, end, 200)
     return bool(np.abs(np.interp(at, x, y) - np.interp(at, x_other, y_other)).max() < NEAR)
@@ -77,11 +87,15 @@ def _on_panel(axes: Axes, line: Line2D) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interlock(lines: list[Line2D]) -> None:
-    """Dashes that take turns. A dashed line on a solid one lets it be seen already."""
-    alike = [line for line in lines if line.get_linestyle() == SOLID]
-    for i, line in enumerate(alike if len(alike) > 1 else []):
-        line.set_linestyle((i * DASH, (DASH, (len(alike) - 1) * DASH)))
-        line.set_dash_capstyle("butt")
+    """Dashes that take turns; below a dashed line a solid one is wide and pale."""
+    solid = [line for line in lines if line.get_linestyle() == SOLID]
+    dashed = [line for line in lines if line not in solid]
+    for alike, dash in ((solid, DASH), (dashed, DASH / 2)):
+        for i, line in enumerate(alike if len(alike) > 1 else []):
+            line.set_linestyle((i * dash, (dash, (len(alike) - 1) * dash)))
+            line.set_dash_capstyle("butt")
+    for line in solid if dashed else []:
+        line.set(linewidth=3 * line.get_linewidth(), alpha=0.4)
 
 
 def _zoomed(axes: Axes) -> Iterator[str]:
@@ -95,7 +109,7 @@ def _zoomed(axes: Axes) -> Iterator[str]:
         return
     _break(axes)
     unit = " %" if "%" in label else ""
-    yield f"axis starts at {low:.4g}{unit}"
+    yield f"axis starts at {low:.3g}{unit}"
 
 
 def _break(axes: Axes) -> None:
@@ -106,6 +120,7 @@ def _break(axes: Axes) -> None:
     xs = np.array([0.0, 0.0, -0.014, 0.014, -0.014, 0.014, 0.0, 0.0])
     ys = np.array([-0.001, 0.015, 0.025, 0.04, 0.055, 0.07, 0.08, 0.095])
     shape = {"transform": axes.transAxes, "clip_on": False, "fill": False}
-    axes.add_patch(PathPatch(Path(np.column_stack([[0, 0], [0.0, 0.095]])), lw=4, ec="white", zorder=5, **shape))
+    gap = Path(np.array([[0.0, 0.0], [0.0, 0.095]]))
+    axes.add_patch(PathPatch(gap, lw=4, ec="white", zorder=5, **shape))
     zigzag = PathPatch(Path(np.column_stack([xs, ys])), lw=1, ec="0.15", zorder=6, gid="axis break", **shape)
     axes.add_patch(zigzag)

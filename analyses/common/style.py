@@ -1,8 +1,8 @@
 """How the figures look, and the parts that they share.
 
 A name (a layer, a group of runs) has a colour and a marker of its own in every panel of a figure, so that it
-can be found in grey print, too. The style of a line says which quantity it is, where a panel has two. Titles say
-what was found, axis labels what is shown.
+can be found in grey print, too. Where a panel has two quantities, the style of a line says which one it is.
+Titles say what was found, axis labels what is shown.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colour-blind people can tell these apart, and so can everyone in grey: their lightness (CIE L*) is 28, 66, 46, 0
-# and 57. The first two are far apart.
+# Colour-blind people can tell these apart, and so can everyone in grey: their lightness (CIE L*) is 27, 66,
+# 45, 0 and 57.
 COLOURS = ("#004080", "#C9981A", "#B5445A", "#000000", "#4F8CC9")
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "<", "p", ">", "*", "h")
 GREY = "0.4"
@@ -35,8 +35,8 @@ MOST = len(MARKERS)
 # About so many markers on a line: enough to know it by, few enough to see where it goes.
 ALONG = 5
 
-WIDTH, HEIGHT = 3.55, 2.95  # of a panel, in inches
-TITLE, LABEL, LEGEND = 40, 30, 128  # letters in a line
+WIDTH, HEIGHT = 3.55, 3.0  # of a panel, in inches
+TITLE, LABEL, LEGEND = 40, 36, 128  # letters in a line
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ def looks(order: Sequence[str]) -> dict[str, Look]:
     scale = mpl.colormaps["viridis"]
     own = len(order) <= len(COLOURS)
     colours = COLOURS if own else [scale(0.88 * i / (len(order) - 1)) for i in range(len(order))]
-    return {
-        name: Look(colours[i], MARKERS[i % len(MARKERS)]) for i, name in enumerate(order)
-    }
+    return {name: Look(colours[i], MARKERS[i % len(MARKERS)]) for i, name in enumerate(order)}
 
 
 def shown(order: Sequence[str]) -> list[str]:
@@ -93,9 +91,8 @@ def curves(
     hue: str,
     order: Sequence[str],
     line: Any = SOLID,
-    marks: bool = True,
 ) -> None:
-    """Mean over runs of `value` at `at`, a line for each name of `hue`, with bootstrap intervals over the runs."""
+    """Mean over runs of `value` at `at`, a line for each name of `hue`, with bootstrap intervals."""
     import numpy as np
     from slotkit.analyses.common.statistics import mean_and_interval
 
@@ -117,7 +114,7 @@ def curves(
             values.mean(),
             linestyle=line,
             color=look.colour,
-            **(_marked(look, i, len(order), values.ngroups) if marks else {}),
+            **_marked(look, i, len(order), values.ngroups),
             label=name,
         )
 
@@ -129,7 +126,7 @@ def _marked(look: Look, i: int, names: int, points: int) -> dict[str, Any]:
 
 
 def dots(axes: Axes, data: pd.DataFrame, hue: str, order: Sequence[str]) -> None:
-    """Mean over runs at a few whole numbers, side by side: a marker for each name, with bootstrap intervals."""
+    """Means over runs at a few whole numbers, side by side, a marker for each name, with intervals."""
     import numpy as np
     from slotkit.analyses.common.statistics import mean_and_interval
 
@@ -147,8 +144,9 @@ def dots(axes: Axes, data: pd.DataFrame, hue: str, order: Sequence[str]) -> None
 def reference(axes: Axes, value: float, words: str) -> None:
     """A dotted line across a panel that is no measurement, named at its right end."""
     axes.axhline(value, color=GREY, linestyle=DOTTED, linewidth=1.2, zorder=1)
-    at = axes.get_yaxis_transform()
-    axes.text(0.99, value, words, transform=at, ha="right", va="bottom", fontsize="small", color=GREY)
+    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
+    place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "bbox": box}
+    axes.text(0.99, value, words, fontsize=7, color=GREY, **place)
 
 
 def logarithmic(axes: Axes, which: str) -> None:
@@ -160,7 +158,7 @@ def logarithmic(axes: Axes, which: str) -> None:
     low, high = axis.get_view_interval()
     if low > 0 and high < 300 * low:
         # Powers of ten alone would be one or two ticks, and the default's labels overlap.
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if which == "y" or high < 40 * low else (1, 3)))
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -180,7 +178,7 @@ def named(order: Sequence[str], words: Mapping[str, str] | None = None) -> Entri
 
 
 def legend(figure: Figure, *rows: Entries) -> None:
-    """The legend of a figure, below its panels. Each row begins a line of its own, and is broken if it is long."""
+    """The legend of a figure, below its panels. Each row begins a line; a long one is broken."""
     from matplotlib.lines import Line2D
 
     longest = max((len(words) for row in rows for _, words in row), default=0)
@@ -214,10 +212,10 @@ def house_style() -> Iterator[None]:
                 "axes.grid": True,
                 "grid.color": "0.92",
                 "font.size": 9.0,
-                "axes.titlesize": 9.0,
+                "axes.titlesize": 8.5,
                 "axes.titleweight": "bold",
                 "axes.titlelocation": "left",
-                "axes.labelsize": 9.0,
+                "axes.labelsize": 8.0,
                 "xtick.labelsize": 8.0,
                 "ytick.labelsize": 8.0,
                 "legend.fontsize": 9.0,

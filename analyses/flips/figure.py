@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from slotkit.analyses.common.comparison import at_its_own, of_reading
+from slotkit.analyses.common.comparison import of_reading
 from slotkit.analyses.common.findings import (
     at_end,
     by_name,
@@ -126,7 +126,12 @@ def _times(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     axes.set_ylim(0, None)
     axes.set_xticks([0, 1, 2], ["none", "one", "more"])
     never = by_name(rows[rows["at"] == 0], hue, order)
-    say(axes, _told(rows, f"{span(never, percent, '%')} of reels never flip"), "flips of a reel", "share of reels")
+    say(
+        axes,
+        _told(rows, f"{span(never, percent, '%')} of reels never flip"),
+        "flips of a reel",
+        "share of reels",
+    )
 
 
 def _visited(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:

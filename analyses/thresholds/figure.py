@@ -76,9 +76,8 @@ def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
     curves(axes, margins, hue, order)
     curves(axes, speeds, hue, order, DASHED)
     _logarithmic(axes)
-    margin, speed = (span(at_end(rows, hue, order), "{:.2g}".format) for rows in (margins, speeds))
-    finding = f"the next threshold is {margin} away at the end, a step moves {speed}"
-    say(axes, finding, STEP, "median in units of u: distance (line), a step's move (dashed)")
+    finding = f"the next threshold is {span(at_end(margins, hue, order), '{:.2g}'.format)} away at the end"
+    say(axes, finding, STEP, "median of u: distance (line), move in a step (dashed)")
 
 
 def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -93,7 +92,7 @@ def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None
     _logarithmic(axes)
     ends = at_end(median, hue, order) or {"": np.inf}
     finding = f"at the end the median reel waits {span(ends, whole)} steps"
-    say(axes, finding, STEP, "steps to the threshold ahead: median (line), 5 % level (dashed), steps left (dotted)")
+    say(axes, finding, STEP, "steps to threshold: median (line), 5 % level (dashed), left (dotted)")
 
 
 def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -105,7 +104,7 @@ def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
     _logarithmic(axes)
     axes.set_xlim(-2, 102)
     finding = f"{span(_late(waits, hue, order), percent, '%')} of reels wait longer than the training"
-    say(axes, finding, "share of reels (%)", "steps to the threshold ahead, at most: end (line), start (dashed)")
+    say(axes, finding, "share of reels (%)", "steps to threshold, at most: end (line), start (dashed)")
 
 
 def _late(waits: pd.DataFrame, hue: str, order: list[str]) -> dict[str, float]:
@@ -138,7 +137,7 @@ def _prediction(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> N
     if not len(both):
         finding = "0 flips were seen where one was predicted"
     x = "observed flips / step / million reels"
-    say(axes, finding, x, "predicted, a point a measurement (dotted: equal)")
+    say(axes, finding, x, "predicted flips / step / million reels (dotted: equal)")
 
 
 def _reachable(axes: Axes, table: pd.DataFrame) -> None:
@@ -152,7 +151,7 @@ def _reachable(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot(used, expected[used], "o", color=COLOURS[2], **circles)
     axes.set_xscale("log", base=2)
     told = {f"K = {k}": float(expected[k]) for k in used}
-    y = "options that can ever win, mean (dotted: (4/3) ln K + 0.845)"
+    y = "options that can ever win (dotted: (4/3) ln K + 0.845)"
     say(axes, f"{span(told, plain)} options can ever win", "options K (circles: of these runs)", y)
 
 
@@ -165,8 +164,8 @@ def _line(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     curves(axes, shares, hue, order, DASHED)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
     end, rate = at_end(c, hue, order), at_end(shares, hue, order)
-    stays = "c stays 1" if set(end.values()) == {1.0} else f"c ends at {span(end, plain)}"
-    finding = f"{stays}, the learning rate at {span(rate, percent)} % of its highest"
+    stays = "stays 1" if set(end.values()) == {1.0} else f"ends at {span(end, plain)}"
+    finding = f"the factor c {stays}, the learning rate ends at {span(rate, percent, '%')} of its highest"
     say(axes, finding, STEP, "c (line); learning rate over its highest (dashed)")
 
 

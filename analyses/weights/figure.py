@@ -91,7 +91,7 @@ def _preference(axes: Axes, rows: pd.DataFrame, moved: pd.DataFrame, hue: str, o
     reference(axes, 1, "no preference")
     end = by_name(rows[rows["end"]], hue, order)
     finding = f"selected magnitudes are {span(end, '{:.2f}'.format)} times those offered"
-    say(axes, finding, STEP, "mean |selected| / mean |offered|: all (line), moved (dashed)")
+    say(axes, finding, STEP, "mean |selected| / |offered|: all (line), moved (dashed)")
 
 
 def _ranks(axes: Axes, every: pd.DataFrame, moved: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -104,8 +104,8 @@ def _ranks(axes: Axes, every: pd.DataFrame, moved: pd.DataFrame, hue: str, order
     reference(axes, 1, "random choice")
     first = by_name(rows[rows["at"] == rows.groupby("run")["at"].transform("min")], hue, order)
     finding = f"the largest magnitude is used {span(first, '{:.2f}'.format)} times as often as by chance"
-    x = "rank of the magnitude / K (0 largest, 1 smallest)"
-    say(axes, finding, x, "share of connections / random: all (line), moved (dashed)")
+    x = "rank of magnitude / K (0 is the largest)"
+    say(axes, finding, x, "share / random: all (line), moved (dashed)")
 
 
 def _units(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -130,8 +130,8 @@ def _spectrum(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> Non
     ended = rows[rows["end"]]
     first = by_name(ended[ended["at"] == ended.groupby(["run", "layer"])["at"].transform("min")], hue, order)
     finding = f"the largest singular value is {span(first, '{:.2f}'.format)} times the random edge"
-    x = "index of the singular value / their number"
-    say(axes, finding, x, "singular value / random edge: end (line), start (dashed)")
+    x = "index of singular value / their number"
+    say(axes, finding, x, "value / random edge: end (line), start (dashed)")
 
 
 def _both_ends(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
