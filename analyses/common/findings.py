@@ -18,7 +18,7 @@ ALL = "all"
 NEARLY_ALL = 0.8
 
 # Names of more letters are left out of titles: the legend has them.
-LONG = 14
+LONG = 16
 
 
 def short(name: str) -> str:
