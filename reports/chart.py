@@ -18,8 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44
 # Looks that page.html has a colour for.
 COLOURS = 7
 
-# Corners of marks, around their middle; a disc has none. Seven colours and ten shapes have no common factor, so
-# that the first 70 series have a look of their own.
+# Corners of marks, around their middle; a disc has none. Ten shapes and seven colours have no common factor,
+# so the first 70 series have a look of their own.
 SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
     (),
     ((-3.4, -3.4), (3.4, -3.4), (3.4, 3.4), (-3.4, 3.4)),
@@ -176,6 +176,9 @@ class Chart:
             end for line in self.lines for p in line.points for end in (p.y, p.low, p.high) if end is not None
         ]
         low, high = _widened(min(values), max(values), 0.06)
+        if "%" in self.y:
+            low = 0.0 if 0 < low < 0.4 * (high - low) else low
+            high = max(min(high, 100.0), *values)
         low = low if self.floor is None else self.floor
         return low, high if self.ceiling is None else self.ceiling
 
@@ -284,6 +287,8 @@ def _hides(one: Line, other: Line, to_x: Callable[[float], float], to_y: Callabl
         return one.level and other.level and abs(to_y(one.points[0].y) - to_y(other.points[0].y)) < NEAR
     courses = [sorted((to_x(p.x), to_y(p.y)) for p in line.points) for line in (one, other)]
     start, end = max(course[0][0] for course in courses), min(course[-1][0] for course in courses)
+    if len(courses[0]) == len(courses[1]) == 1:
+        return math.dist(courses[0][0], courses[1][0]) < NEAR
     at = sorted({x for course in courses for x, _ in course if start <= x <= end})
     shorter = min(course[-1][0] - course[0][0] for course in courses)
     if len(at) < 2 or end - start < 0.9 * shorter:
