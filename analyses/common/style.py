@@ -141,12 +141,9 @@ def dots(axes: Axes, data: pd.DataFrame, hue: str, order: Sequence[str]) -> None
         axes.errorbar(x, told[:, 0], reach, fmt=look.marker, color=look.colour, elinewidth=1, label=name)
 
 
-def reference(axes: Axes, value: float, words: str) -> None:
-    """A dotted line across a panel that is no measurement, named at its right end."""
+def reference(axes: Axes, value: float) -> None:
+    """A dotted line across a panel that is no measurement, such as 1 of a ratio."""
     axes.axhline(value, color=GREY, linestyle=DOTTED, linewidth=1.2, zorder=1)
-    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5}
-    place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "bbox": box}
-    axes.text(0.99, value, words, fontsize=7, color=GREY, **place)
 
 
 def logarithmic(axes: Axes, which: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from slotkit.analyses.common.comparison import of_reading
 from slotkit.analyses.common.findings import (
+    LONG,
     at_end,
     by_name,
     layer_words,
@@ -38,20 +39,22 @@ if TYPE_CHECKING:
 
 STEP = "training step"
 
-# Of PS runs alone: quantity, y label, finding, factor for words
+# Of PS runs alone: quantity, y label, finding, the words of its values, their unit
 COURSES = (
-    ("mean entropy", "mean entropy of the softmax (nats)", "The entropy ends at {} nats", plain),
+    ("mean entropy", "mean entropy of the softmax (nats)", "The entropy ends at {}", plain, "nats"),
     (
         "weight drift",
         "drift of the expected weight a measurement\n(share of the bound)",
-        "The expected weight drifts by {} % at the end",
+        "The expected weight drifts by {} at the end",
         percent,
+        "%",
     ),
     (
         "decided reels",
         "share of reels whose likeliest option\nhas probability 0.99 or more",
-        "At the end {} % of the reels are decided",
+        "At the end {} of the reels are decided",
         percent,
+        "%",
     ),
 )
 
@@ -79,11 +82,11 @@ def plot(table: pd.DataFrame) -> Figure:
     _times(grid[1, 0], of.get("reels by flips", none), hue, order)
     _visited(grid[1, 1], of.get("options visited", none), hue, order)
     _survival(grid[1, 2], of.get("survival, taken", none), of.get("half-life, taken", none), hue, order)
-    for axes, (quantity, y, finding, form) in zip(grid[2] if sampled else (), COURSES, strict=False):
+    for axes, (quantity, y, finding, form, unit) in zip(grid[2] if sampled else (), COURSES, strict=False):
         rows = of.get(quantity, none)
         curves(axes, rows, hue, order)
         axes.set_ylim(bottom=0)
-        say(axes, finding.format(span(at_end(rows, hue, order), form)), STEP, y)
+        say(axes, finding.format(span(at_end(rows, hue, order), form, unit)), STEP, y)
     legend(figure, named(order, words))
     return figure
 
@@ -152,7 +155,7 @@ def _survival(axes: Axes, rows: pd.DataFrame, half: pd.DataFrame, hue: str, orde
         logarithmic(axes, "x")
     found = by_name(half, hue, order)
     ended = {name: steps for name, steps in found.items() if np.isfinite(steps)}
-    lasting = ", ".join(short(name) for name in found if name not in ended)
+    lasting = ", ".join(short(name) for name in found if name not in ended and len(name) <= LONG)
     finding = f"more than half of what a flip brings is still in use after {rows['at'].max():,.0f} steps"
     if ended:
         finding = f"half of what a flip brings is gone after {span(ended, whole)} steps"

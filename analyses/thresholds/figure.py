@@ -92,7 +92,12 @@ def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None
     _logarithmic(axes)
     ends = at_end(median, hue, order) or {"": np.inf}
     finding = f"at the end the median reel waits {span(ends, whole)} steps"
-    say(axes, finding, STEP, "steps to threshold: median (line), 5 % level (dashed), left (dotted)")
+    say(
+        axes,
+        finding,
+        STEP,
+        "steps to threshold: median (line), 5\N{NO-BREAK SPACE}% level (dashed), left (dotted)",
+    )
 
 
 def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:

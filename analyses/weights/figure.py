@@ -88,7 +88,7 @@ def _preference(axes: Axes, rows: pd.DataFrame, moved: pd.DataFrame, hue: str, o
     moved = moved[moved["step"] >= 0.02 * moved["step"].max()]
     if len(moved):
         curves(axes, moved.assign(at=moved["step"]), hue, order, DASHED)
-    reference(axes, 1, "no preference")
+    reference(axes, 1)
     end = by_name(rows[rows["end"]], hue, order)
     finding = f"selected magnitudes are {span(end, '{:.2f}'.format)} times those offered"
     say(axes, finding, STEP, "mean |selected| / |offered|: all (line), moved (dashed)")
@@ -101,7 +101,7 @@ def _ranks(axes: Axes, every: pd.DataFrame, moved: pd.DataFrame, hue: str, order
         curves(axes, moved, hue, order, DASHED)
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, 1)
-    reference(axes, 1, "random choice")
+    reference(axes, 1)
     first = by_name(rows[rows["at"] == rows.groupby("run")["at"].transform("min")], hue, order)
     finding = f"the largest magnitude is used {span(first, '{:.2f}'.format)} times as often as by chance"
     x = "rank of magnitude / K (0 is the largest)"
@@ -117,7 +117,7 @@ def _units(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
 
 def _effective_rank(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     curves(axes, rows.assign(at=rows["step"]), hue, order)
-    reference(axes, 1, "as at the start")
+    reference(axes, 1)
     end = by_name(rows[rows["end"]], hue, order)
     finding = f"the effective rank ends at {span(end, percent, '%')} of the start's"
     say(axes, finding, STEP, "effective rank / that of the start")
@@ -126,7 +126,7 @@ def _effective_rank(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) 
 def _spectrum(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     _both_ends(axes, rows, hue, order)
     axes.set_ylim(bottom=0)
-    reference(axes, 1, "random edge")
+    reference(axes, 1)
     ended = rows[rows["end"]]
     first = by_name(ended[ended["at"] == ended.groupby(["run", "layer"])["at"].transform("min")], hue, order)
     finding = f"the largest singular value is {span(first, '{:.2f}'.format)} times the random edge"
