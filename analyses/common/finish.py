@@ -22,8 +22,8 @@ NEAR = 0.006
 # Of coinciding lines each is seen for so long, in line widths, before the next one is.
 DASH = 5.0
 
-# As matplotlib calls the styles of lines.
-KINDS = {"-": "lines", "--": "dashed lines", ":": "dotted lines", "-.": "dashed lines", "None": "points"}
+# By matplotlib's name of their style; points and dotted references are left as they are.
+KINDS = {"-": "lines", "--": "dashed lines"}
 
 SHARES = re.compile(r"%|accuracy|share")
 
@@ -39,7 +39,7 @@ def finish(figure: Figure) -> None:
 
 
 def _coinciding(axes: Axes) -> Iterator[str]:
-    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+    lines = [line for line in axes.lines if line.get_linestyle() in KINDS and not _unnamed(line)]
     together: list[list[Line2D]] = []
     for one, other in combinations(lines, 2):
         if _hides(axes, one, other):
@@ -62,6 +62,11 @@ def _coinciding(axes: Axes) -> Iterator[str]:
     if alone:
         whose = f" ({', '.join(alone)})" if len({line.get_label() for line in lines}) > 1 else ""
         yield f"line and dashed line coincide{whose}"
+
+
+def _unnamed(line: Line2D) -> bool:
+    """Whether it is none of a layer or a group, such as a reference."""
+    return str(line.get_label()).startswith("_")
 
 
 def _hides(axes: Axes, one: Line2D, other: Line2D) -> bool:

@@ -51,7 +51,7 @@ def looks(order: Sequence[str]) -> dict[str, Look]:
 
     scale = mpl.colormaps["viridis"]
     own = len(order) <= len(COLOURS)
-    colours = COLOURS if own else [scale(0.88 * i / (len(order) - 1)) for i in range(len(order))]
+    colours = COLOURS if own else [scale(0.8 * i / (len(order) - 1)) for i in range(len(order))]
     return {name: Look(colours[i], MARKERS[i % len(MARKERS)]) for i, name in enumerate(order)}
 
 
@@ -76,13 +76,18 @@ def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any,
 def note(figure: Figure, sentence: str) -> None:
     """A sentence on the whole figure, below what it is of; nothing if it is empty."""
     if sentence:
-        figure.suptitle(f"{figure.get_suptitle()}\n{fill(sentence, LEGEND)}", x=0.01, ha="left")
+        figure.suptitle(f"{figure.get_suptitle()}\n{filled(sentence, LEGEND)}", x=0.01, ha="left")
+
+
+def filled(words: str, letters: int) -> str:
+    """Words in lines of so many letters; no line begins with a per cent sign."""
+    return fill(words.replace(" %", "\N{NO-BREAK SPACE}%"), letters)
 
 
 def say(axes: Axes, finding: str, x: str, y: str) -> None:
     """The title of a panel, which is its finding, and what its axes show."""
-    axes.set_title(fill(finding[:1].upper() + finding[1:], TITLE))
-    axes.set(xlabel=fill(x, TITLE), ylabel=fill(y, LABEL))
+    axes.set_title(filled(finding[:1].upper() + finding[1:], TITLE))
+    axes.set(xlabel=filled(x, TITLE), ylabel=filled(y, LABEL))
 
 
 def curves(
@@ -178,12 +183,13 @@ def legend(figure: Figure, *rows: Entries) -> None:
     """The legend of a figure, below its panels. Each row begins a line; a long one is broken."""
     from matplotlib.lines import Line2D
 
-    longest = max((len(words) for row in rows for _, words in row), default=0)
-    columns = min(max(map(len, rows), default=0), max(1, LEGEND // (longest + 7)))
-    empty: tuple[Artist, str] = (Line2D([], [], linestyle=""), "")
-    lines = [row[at : at + columns] for row in rows for at in range(0, len(row), columns)]
-    if not lines:
+    told = [row for row in rows if row]
+    if not told:
         return
+    longest = max(len(words) for row in told for _, words in row)
+    columns = min(max(map(len, told)), max(1, LEGEND // (longest + 7)))
+    empty: tuple[Artist, str] = (Line2D([], [], linestyle=""), "")
+    lines = [row[at : at + columns] for row in told for at in range(0, len(row), columns)]
     filled = [line + [empty] * (columns - len(line)) for line in lines]
     by_column = [line[column] for column in range(columns) for line in filled]
     figure.legend(

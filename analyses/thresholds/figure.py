@@ -96,7 +96,7 @@ def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None
         axes,
         finding,
         STEP,
-        "steps to threshold: median (line), 5\N{NO-BREAK SPACE}% level (dashed), left (dotted)",
+        "steps to threshold: median (line), 5 % level (dashed), left (dotted)",
     )
 
 
