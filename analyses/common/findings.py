@@ -69,7 +69,7 @@ def span(values: Mapping[str, float], form: Callable[[float], str], unit: str = 
     """
     if not values:
         return "an unknown number" + (f" ({unit})" if unit else "")
-    low, high = (pick(values, key=lambda name: values[name]) for pick in (min, max))
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     least, most = form(values[low]), form(values[high])
     unit = f"\N{NO-BREAK SPACE}{unit}" if unit else ""
     if least == most:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.common.findings import short
@@ -124,7 +124,7 @@ def _break(axes: Axes) -> None:
 
     xs = np.array([0.0, 0.0, -0.014, 0.014, -0.014, 0.014, 0.0, 0.0])
     ys = np.array([-0.001, 0.015, 0.025, 0.04, 0.055, 0.07, 0.08, 0.095])
-    shape = {"transform": axes.transAxes, "clip_on": False, "fill": False}
+    shape: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False, "fill": False}
     gap = Path(np.array([[0.0, 0.0], [0.0, 0.095]]))
     axes.add_patch(PathPatch(gap, lw=4, ec="white", zorder=5, **shape))
     zigzag = PathPatch(Path(np.column_stack([xs, ys])), lw=1, ec="0.15", zorder=6, gid="axis break", **shape)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -165,7 +164,8 @@ def logarithmic(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-Entries = list[tuple["Artist", str]]
+# Handles of a legend, which may be containers, and their words.
+Entries = list[tuple[Any, str]]
 
 
 def named(order: Sequence[str], words: Mapping[str, str] | None = None) -> Entries:
@@ -188,7 +188,7 @@ def legend(figure: Figure, *rows: Entries) -> None:
         return
     longest = max(len(words) for row in told for _, words in row)
     columns = min(max(map(len, told)), max(1, LEGEND // (longest + 7)))
-    empty: tuple[Artist, str] = (Line2D([], [], linestyle=""), "")
+    empty = (Line2D([], [], linestyle=""), "")
     lines = [row[at : at + columns] for row in told for at in range(0, len(row), columns)]
     filled = [line + [empty] * (columns - len(line)) for line in lines]
     by_column = [line[column] for column in range(columns) for line in filled]

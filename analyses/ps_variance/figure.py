@@ -121,8 +121,8 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
         best[words] = float(np.mean(means))
     _by_group(axes, groups)
     told = {name: f"{name} ({value:.2f}\N{NO-BREAK SPACE}%)" for name, value in best.items()}
-    first, last = (told[pick(best, key=lambda name: best[name])] for pick in (max, min))
-    say(axes, f"best at the end: {first}, worst: {last}", "", "accuracy (%)")
+    first, last = max(best, key=best.__getitem__), min(best, key=best.__getitem__)
+    say(axes, f"best at the end: {told[first]}, worst: {told[last]}", "", "accuracy (%)")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.common.comparison import at_its_own, largest_layer, of_reading
@@ -130,7 +130,13 @@ def _prediction(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> N
     both = both[(both["observed"] > 0) & (both["value"] > 0)]
     for name, look in looks(order).items():
         rows = both[both[hue] == name]
-        style = {"s": 16, "color": look.colour, "marker": look.marker, "alpha": 0.6, "linewidth": 0}
+        style: dict[str, Any] = {
+            "s": 16,
+            "color": look.colour,
+            "marker": look.marker,
+            "alpha": 0.6,
+            "linewidth": 0,
+        }
         axes.scatter(rows["observed"], rows["value"], label=name, **style)
     if len(both):
         ends = both[["observed", "value"]].to_numpy()
@@ -152,7 +158,7 @@ def _reachable(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot(ks, [reachable_law(k) for k in ks], color=GREY, linestyle=DOTTED)
     axes.plot(ks, expected, "o", color=COLOURS[0])
     used = sorted(rows["k"].unique())
-    circles = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.2}
+    circles: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.2}
     axes.plot(used, expected[used], "o", color=COLOURS[2], **circles)
     axes.set_xscale("log", base=2)
     told = {f"K = {k}": float(expected[k]) for k in used}
