@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import combinations, pairwise
 
+from slotkit.analyses.common.findings import axis_start
+
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44
 
@@ -128,7 +130,7 @@ class Chart:
         if not self.points():
             return ()
         begins = self._begins()
-        told = [f"The axis starts at {number(float(f'{begins:.3g}'))} %."] if begins else []
+        told = [f"The axis starts at {axis_start(begins, self._y_range()[1])} %."] if begins else []
         told += [f"{_listed([line.name for line in group])} coincide." for group in self._coinciding()]
         courses = [line for line in self.lines if line.points and not line.level]
         ends = {line.name: max(point.x for point in line.points) for line in courses}

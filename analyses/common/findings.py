@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,11 @@ def whole(value: float) -> str:
 
 def plain(value: float) -> str:
     return f"{value:.3g}"
+
+
+def axis_start(low: float, high: float) -> str:
+    """Where an axis starts, to about a hundredth of its length: "99.47" of 99.474 to 100."""
+    return f"{low:.{max(0, 1 - math.floor(math.log10(high - low)))}f}"
 
 
 def lengths(rows: pd.DataFrame, hue: str = "group") -> str:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from slotkit.analyses.common.findings import short
+from slotkit.analyses.common.findings import axis_start, short
 from slotkit.analyses.common.style import SOLID
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ SHARES = re.compile(r"%|accuracy|share")
 def finish(figure: Figure) -> None:
     """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so."""
     for axes in figure.axes:
-        notes = [*_coinciding(axes), *_zoomed(axes)]
+        notes = [*_zoomed(axes), *_coinciding(axes)]
         if notes:
             below = "\n".join(notes)
             axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(notes))
@@ -74,10 +74,10 @@ def _hides(axes: Axes, one: Line2D, other: Line2D) -> bool:
     (x, y), (x_other, y_other) = (_on_panel(axes, line) for line in (one, other))
     if min(len(x), len(x_other)) < 2:
         return False
-    start, end = max(x[0], x_other[0]), min(x[-1], x_other[-1])
-    if end - start < 0.9 * min(x[-1] - x[0], x_other[-1] - x_other[0]):
+    first, last = max(x[0], x_other[0]), min(x[-1], x_other[-1])
+    if last - first < 0.9 * min(x[-1] - x[0], x_other[-1] - x_other[0]):
         return False
-    at = np.linspace(start, end, 200)
+    at = np.linspace(first, last, 200)
     return bool(np.abs(np.interp(at, x, y) - np.interp(at, x_other, y_other)).max() < NEAR)
 
 
@@ -114,7 +114,7 @@ def _zoomed(axes: Axes) -> Iterator[str]:
         return
     _break(axes)
     unit = " %" if "%" in label else ""
-    yield f"axis starts at {low:.3g}{unit}"
+    yield f"axis starts at {axis_start(low, high)}{unit}"
 
 
 def _break(axes: Axes) -> None:

@@ -138,7 +138,7 @@ def test_a_zoomed_axis_is_a_fault_until_it_is_marked() -> None:
     figure = toy(table(a=[99.5, 99.6], b=[99.7, 100]), "accuracy (%)")
     assert faults(figure) == ["panel 0: its axis goes from 99.475 to 100.025 and has no mark"]
     assert faults(finished(figure)) == []
-    assert [text.get_text() for text in figure.axes[0].texts] == ["axis starts at 99.5 %"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["axis starts at 99.47 %"]
 
 
 def test_an_axis_that_starts_near_zero_is_made_to_start_there() -> None:

@@ -86,7 +86,7 @@ def test_a_long_line_has_few_marks_and_two_lines_have_theirs_apart() -> None:
 
 def test_an_axis_that_does_not_begin_at_zero_is_marked_and_told() -> None:
     zoomed = Chart("t", "K", "accuracy (%)", (Line("a", (Point(2, 99.4), Point(4, 100)), 0),))
-    assert zoomed.remarks() == ("The axis starts at 99.4 %.",)
+    assert zoomed.remarks() == ("The axis starts at 99.36 %.",)
     assert 'class="axis break"' in zoomed.svg()
     whole = Chart("t", "K", "accuracy (%)", (Line("a", (Point(2, 10), Point(4, 100)), 0),))
     times = Chart("t", "K", "times", (Line("a", (Point(2, 99.4), Point(4, 100)), 0),))
