@@ -44,13 +44,12 @@ TINY: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
-    """Two runs under greedy selection that end at different steps, one under probabilistic selection."""
+    """Two runs that end at different steps, under greedy and under probabilistic selection."""
     place = tmp_path_factory.mktemp("runs")
     common = {"training.limit_batches": 4, "recording.trace": "full", "recording.every": 2}
     kinds: dict[str, dict[str, Any]] = {
-        "short": {"slots.k": 2, "training.epochs": 1},
-        "long": {"slots.k": 4, "training.epochs": 2},
-        "sampled": {"slots.k": 4, "training.epochs": 1, "slots.selection": "probabilistic"},
+        "greedy": {"slots.k": 2, "training.epochs": 1},
+        "sampled": {"slots.k": 4, "training.epochs": 2, "slots.selection": "probabilistic"},
     }
     return {
         name: run(resolve([Overrides("test", {**common, **settings})]), place, name)
@@ -59,10 +58,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
 
 
 def results(analysis: Analysis, trained: dict[str, RunFolder], place: Path) -> list[Result]:
-    """Of one run, of one under probabilistic selection, of several; or of the analysis' own sweep."""
+    """Of one run and of several; or of the analysis' own sweep."""
     analyze = analysis.attribute("analyze")
     if analysis.trains is None:
-        named_runs = (["long"], ["sampled"], ["short", "long"])
+        named_runs = (["sampled"], ["greedy", "sampled"])
         return [analyze([trained[name] for name in names]) for names in named_runs]
     engine = import_module(analysis.trains)
     sweep = engine.start(place, seeds="0,1", executor="inline", **TINY.get(analysis.name, {}))
