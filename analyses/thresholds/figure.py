@@ -77,7 +77,8 @@ def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
     curves(axes, speeds, hue, order, DASHED)
     _logarithmic(axes)
     finding = f"the next threshold is {span(at_end(margins, hue, order), '{:.2g}'.format)} away at the end"
-    say(axes, finding, STEP, "median of u: distance (line), move in a step (dashed)")
+    of = "gap of scores" if (data["quantity"] != "c").all() else "u"  # in the dense form there is no u
+    say(axes, finding, STEP, f"median of {of}: distance (line), move in a step (dashed)")
 
 
 def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -170,14 +171,17 @@ def _line(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     if hue == "layer":
         data, order = data.assign(layer="run"), ["run"]
     lr, c = (data[data["quantity"] == name] for name in ("lr", "c"))
-    curves(axes, c, hue, order)
+    if len(c):  # none in the dense form
+        curves(axes, c, hue, order)
     shares = lr.assign(value=lr["value"] / lr.groupby("run")["value"].transform("max"))
     curves(axes, shares, hue, order, DASHED)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
     end, rate = at_end(c, hue, order), at_end(shares, hue, order)
-    stays = "stays 1" if set(end.values()) == {1.0} else f"ends at {span(end, plain)}"
-    finding = f"the factor c {stays}, the learning rate ends at {span(rate, percent, '%')} of its highest"
-    say(axes, finding, STEP, "c (line); learning rate over its highest (dashed)")
+    finding = f"the learning rate ends at {span(rate, percent, '%')} of its highest"
+    if end:
+        stays = "stays 1" if set(end.values()) == {1.0} else f"ends at {span(end, plain)}"
+        finding = f"the factor c {stays}, {finding}"
+    say(axes, finding, STEP, f"{'c (line); ' if end else ''}learning rate over its highest (dashed)")
 
 
 def _positive(rows: pd.DataFrame) -> pd.DataFrame:
