@@ -23,7 +23,7 @@ NEAR = 0.006
 DASH = 5.0
 
 # By matplotlib's name of their style; points and dotted references are left as they are.
-KINDS = {"-": "lines", "--": "dashed lines"}
+KINDS: dict[Any, str] = {"-": "lines", "--": "dashed lines"}
 
 SHARES = re.compile(r"%|accuracy|share")
 

@@ -138,11 +138,13 @@ def _times(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
 
 
 def _visited(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     # A reel of 64 options uses a few: the empty columns to the right are left out.
     used = rows[rows["at"] <= rows.loc[rows["value"] >= 0.001, "at"].max()]
     dots(axes, used, hue, order)
     axes.set_ylim(0, None)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     parts = rows.assign(value=rows["at"] * rows["value"]).groupby([hue, "run"], as_index=False)["value"].sum()
     finding = f"a reel uses {span(by_name(parts, hue, order), '{:.2f}'.format)} options on average"
     say(axes, _told(rows, finding), "different options used", "share of reels")

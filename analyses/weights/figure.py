@@ -58,8 +58,8 @@ def plot(table: pd.DataFrame) -> Figure:
     none = data.iloc[:0]
     _distribution(grid[0, 0], of["density, selected"], of["density, offered"], hue, order)
     _preference(grid[0, 1], of.get("preference", none), of.get("preference, moved", none), hue, order)
-    ranks = (of.get(f"rank of magnitude{kind} / random", none) for kind in ("", ", moved"))
-    _ranks(grid[0, 2], *ranks, hue, order)
+    ranks, moved = (of.get(f"rank of magnitude{kind} / random", none) for kind in ("", ", moved"))
+    _ranks(grid[0, 2], ranks, moved, hue, order)
     _units(grid[1, 0], of["unit norm / random"], hue, order)
     _effective_rank(grid[1, 1], of["effective rank / start"], hue, order)
     _spectrum(grid[1, 2], of["singular value / edge"], hue, order)
