@@ -179,7 +179,7 @@ class Chart:
         ]
         low, high = _widened(min(values), max(values), 0.06)
         if "%" in self.y:
-            low = 0.0 if 0 < low < 0.4 * (high - low) else low
+            low = 0.0 if 0 < low < high - low else low
             high = max(min(high, 100.0), *values)
         low = low if self.floor is None else self.floor
         return low, high if self.ceiling is None else self.ceiling

@@ -104,12 +104,12 @@ def _interlock(lines: list[Line2D]) -> None:
 
 
 def _zoomed(axes: Axes) -> Iterator[str]:
-    """Shares and accuracies on an axis that begins above zero; near zero it is made to begin there."""
+    """Shares and accuracies on an axis that begins above zero; if that gains little, it begins at zero."""
     low, high = axes.get_ylim()
     label = axes.get_ylabel()
     if axes.get_yscale() != "linear" or not SHARES.search(label) or low <= 0 or not axes.has_data():
         return
-    if low < 0.4 * (high - low):
+    if low < high - low:
         axes.set_ylim(bottom=0)
         return
     _break(axes)
