@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from slotkit.analyses.common.comparison import at_its_own, largest_layer, of_reading
 from slotkit.analyses.common.findings import (
+    LONG,
     at_end,
     by_name,
     layer_words,
@@ -91,8 +92,14 @@ def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None
         steps = np.linspace(waits["at"].min(), waits["at"].max(), 100)[:-1]
         axes.plot(steps, waits["at"].max() - steps, color=GREY, linestyle=DOTTED, zorder=1)
     _logarithmic(axes)
-    ends = at_end(median, hue, order) or {"": np.inf}
-    finding = f"at the end the median reel waits {span(ends, whole)} steps"
+    every = data[(data["quantity"] == "steps_to_flip") & (data["level"] == 0.5)]
+    ends = at_end(every, hue, order)
+    finite = {name: steps for name, steps in ends.items() if np.isfinite(steps)}
+    never = ", ".join(short(name) for name in ends if name not in finite and len(name) <= LONG)
+    finding = "more than 50 % of the reels have no threshold ahead at the end"
+    if finite:
+        finding = f"at the end the median reel waits {span(finite, whole)} steps"
+        finding += f", for ever in {never}" if never else ""
     say(
         axes,
         finding,
