@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slotkit.machine import SlotMachine, randomize, slotify
     from slotkit.optim import SlotAdam, SlotSGD
     from slotkit.reel import Reel
-    from slotkit.slotfile import load
+    from slotkit.slotfile import load, save
 
     __version__: str
 
@@ -32,6 +32,7 @@ PUBLIC = {
     "dead_layers": "slotkit.dead",
     "load": "slotkit.slotfile",
     "randomize": "slotkit.machine",
+    "save": "slotkit.slotfile",
     "slotify": "slotkit.machine",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "dead_layers",
     "load",
     "randomize",
+    "save",
     "slotify",
 ]
 
