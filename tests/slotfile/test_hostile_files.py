@@ -247,9 +247,7 @@ def test_the_sentence_says_what_is_wrong(
     told = refused(place, parts.whole())
     assert sentence in told
     assert told.startswith(f"{place} can't be loaded as a slot file: ")
-    assert told.endswith(
-        ". Fetch the file again, or make it anew with `slotkit export RUN` or slotkit.save."
-    )
+    assert told.endswith(". Fetch the file again, or make it anew with `slotkit export RUN` or slotkit.save.")
 
 
 @pytest.fixture(scope="module")
@@ -265,17 +263,37 @@ def good_own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     [
         (["format"], 1, "its metadata is wrong: architecture is"),
         (["architecture"], {}, "architecture is {}: extra inputs are not permitted"),
-        (["reels", 0, "dtype"], "I64", "reels.0.dtype is 'I64': input should be 'F64', 'F32', 'F16' or 'BF16'"),
-        (["reels", 0, "dtype"], "F16", "conv.weight is (4, 2, 3, 3) float16 in the file and (4, 2, 3, 3) float32"),
+        (
+            ["reels", 0, "dtype"],
+            "I64",
+            "reels.0.dtype is 'I64': input should be 'F64', 'F32', 'F16' or 'BF16'",
+        ),
+        (
+            ["reels", 0, "dtype"],
+            "F16",
+            "conv.weight is (4, 2, 3, 3) float16 in the file and (4, 2, 3, 3) float32",
+        ),
         (["entries", "norm.bias", "dtype"], "C64", "entries.norm.bias.dtype is 'C64': input should be"),
         (["entries", "norm.bias", "shape"], [-4], "entries.norm.bias.shape.0 is -4: input should be greater"),
         (["entries", "norm.bias", "shape"], [2**30, 4], "there are more than 2147483648 elements"),
         (["entries", "norm.bias", "shape"], [2**20], "norm.bias is (1048576,) float32 in the file and (4,)"),
-        (["entries", "more"], {"dtype": "F32", "shape": []}, "the entries are not those of zeros, ones and stored"),
+        (
+            ["entries", "more"],
+            {"dtype": "F32", "shape": []},
+            "the entries are not those of zeros, ones and stored",
+        ),
         (["ties", "tied.weight"], "nothing", "a tie is to no tensor of the file, or to itself"),
         (["ties", "full.weight"], "full.weight", "a tie is to no tensor of the file, or to itself"),
-        (["ties"], {}, "of another network than this OwnNet: the file lacks tied.weight. Nothing was changed."),
-        (["ties", "tied.weight"], "conv.weight", "tied.weight is (4, 2, 3, 3) float32 in the file and (6, 6)"),
+        (
+            ["ties"],
+            {},
+            "of another network than this OwnNet: the file lacks tied.weight. Nothing was changed.",
+        ),
+        (
+            ["ties", "tied.weight"],
+            "conv.weight",
+            "tied.weight is (4, 2, 3, 3) float32 in the file and (6, 6)",
+        ),
         (["stored", "norm.running_mean"], "0" * 32, "doesn't have the checksum it was written with"),
         (["blake2b"], "0" * 32, "its weights, made anew, are not those that were saved"),
     ],

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+
 import pytest
 import torch
 from slotfile.made import NARROW, Case, bits, ordinary

@@ -19,7 +19,10 @@ REELS = [
     *(
         Reel("w", (4, 3, 2), 10, 5, init, sharing, symmetric, channel)
         for init, sharing, symmetric, channel in itertools.product(
-            ("glorot-uniform", "glorot-deviation"), ("none", "layer", "channel", "network"), (False, True), (0, 1)
+            ("glorot-uniform", "glorot-deviation"),
+            ("none", "layer", "channel", "network"),
+            (False, True),
+            (0, 1),
         )
     ),
 ]
