@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 from slotkit.cli.options import AsJson, DataDirNow, Run, RunsDir
-from slotkit.cli.output import print_json, share, table
+from slotkit.cli.output import print_json, share
+from slotkit.cli.table import table
 
 
 def export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def slotify(
     """
     settings = ReelSettings(k, seed, init, sharing, symmetric, kind)
     selection, update = find_selection(selection), find_update(update)
-    _check_form(form, engine, update, tables)
+    check_form(form, engine, update, tables)
     check_others(others)
     picked = pick(model, where)
     # All reels are made before the model is changed, so that a refusal leaves it as it was.
@@ -125,7 +126,8 @@ def _reel(one: Picked, settings: ReelSettings) -> Reel:
     return settings.reel(one.name, one.parameter.shape, one.channel_dim)
 
 
-def _check_form(form: str, engine: str, update: str, tables: str) -> None:
+def check_form(form: str, engine: str, update: str, tables: str) -> None:
+    """Raise SlotkitError for what the form doesn't have."""
     if form not in FORMS:
         raise SlotkitError(f"There is no form {form!r}. Choose one of {', '.join(FORMS)}.")
     if tables not in TABLES:
@@ -426,7 +428,10 @@ class SlotMachine:
 
     def _known(self, name: str) -> str:
         if name not in self.reels:
-            raise SlotkitError(f"There is no reel {name!r}. This machine has {', '.join(self.reels)}.")
+            near = [known for known in self.reels if known.startswith(f"{name}.")]
+            near += difflib.get_close_matches(name, self.reels, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise SlotkitError(f"There is no reel {name!r}.{hint} This machine has {', '.join(self.reels)}.")
         return name
 
     def _checked(self, name: str) -> str:

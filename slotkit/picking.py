@@ -81,6 +81,15 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     or already a slot machine's.
     """
     by_name = _holders(model)
+    return [_picked(name, by_name[name]) for name in _names(model, where, by_name)]
+
+
+def names_picked(model: nn.Module, where: Where = None) -> list[str]:
+    """The names of what `pick` picks, also of a model on the meta device."""
+    return _names(model, where, _holders(model))
+
+
+def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Module, str]]]) -> list[str]:
     if where is None:
         names = [
             name
@@ -92,12 +101,17 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     else:
         names = _matching([where] if isinstance(where, str) else list(where), list(by_name))
     if not names:
+        if where is None and any(is_claimed(_parameter(one), one) for one in by_name.values()):
+            raise SlotkitError(
+                f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv "
+                "layers belongs to one. Go on with that machine, or slotify a new model."
+            )
         raise SlotkitError(
             f"{type(model).__name__} has no weight to slotify: `where` picks none of its parameters "
             f"({', '.join(by_name) or 'it has none'}). By default every weight of Linear and Conv "
             "layers is picked."
         )
-    return [_picked(name, by_name[name]) for name in names]
+    return names
 
 
 def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

@@ -17,7 +17,8 @@ CALLS = [
     (page.name, call.strip())
     for page in PAGES
     for call in re.findall(r"^ {4}(slotkit train .*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    if "--resume" not in call  # which needs a run: tests/runs/test_resume.py
+    # which need a run, or a file: tests/runs/test_resume.py, tests/cli/test_settings.py
+    if not {"--resume", "--config"} & set(call.split())
 ]
 
 

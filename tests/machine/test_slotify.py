@@ -162,3 +162,25 @@ def test_unknown_reel(ask: str) -> None:
         SlotkitError, match=r"There is no reel 'fc3'\. This machine has fc1\.weight, fc2\.weight\."
     ):
         getattr(machine, ask)("fc3")
+
+
+def test_a_reel_is_suggested() -> None:
+    with pytest.raises(
+        SlotkitError, match=r"There is no reel 'fc1'\. Did you mean fc1\.weight\? This machine"
+    ):
+        slotify(network()).options("fc1")
+
+
+@pytest.mark.parametrize("form", ["latent", "dense"])
+def test_a_slot_machine_is_not_made_twice(form: str) -> None:
+    model = network()
+    machine = slotify(model, form=form)
+    before = snapshot(model)
+    with pytest.raises(SlotkitError) as fault:
+        machines.slotify(model)
+    assert str(fault.value) == (
+        f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv layers "
+        "belongs to one. Go on with that machine, or slotify a new model."
+    )
+    assert same_snapshot(model, before)
+    assert machine.model is model
