@@ -46,9 +46,8 @@ def test_recipes_that_are_named_exist(page: Path) -> None:
 
 def test_the_program_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (program,) = re.findall(
-        r"^```python\n(.*?)^```$", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    text = PAGES[0].read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(program, "README.md", "exec"), names)
     again, model = names["again"].state_dict(), names["model"].state_dict()

@@ -115,10 +115,6 @@ def test_of_two_machines_one_ends(form: str) -> None:
     second = slotkit.slotify(model, k=4, where="first.weight", form=form)
     first.to_learned()
     assert second.selected("first.weight").shape == (16, 16)
-    with pytest.raises(SlotkitError, match="belongs to a slot machine"):
-        slotkit.slotify(
-            model, k=4, where=lambda name, _: name.startswith("first") and name.endswith("weight")
-        )
     assert model.conv.weight.requires_grad
 
 
@@ -127,7 +123,7 @@ def test_an_ended_machine_says_so() -> None:
     optimizer = machine.optimizer(lr=1.0)
     model = machine.to_learned()
     assert repr(machine) == "SlotMachine(ended: its network has learned weights)"
-    sentence = r"This slot machine has ended: to_learned\(\) gave its network back, whose weights are ordinary ones\."
+    sentence = r"This slot machine has ended: to_learned\(\) gave its network back"
     for use in (machine.spin, machine.state_dict, machine.to_learned, lambda: machine.optimizer(lr=1.0)):
         with pytest.raises(SlotkitError, match=sentence):
             use()
@@ -150,12 +146,11 @@ def test_weights_that_somebody_wrote_are_refused_first() -> None:
     machine.to_learned()
 
 
-@pytest.mark.parametrize(
-    "layer", [slotkit.SlotLinear(6, 4, k=4, bias=True), slotkit.SlotConv2d(1, 2, 3, k=4)]
-)
-def test_a_layer_built_by_hand_becomes_pytorchs_own(layer: Any) -> None:
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_layer_built_by_hand_becomes_pytorchs_own(linear: bool) -> None:
+    layer: Any = slotkit.SlotLinear(6, 4, k=4, bias=True) if linear else slotkit.SlotConv2d(1, 2, 3, k=4)
     wanted = layer.weight.detach().clone()
-    plain = nn.Linear(6, 4) if isinstance(layer, nn.Linear) else nn.Conv2d(1, 2, 3, bias=False)
+    plain = nn.Linear(6, 4) if linear else nn.Conv2d(1, 2, 3, bias=False)
     layer.machine.to_learned()
     assert traces(layer) == traces(plain)
     assert list(layer.state_dict()) == list(plain.state_dict())

@@ -168,8 +168,7 @@ def test_a_named_file_is_loaded_into_a_network_too(tmp_path: Path) -> None:
 
 
 def test_a_larger_limit_is_needed_for_built_networks_only(tmp_path: Path) -> None:
-    OWN = Own({"k": 2})
-    OWN.write(tmp_path / "x")
+    Own({"k": 2}).write(tmp_path / "x")
     slotkit.load(tmp_path / "x", into=OwnNet(), limit=1)
 
 
@@ -207,10 +206,14 @@ def test_another_network_is_refused_before_anything_is_changed(tmp_path: Path) -
         assert all(module.training for module in into.modules())
         return str(fault.value)
 
-    end = ". Nothing was changed. Build the network that was saved, with the same sizes and types, and load into that."
+    end = (
+        ". Nothing was changed. Build the network that was saved, with the same sizes and types, and load into "
+        "that."
+    )
     assert refusal(changed(conv=nn.Conv2d(2, 4, 5), norm=nn.Identity())) == (
-        f"{path} is of another network than this OwnNet: OwnNet lacks norm.weight, norm.bias, norm.running_mean and 2 "
-        "more; conv.weight is (4, 2, 3, 3) float32 in the file and (4, 2, 5, 5) float32 in OwnNet" + end
+        f"{path} is of another network than this OwnNet: OwnNet lacks norm.weight, norm.bias, "
+        "norm.running_mean and 2 more; conv.weight is (4, 2, 3, 3) float32 in the file and (4, 2, 5, 5) float32 in OwnNet"
+        + end
     )
     assert refusal(changed(more=nn.Linear(2, 2))) == (
         f"{path} is of another network than this OwnNet: the file lacks more.weight, more.bias" + end
@@ -229,8 +232,8 @@ def test_what_can_not_be_loaded_into(tmp_path: Path) -> None:
     with pytest.raises(SlotkitError) as fault:
         slotkit.load(path)
     assert str(fault.value) == (
-        f"{path} is of a network of your own (conv.weight, full.weight, norm.running_mean, ...), and a file holds no "
-        "code. Build the network and give it: slotkit.load(path, into=model)."
+        f"{path} is of a network of your own (conv.weight, full.weight, norm.running_mean, ...), and a file "
+        "holds no code. Build the network and give it: slotkit.load(path, into=model)."
     )
     for form in ("latent", "dense"):
         machine = slotkit.slotify(OwnNet(), k=8, form=form)

@@ -18,7 +18,7 @@ LENET = Case("lenet", (1, 2, 2), {}, {"k": 2})
 
 
 def refused(case: Case, path: Path, **changes: object) -> str:
-    model, machine = case.trained(1)
+    _, machine = case.trained(1)
     with pytest.raises(SlotkitError) as fault:
         slotfile.save(path, machine, case.architecture, **changes)  # type: ignore[arg-type]
     assert not path.exists()

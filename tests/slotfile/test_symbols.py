@@ -56,7 +56,7 @@ def test_symbols_are_first_picks_and_ranks(reel: Reel) -> None:
 
 
 def test_equal_options_have_the_same_value() -> None:
-    """Two of a thousand options are equal now and then: the lowest stands for both, and ranks go on after them."""
+    """Two of a thousand options are equal now and then: the lowest stands for both, and ranks go on."""
     reel = Reel("w", (200, 2), 1000)
     options = reel.options().reshape(400, 1000)
     ordered, order = options.sort(dim=-1, stable=True)
