@@ -207,8 +207,8 @@ def test_another_network_is_refused_before_anything_is_changed(tmp_path: Path) -
         return str(fault.value)
 
     end = (
-        ". Nothing was changed. Build the network that was saved, with the same sizes and types, and load into "
-        "that."
+        ". Nothing was changed. Build the network that was saved, with the same sizes and types, and load "
+        "into that."
     )
     assert refusal(changed(conv=nn.Conv2d(2, 4, 5), norm=nn.Identity())) == (
         f"{path} is of another network than this OwnNet: OwnNet lacks norm.weight, norm.bias, "
