@@ -40,7 +40,7 @@ def train(place: Path, name: str = "run", report: Any = lambda event: None, **va
     [
         ({}, ["greedy"]),
         ({"slots__form": "dense", "slots__engine": "auto"}, ["greedy"]),
-        ({"slots__selection": "PS", "evaluation__ps": "last"}, ["greedy", "sample"]),
+        ({"slots__selection": "PS", "evaluation__ps": "last", "training__lr": 20.0}, ["greedy", "sample"]),
         ({"method": "learned"}, ["learned"]),
     ],
 )
