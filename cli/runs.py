@@ -73,7 +73,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One run: settings, where they came from, summary, last epochs."""
-    from slotkit.config import Resolved
     from slotkit.runs.folder import RunFolder, default_runs_dir
 
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
@@ -84,11 +83,16 @@ def show(
         print_json({**told, "summary": summary, "epochs": epochs})
         return
     print(f"{folder.path}: {folder.status()}")
-    settings = Resolved(folder.config(), tables["origins"]).explain()
-    print(table(("setting", "value", "origin"), [row for row in settings if row[1] is not None]))
+    origins = tables["origins"]
+    rows = [(path, value, origins.get(path, "default")) for path, value in folder.settings().items()]
+    print(table(("setting", "value", "origin"), [row for row in rows if row[1] is not None]))
     print(table(("environment", ""), tables["environment"].items()))
     if data is not None:
         print(table(("data", ""), data.in_short()))
+    if summary.get("kind") == "recorded":
+        print(f"{summary['steps']:,} steps of a loop of one's own")
+        print(table(("logged last", ""), [(name, f"{v:.6g}") for name, v in summary["logged"].items()]))
+        return
     rows = [
         (entry["epoch"], f"{entry['loss']:.4f}", percent(entry["validation"]), f"{entry['lr']:.4g}")
         for entry in epochs[-5:]
@@ -142,7 +146,9 @@ def _row(row: Listed, as_text: bool = True) -> dict[str, Any]:
             "model": settings["model.name"],
             "dataset": settings["data.dataset"],
             "method": f"K={settings['slots.k']} {settings['slots.selection']}" if slot else "learned",
-            "epochs": f"{summary.get('epochs', 0)}/{settings['training.epochs']}",
+            "epochs": f"{summary.get('epochs', 0)}/{settings['training.epochs']}"
+            if "training.epochs" in settings
+            else "-",
             "validation": percent(row.validation),
             "test": percent(row.test),
         }

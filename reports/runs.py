@@ -24,7 +24,8 @@ POINTS = 200
 
 
 def curves(row: Row) -> Iterator[Figure]:
-    """Loss, validation accuracy and learning rate over the epochs."""
+    """Loss, validation accuracy and learning rate by epoch; of a loop of one's own what it has logged."""
+    yield from _logged(row)
     epochs = [entry for entry in row.folder.metrics() if entry["kind"] == "epoch"]
     if not epochs:
         return
@@ -36,12 +37,25 @@ def curves(row: Row) -> Iterator[Figure]:
     yield _curve(f"lr-{name}", "Learning rate", "learning rate", at["lr"])
 
 
+def _logged(row: Row) -> Iterator[Figure]:
+    found: dict[str, list[tuple[Any, float]]] = {}
+    for entry in row.folder.metrics():
+        for name, value in entry["values"].items() if entry["kind"] == "log" else ():
+            found.setdefault(name, []).append((entry["step"], value))
+    for name, values in found.items():
+        line = Line(name, _thinned(values), 0, marks=len(values) == 1)
+        yield Figure(f"{name}-{row.folder.name}", Chart(name, "training step", name, (line,)))
+
+
 def differences(row: Row) -> tuple[str, list[tuple[str, str, str, str]]]:
     """What it is compared with, and (setting, there, here, origin) of what is otherwise.
 
     Raises SlotkitError if its recipe is not there any more.
     """
     usual = Config()
+    if row.folder.recorded() is not None:
+        told = [(path, "", shown(value), "slotkit.record") for path, value in row.folder.settings().items()]
+        return "what slotkit.record knows of it", told
     if row.recipe:
         slots = Overrides("run", {"slots.k": row.config.slots.k})
         usual = resolve([*recipes.below(row.recipe, [slots]), slots]).config

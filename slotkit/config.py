@@ -269,7 +269,7 @@ def resolve(overrides: Sequence[Overrides]) -> Resolved:
             check_path(path, given.origin)
             values[path], origins[path] = value, given.origin
     try:
-        return Resolved(Config.model_validate(_nest(values)), origins)
+        return Resolved(Config.model_validate(nest(values)), origins)
     except ValidationError as fault:
         raise SlotkitError(_sentence(fault, origins)) from None
 
@@ -318,7 +318,8 @@ def _seeds_in(part: str) -> Sequence[int]:
     return seeds
 
 
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value, as nested tables."""
     tables: dict[str, Any] = {}
     for path, value in values.items():
         *parents, key = path.split(".")

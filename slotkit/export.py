@@ -23,6 +23,7 @@ from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
+from slotkit.standin import stand_in
 from slotkit.training.prepare import Prepared, own_settings, reopen
 
 WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
@@ -96,14 +97,12 @@ def export(
         SlotkitError: no such checkpoint or data, data that have changed, a network that can't be written
             down, the packages of ONNX missing, or a folder that can't be written.
     """
+    if folder.recorded() is not None:
+        return _export_recorded(folder, which, _made(folder, out), onnx)
     if onnx:
         _check_onnx()
     prepared = _rebuild(folder, which, changes, other_data)
-    place = out if out is not None else folder.path / "export"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise unwritable(place, fault) from fault
+    place = _made(folder, out)
     trainee, image, classes = prepared.trainee, _image(prepared), prepared.dataset.num_classes
     config = prepared.config.model
     with torch.device("meta"):
@@ -128,6 +127,36 @@ def export(
     files = {name: (place / name).stat().st_size for name in names}
     reading = "learned" if trainee.machine is None else "greedy"
     return Export(place, files, dense, connections, index_bytes, reading)
+
+
+def _made(folder: RunFolder, out: Path | None) -> Path:
+    place = out if out is not None else folder.path / "export"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise unwritable(place, fault) from fault
+    return place
+
+
+def _export_recorded(folder: RunFolder, which: str, place: Path, onnx: bool) -> Export:
+    """From the checkpoint alone: slotkit has neither the class of the network nor its data."""
+    if onnx:
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own, and --onnx needs the network itself. Load "
+            "the slot file into it (slotkit.load(path, into=model)), and use torch.onnx.export."
+        )
+    told = folder.recorded()
+    assert told is not None
+    state, _ = load(folder, which)
+    with naming(folder.checkpoint(which), "Use another one, or record again."):
+        machine = stand_in(state, told["channel_dims"])
+    sizes = slotfile.save(place / SLOT_FILE, machine)
+    ordinary = {name: value.contiguous() for name, value in machine.to_learned().state_dict().items()}
+    about = {"network": told["network"]}
+    header = {"format": "pt", "slotkit_network": json.dumps(about)}
+    write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata=header))
+    files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}
+    return Export(place, files, sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy")
 
 
 def _rebuild(

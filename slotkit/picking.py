@@ -46,10 +46,25 @@ def claim(parameter: Tensor, holders: Holders = ()) -> None:
         module.__dict__.setdefault("of_a_slot_machine", set()).add(name)
 
 
+def release(parameter: Tensor, holders: Holders = ()) -> None:
+    """Undo `claim`."""
+    parameter.__dict__.pop("belongs_to_a_slot_machine", None)
+    for module, name in holders:
+        names = module.__dict__.get("of_a_slot_machine", set())
+        names.discard(name)
+        if not names:
+            module.__dict__.pop("of_a_slot_machine", None)
+
+
 def freeze(parameter: Tensor) -> None:
     """Switch the gradient of a parameter off for as long as no machine takes it."""
     if parameter.requires_grad:
         parameter.requires_grad_(False).frozen_by_a_slot_machine = True  # type: ignore[attr-defined]
+
+
+def unfreeze(parameter: Tensor) -> None:
+    """Undo `freeze`."""
+    parameter.requires_grad_(True).__dict__.pop("frozen_by_a_slot_machine", None)
 
 
 def is_claimed(parameter: Tensor, holders: Holders = ()) -> bool:

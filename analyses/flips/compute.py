@@ -47,7 +47,7 @@ def analyze(
         within: longest time in steps between the two flips of a flip-flop.
         windows: pieces that the steps are divided into, for what is shown over time.
 
-    Raises SlotkitError for runs that are no slot machines in the latent form or have no whole trace.
+    Raises SlotkitError for runs that are no slot machines or have no whole trace.
     """
     import pandas as pd
     from slotkit.analyses.flips.figure import plot

@@ -46,7 +46,9 @@ def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
     curves(axes, middle[middle["quantity"] == "margin"], hue, order, legend=False)
     curves(axes, _positive(middle[middle["quantity"] == "speed"]), hue, order, legend=False, dashes=DASHED)
     _logarithmic(axes)
-    axes.set(title="Margin (line), one step (dashed)", xlabel="training step", ylabel="median, in units of u")
+    dense = (data["quantity"] != "c").all()
+    unit = "gap of scores" if dense else "in units of u"
+    axes.set(title="Margin (line), one step (dashed)", xlabel="training step", ylabel=f"median, {unit}")
 
 
 def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -129,7 +131,9 @@ def _line(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     if hue == "layer":
         data, hue, order = data.assign(layer="run"), "layer", ["run"]
     lr = data[data["quantity"] == "lr"]
-    curves(axes, data[data["quantity"] == "c"], hue, order, legend=False)
+    lines = data[data["quantity"] == "c"]  # none in the dense form
+    if len(lines):
+        curves(axes, lines, hue, order, legend=False)
     shares = lr.assign(value=lr["value"] / lr.groupby("run")["value"].transform("max"))
     curves(axes, shares, hue, order, legend=False, dashes=DASHED)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)

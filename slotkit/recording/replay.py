@@ -76,7 +76,8 @@ def selections_at(
             "--trace full."
         )
     reels = reels_of(folder, init)
-    selected = [first_selection(reel) for reel in reels.values()]
+    start = trace.start()
+    selected = [start[name] if start else first_selection(reel) for name, reel in reels.items()]
     shaped = {
         name: index.view(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
     }

@@ -32,10 +32,10 @@ def check_settings(config: Config, here: bool = True) -> None:
     if here:
         registry.check(config.recording.loggers)
         _check_device(config)
-    if config.recording.trace == "full" and not (config.method == "slot" and config.form == "latent"):
+    if config.recording.trace == "full" and config.method != "slot":
         raise SlotkitError(
-            "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
-            "summary (counts and statistics, latent form) or off."
+            "recording.trace is full, which records the flips of a slot machine, and this run trains "
+            "ordinary learned weights (method=learned). Choose summary or off: then nothing is recorded."
         )
 
 

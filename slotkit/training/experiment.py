@@ -113,6 +113,11 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
 
     Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
+    if folder.recorded() is not None:
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own. Run that loop again with resume=True: it "
+            "goes on from the last checkpoint."
+        )
     wanted = continued(folder, changes)
     done = finished(folder, wanted)
     if done:
@@ -155,6 +160,11 @@ def evaluate(
         raise SlotkitError(
             "Which of the training images are validation images is known of a run's own data only. With "
             "--other-data, leave --split at test."
+        )
+    if folder.recorded() is not None and part != "test":
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own, and which images that held out is not "
+            "known. Evaluate on --split test."
         )
     way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
     if which == "start" and not folder.checkpoint(which).is_file():
@@ -270,8 +280,6 @@ class _Training:
         machine = self.prepared.trainee.machine
         about = Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
         yield from notes or [about, *(Note(sentence) for sentence in self.prepared.dataset.notes)]
-        if machine and not self.recorder and self.config.recording.trace != "off":
-            yield Note("There will be no trace: the flight recorder is for the latent form.")
         if self.recorder and self.recorder.full:
             steps = (self.config.training.epochs - self.state.validated) * self.state.steps_per_epoch
             size = estimated_bytes(self.recorder.machine, steps)
@@ -368,7 +376,7 @@ class _Training:
 
 def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
-    if recording.trace == "off" or machine is None or not machine.form.latents:
+    if recording.trace == "off" or machine is None:
         return None
     run = _trace_run(prepared.config)
     return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every, run)

@@ -55,8 +55,9 @@ DEFAULTS = Overrides(
 FREE = ("training.", "recording.", "learned_", "data.augment", "data.dir", "data.download")
 FREE_SEEDS = ("seeds.training", "seeds.reels")
 
-# Where the slot run is looked at, as the settings given say.
-PLACE = ("data.dir", "data.download", "training.device")
+# Where the slot run is looked at, as the settings given say. A dataset is given only to a run that
+# slotkit.record has made, which has none by name.
+PLACE = ("data.dataset", "data.dir", "data.download", "training.device")
 
 NEW_RUN = "Selected weights are trained on with the data of their run; on these, train a new run."
 
@@ -96,6 +97,11 @@ def finetune(
     given = {path: value for each in overrides for path, value in each.values.items() if path in PLACE}
     source = reopen(parent, resolve([own_settings(parent), Overrides("slotkit finetune", given)]), NEW_RUN)
     resolved = at_its_place(resolved)
+    if parent.recorded() is not None:
+        notes.append(
+            f"{parent.name} was recorded in a loop of one's own: its scores may have been trained on images "
+            "that are validation images here."
+        )
     about = about_parent(parent, [branch for branch in branches if branch.checkpoint])
 
     def fill(folder: RunFolder) -> None:
@@ -166,7 +172,8 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
         )
     for given in overrides:
         for path in given.values:
-            if not path.startswith(FREE) and path not in FREE_SEEDS:
+            own = path == "data.dataset" and parent.recorded() is not None
+            if not path.startswith(FREE) and path not in FREE_SEEDS and not own:
                 raise SlotkitError(
                     f"{path} (from {given.origin}) can't differ from the slot run's: its weights fit that "
                     "network and split. How they are trained may: training.*, recording.*, data.augment, "

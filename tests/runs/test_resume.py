@@ -272,10 +272,18 @@ def test_kept_epochs(tmp_path: Path) -> None:
     assert checkpoint.load(folder.checkpoint("epoch-1"))[1]["epoch"] == 1
 
 
-def test_a_form_without_a_recorder_says_so(tmp_path: Path) -> None:
-    events: list[Event] = []
-    resolved = settings(slots__form="dense", recording__trace="summary", training__epochs=1)
-    folder = run(resolved, tmp_path, "dense", events.append)
-    notes = [event.text for event in events if isinstance(event, Note)]
-    assert "There will be no trace: the flight recorder is for the latent form." in notes
-    assert not (folder.path / "trace").exists()
+def test_a_killed_run_in_the_dense_form_has_the_same_trace(tmp_path: Path) -> None:
+    """Recorded, stopped between two epochs and resumed: the same files as without the stop."""
+    dense: dict[str, Any] = {"slots__form": "dense", "slots__update": "selected", "training__epochs": 2}
+    whole = run(settings(**dense), tmp_path, "whole")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Epoch):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(**dense), tmp_path, "parts", stop)
+    parts = resume(RunFolder(tmp_path / "parts"), ())
+    files = [sorted((folder.path / "trace").iterdir()) for folder in (whole, parts)]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
