@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forks import Forks
 from slotfile.made import NARROW, Case, bits, ordinary
 from slotfile.page_reader import read
 from torch import nn
@@ -49,22 +48,18 @@ CASES = [
 
 CHILD = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
 from slotfile.made import bits
 import slotkit
-print(json.dumps({path: bits(slotkit.load(path).state_dict()) for path in sys.argv[2:]}))
+print(json.dumps({path: bits(slotkit.load(path).state_dict()) for path in sys.argv[1:]}))
 """
 
 
-def test_a_new_process_loads_the_same_bits(tmp_path: Path) -> None:
+def test_a_new_process_loads_the_same_bits(tmp_path: Path, forks: Forks) -> None:
     expected = {}
     for number, case in enumerate(CASES):
         state, _ = case.write(tmp_path / f"{number}.safetensors")
         expected[str(tmp_path / f"{number}.safetensors")] = bits(state)
-    tests = str(Path(__file__).parent.parent)
-    command = [sys.executable, "-c", NARROW + CHILD, tests, *expected]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    found = json.loads(forks.start(NARROW + CHILD, *expected, cwd=tmp_path).checked())
     wrong = {str(case) for case, path in zip(CASES, expected, strict=True) if found[path] != expected[path]}
     assert wrong == set()
 
