@@ -26,7 +26,8 @@ def after_training(folders: Sequence[RunFolder]) -> list[tuple[str, str]]:
     steps.append((f"slotkit finetune {folder.path}", "trains the selected weights further"))
     if not any(origin.startswith("recipe ") for origin in origins.values()):
         if config.slots.k < MANY:
-            steps.append((f"slotkit train --k {MANY}", "more options a connection"))
+            again = f"slotkit train --config {folder.path}/config.toml --k {MANY}"
+            steps.append((again, "more options a connection"))
         steps.append(("slotkit recipes list", "the paper's experiments"))
     return steps
 

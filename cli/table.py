@@ -38,13 +38,13 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], width: int | N
     """
     lines = [list(headings)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
     natural = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    room = width or terminal_width()
-    if room is None or _whole(natural) <= room:
+    limit = width or terminal_width()
+    if limit is None or _whole(natural) <= limit:
         return _text(lines, [list(enumerate(natural))])
     least = [_least([line[column] for line in lines], wide) for column, wide in enumerate(natural)]
-    if _whole(least) <= room:
-        return _text(lines, [list(enumerate(_shrunk(natural, least, room)))])
-    return _text(lines, list(_groups(natural, room)))
+    if _whole(least) <= limit:
+        return _text(lines, [list(enumerate(_shrunk(natural, least, limit)))])
+    return _text(lines, list(_groups(natural, limit)))
 
 
 def _whole(widths: Sequence[int]) -> int:
@@ -57,10 +57,10 @@ def _least(cells: Sequence[str], natural: int) -> int:
     return max(min(longest, WORD), min(natural, NARROW))
 
 
-def _shrunk(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+def _shrunk(natural: Sequence[int], least: Sequence[int], limit: int) -> list[int]:
     """Widths that fit: the widest columns give way first."""
     widths = list(natural)
-    while _whole(widths) > room:
+    while _whole(widths) > limit:
         column = max(
             (at for at in range(len(widths)) if widths[at] > least[at]), key=lambda at: widths[at] - least[at]
         )
@@ -68,18 +68,18 @@ def _shrunk(natural: Sequence[int], least: Sequence[int], room: int) -> list[int
     return widths
 
 
-def _groups(natural: Sequence[int], room: int) -> Iterator[list[tuple[int, int]]]:
+def _groups(natural: Sequence[int], limit: int) -> Iterator[list[tuple[int, int]]]:
     """Columns (number, width) that fit beside each other, group below group."""
     group: list[tuple[int, int]] = []
     indent = 0
     for column, wide in enumerate(natural):
-        left = room - indent - sum(width + len(GAP) for _, width in group)
+        left = limit - indent - sum(width + len(GAP) for _, width in group)
         # The last column, which often is text, may have lines of its own where it stands.
         least = min(wide, WORD) if column == len(natural) - 1 else wide
         if group and left < least:
             yield group
             group, indent = [], INDENT
-            left = room - indent
+            left = limit - indent
         group.append((column, max(1, min(wide, left))))
     yield group
 

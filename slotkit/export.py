@@ -81,6 +81,7 @@ def export(
     onnx: bool = False,
     changes: Sequence[Overrides] = (),
     other_data: bool = False,
+    report: slotfile.Share = slotfile.silent,
 ) -> Export:
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
 
@@ -93,6 +94,7 @@ def export(
         changes: settings laid over the run's own, such as another data folder.
         other_data: go on if the data have changed: the files don't depend on them. They have to fit the
             network.
+        report: called with the share of the slot file that is coded, 0 to 1.
 
     Raises:
         SlotkitError: no such checkpoint or data, data that have changed, a network that can't be written
@@ -118,7 +120,7 @@ def export(
     names = [WEIGHTS]
     if trainee.machine is not None:
         described = slotfile.architecture(config.name, image, classes, config.options)
-        sizes = slotfile.save(place / SLOT_FILE, trainee.model, trainee.machine, described)
+        sizes = slotfile.save(place / SLOT_FILE, trainee.machine, described, report=report)
         connections, index_bytes = sizes.connections, sizes.index_bytes
         names.append(SLOT_FILE)
     if onnx:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
+from slotkit.runs.residuals import optimizer_state, with_reels
 
 
 class Stateful(Protocol):
@@ -37,12 +38,12 @@ class LoopState:
             # Such a run has no epochs that slotkit knows of.
             "validated": 0,
             "best_epoch": 0,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [optimizer_state(optimizer, self.machine) for optimizer in self.optimizers],
             "also": {name: one.state_dict() for name, one in self.also.items()},
             "random": _random(self.machine),
             "values": dict(values),
         }
-        return self.machine.state_dict() | {"training": own}
+        return with_reels(self.machine.state_dict(), self.machine) | {"training": own}
 
     def load(self, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Take over an `as_dict`. Returns its step and values.

@@ -39,6 +39,7 @@ from slotkit.runs.commits import Commit, Commits, find
 from slotkit.runs.fingerprint import fingerprint
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.runs.recorded import KIND, describe, optimizers_of, plain
+from slotkit.runs.residuals import with_reels
 from slotkit.runs.schema import naming
 from slotkit.training.resume import check_rest, summary_of
 
@@ -249,9 +250,7 @@ class Recording:
         def fill(folder: RunFolder) -> None:
             if not is_initial(self.machine):
                 held = fingerprint(folder, resolved.config)
-                checkpoint.save(
-                    folder.checkpoint("start"), self.machine.state_dict(), step=0, epoch=0, **held
-                )
+                checkpoint.save(folder.checkpoint("start"), self._network(), step=0, epoch=0, **held)
 
         return RunFolder.create(path.parent, path.name, resolved, place, fill=fill, recorded=told)
 
@@ -325,7 +324,7 @@ class Recording:
     @property
     def _kept_best(self) -> bool:
         path = self.folder.checkpoint("best")
-        return path.exists() and bool(checkpoint.load(path)[1].get("chosen"))
+        return path.exists() and bool(checkpoint.told(path)[0].get("chosen"))
 
     def _keep(self, name: str, chosen: bool) -> None:
         if name == "last" or Path(name).name != name or name.startswith("."):
@@ -334,7 +333,10 @@ class Recording:
         epoch = int(kept) if kept.isdigit() else 0
         path = self.folder.checkpoint(name)
         about = self._told() | {"epoch": epoch, "chosen": chosen}
-        checkpoint.save(path, self.machine.state_dict(), **about)
+        checkpoint.save(path, self._network(), **about)
+
+    def _network(self) -> dict[str, Any]:
+        return with_reels(self.machine.state_dict(), self.machine)
 
     def _told(self) -> dict[str, Any]:
         """What every checkpoint says of itself."""

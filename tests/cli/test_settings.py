@@ -148,7 +148,7 @@ def test_a_sweep_varies_what_its_config_says() -> None:
         (["slots.engine=cuda"], "There is no engine 'cuda'. Choose auto, numba, triton, eager."),
         (["slots.form=dense", "training.optimizer=adam"], "training.optimizer is adam, which trains latents"),
         (["slots.form=dense", "slots.engine=numba"], "engine and tables belong to the latent form."),
-        (["slots.form=dense", "recording.trace=full"], "recording.trace is full, which records the flips"),
+        (["method=learned", "recording.trace=full"], "recording.trace is full, which records the flips"),
         (["slots.symmetric=true", "slots.k=3"], "symmetric"),
         (['slots.where=["conv9.*"]'], "`where` names 'conv9.*', which matches no parameter."),
         (

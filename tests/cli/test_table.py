@@ -13,7 +13,7 @@ TINY = (
 
 
 def test_a_table_that_fits_is_as_wide_as_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = "run  test\na    97.65 %\nlong"
+    expected = "run   test\na     97.65 %\nlong"
     rows = [("a", "97.65 %"), ("long", None)]
     assert table(("run", "test"), rows, 40) == expected
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -23,9 +23,9 @@ def test_a_table_that_fits_is_as_wide_as_its_cells(monkeypatch: pytest.MonkeyPat
 def test_long_cells_have_several_lines() -> None:
     rows = [("data.dataset", "parquet:/home/someone/pictures/cifar10", "recipe paper-conv2-greedy for k > 8")]
     assert table(("setting", "value", "origin"), rows, 64).splitlines() == [
-        "setting       value                   origin",
-        "data.dataset  parquet:/home/someone/  recipe paper-conv2-greedy",
-        "              pictures/cifar10        for k > 8",
+        "setting       value                     origin",
+        "data.dataset  parquet:/home/someone/    recipe paper-conv2-",
+        "              pictures/cifar10          greedy for k > 8",
     ]
 
 
@@ -73,8 +73,7 @@ def test_every_table_of_the_house_fits_80_columns(monkeypatch: pytest.MonkeyPatc
     for command in commands:
         done = invoke(*command)
         assert done.exit_code == 0, (command, done.stderr)
-        rows = [
-            line for line in done.stdout.splitlines() if "  " in line and not line.startswith("run folder")
-        ]
+        others = ("run folder", "next:", "      slotkit ")
+        rows = [line for line in done.stdout.splitlines() if "  " in line and not line.startswith(others)]
         assert rows or command[0] == "train", command
         assert [line for line in rows if len(line) > 80] == [], command

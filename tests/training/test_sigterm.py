@@ -30,6 +30,7 @@ RESOLVED = resolve(
                 "slots.k": 2,
                 "slots.selection": "PS",  # several readings, in which the weights are others
                 "slots.engine": "eager",
+                "evaluation.draws": 2,
                 "recording.trace": "off",
             },
         )
