@@ -108,11 +108,11 @@ def best(line: Line) -> str:
 def at_most(lines: Sequence[Line], what: str) -> str:
     """The best and the worst of lines at the largest x that all have, for a title; `what` names the x."""
     shared = set.intersection(*({point.x for point in line.points} for line in lines if line.points))
-    drawn = [line for line in lines if line.points]
+    there = [line for line in lines if line.points]
     if not shared:
-        return f"{len(drawn)} kinds of runs, and nothing that all of them have"
+        return f"{len(there)} kinds of runs, and nothing that all of them have"
     x = max(shared)
-    at = sorted((next(p.y for p in line.points if p.x == x), bare(line.name)) for line in drawn)
+    at = sorted((next(p.y for p in line.points if p.x == x), bare(line.name)) for line in there)
     (low, last), (high, first) = at[0], at[-1]
     return f"At {what}{x:.0f}, {first}: {high:.2f} %" + (f"; {last}: {low:.2f} %" if len(at) > 1 else "")
 
