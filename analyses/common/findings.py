@@ -95,7 +95,7 @@ def whole(value: float) -> str:
     """ "1,200", "3.4", "2.02 million"; "no end of" what has no bound."""
     if value < 10 or np.isinf(value):
         return "no end of" if np.isinf(value) else f"{value:.3g}"
-    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.3g} million"
+    return f"{value:,.0f}" if value < 1e6 else f"{float(f'{value:.3g}') / 1e6:,.10g} million"
 
 
 def plain(value: float) -> str:
