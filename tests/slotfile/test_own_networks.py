@@ -212,8 +212,8 @@ def test_another_network_is_refused_before_anything_is_changed(tmp_path: Path) -
     )
     assert refusal(changed(conv=nn.Conv2d(2, 4, 5), norm=nn.Identity())) == (
         f"{path} is of another network than this OwnNet: OwnNet lacks norm.weight, norm.bias, "
-        "norm.running_mean and 2 more; conv.weight is (4, 2, 3, 3) float32 in the file and (4, 2, 5, 5) float32 in OwnNet"
-        + end
+        "norm.running_mean and 2 more; conv.weight is (4, 2, 3, 3) float32 in the file and (4, 2, 5, 5) "
+        f"float32 in OwnNet{end}"
     )
     assert refusal(changed(more=nn.Linear(2, 2))) == (
         f"{path} is of another network than this OwnNet: the file lacks more.weight, more.bias" + end
