@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from slotfile.made import Case, Own, OwnNet, bits
+from slotfile.page_reader import read
 from torch import Tensor, nn
 
 import slotkit
@@ -73,6 +74,21 @@ def test_the_cases_have_both_codings_and_moved(tmp_path: Path) -> None:
         assert about["ties"] == {"tied.weight": "full.weight"}
     assert codings == {"packed", "entropy"}
     assert moved > 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reader_written_from_the_page_reads_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
+    machine = Own({"k": 8, "others": "kept"}, dtype).trained()
+    slotkit.save(tmp_path / "x", machine)
+    found, about = read((tmp_path / "x").read_bytes()), slotfile.describe(tmp_path / "x")
+    state = machine.model.state_dict()
+    told = {*found, *about["zeros"], *about["ones"], *about["ties"]}
+    assert told == set(state)
+    for name, values in found.items():
+        assert values == state[name].reshape(-1).tolist(), name
+    for name, entry in about["entries"].items():
+        assert entry["shape"] == list(state[name].shape), name
+    assert {entry["dtype"] for entry in about["entries"].values()} >= {"BOOL", "I64"}
 
 
 def test_the_reading_in_use_is_the_sample(tmp_path: Path) -> None:
