@@ -134,8 +134,7 @@ def train(
     folders = []
     for one in resolved:
         begun = []
-        start = partial(_start, one, name, lambda folder, begun=begun: begun.append(str(folder.path)))
-        folders.append(_run(start, runs_dir, begun))
+        folders.append(_run(partial(_start, one, name, begun), runs_dir, begun))
     _print_result(folders, as_json)
 
 
@@ -224,13 +223,13 @@ def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begu
 def _start(
     resolved: Resolved,
     name: str | None,
-    begun: Callable[[RunFolder], None],
+    begun: list[str],
     runs_dir: Path,
     report: Report,
 ) -> RunFolder:
     from slotkit.training.experiment import run
 
-    return run(resolved, runs_dir, name, report, begun=begun)
+    return run(resolved, runs_dir, name, report, begun=lambda folder: begun.append(str(folder.path)))
 
 
 def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
