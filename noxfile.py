@@ -52,6 +52,14 @@ def tests(session: nox.Session) -> None:
     session.run(str(installed(session) / "pytest"), *(session.posargs or ["-n", "2"]), env=ONE_THREAD)
 
 
+@nox.session(venv_backend="none", name="long")
+def long_tests(session: nox.Session) -> None:
+    """The fuller forms of tests that have a short one in `tests`."""
+    session.run(
+        str(installed(session) / "pytest"), "-m", "long", *(session.posargs or ["-n", "2"]), env=ONE_THREAD
+    )
+
+
 @nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
     """Every change of the disk fails once in every way, and 2,000 mutants of each kind of file are read."""

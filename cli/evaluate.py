@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any
 
 import typer
-from slotkit.cli.options import AsJson, DataDirNow, Device, Run, RunsDir
+from slotkit.cli.options import AsJson, DataDirNow, DatasetOfOwn, Device, ModelFactory, Run, RunsDir
 from slotkit.cli.output import percent, print_json
 from slotkit.cli.table import table
 
@@ -21,6 +21,8 @@ def evaluate(
         bool, typer.Option("--other-data", help="Read test images that are not those of the run, too.")
     ] = False,
     device: Device = None,
+    dataset: DatasetOfOwn = None,
+    model_factory: ModelFactory = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,6 +47,7 @@ def evaluate(
         "--draws": ("evaluation.draws", draws),
         "--data-dir": ("data.dir", data_dir),
         "--device": ("training.device", device),
+        "--dataset": ("data.dataset", dataset),
     }
     layers = [Overrides(flag, {path: value}) for flag, (path, value) in changes.items() if value is not None]
     folder = RunFolder.open(run, runs_dir or default_runs_dir())

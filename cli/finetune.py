@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.completion import complete_recipe, complete_run
-from slotkit.cli.options import AsJson, ConfigFile, DataDirNow, Device, RunsDir, Set, ShowConfig
+from slotkit.cli.options import (
+    AsJson,
+    ConfigFile,
+    DataDirNow,
+    DatasetOfOwn,
+    Device,
+    ModelFactory,
+    RunsDir,
+    Set,
+    ShowConfig,
+)
 from slotkit.cli.output import percent, print_json, progress
 from slotkit.cli.table import table
 
@@ -57,6 +67,8 @@ def finetune(
     runs_dir: RunsDir = None,
     data_dir: DataDirNow = None,
     device: Device = None,
+    dataset: DatasetOfOwn = None,
+    model_factory: ModelFactory = None,
     show_config: ShowConfig = False,
     as_json: AsJson = False,
 ) -> None:
@@ -77,6 +89,7 @@ def finetune(
         "--epochs": {"training.epochs": epochs},
         "--lr": {"training.lr": lr},
         "--data-dir": {"data.dir": data_dir},
+        "--dataset": {"data.dataset": dataset},
         "--device": {"training.device": device},
     }
     several = several_seeds(seed, seeds, name)

@@ -22,6 +22,29 @@ DataDir = Annotated[str | None, DATA_DIR]
 # For an existing run, whose settings say where its data lay.
 DataDirNow = Annotated[str | None, typer.Option(help="Where datasets, or DIR of its dataset, lie now.")]
 
+
+def _use_factory(context: typer.Context, factory: str | None) -> str | None:
+    """Networks of one's own are made by `factory` until the command ends."""
+    if factory is not None:
+        from slotkit.models import own_network
+
+        context.with_resource(own_network(factory))
+    return factory
+
+
+ModelFactory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M:FUNCTION",
+        help="What makes a network of one's own: package.module:function.",
+        callback=_use_factory,
+    ),
+]
+# For a run that slotkit.record has made, whose data slotkit does not have.
+DatasetOfOwn = Annotated[
+    str | None, typer.Option(help="A dataset for a run of a loop of one's own: digits, imagefolder:DIR, ...")
+]
+
 RecipeName = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,21 @@ def progress() -> Iterator[Report]:
                 bar.console.print(line(event), highlight=False, markup=False)
 
         yield show
+
+
+@contextmanager
+def share(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal for work that tells which share of it is done, 0 to 1; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _plain(event: Event) -> None:

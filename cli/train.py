@@ -18,6 +18,7 @@ from slotkit.cli.options import (
     DataDir,
     Device,
     Loggers,
+    ModelFactory,
     RecipeName,
     RunsDir,
     Set,
@@ -45,6 +46,7 @@ def train(
     recipe: RecipeName = None,
     config: ConfigFile = None,
     model: Annotated[str | None, typer.Option(help="lenet, conv2, conv4, conv6, vgg19 or timm/NAME.")] = None,
+    model_factory: ModelFactory = None,
     dataset: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., imagefolder:DIR or parquet:DIR.")
     ] = None,
@@ -90,6 +92,7 @@ def train(
     """
     flags: dict[str, tuple[str, Any]] = {
         "--model": ("model.name", model),
+        "--model-factory": ("model.name", model_factory and "own"),
         "--dataset": ("data.dataset", dataset),
         "--data-dir": ("data.dir", data_dir),
         "--download": ("data.download", download or None),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from slotkit.optim import SlotAdam, SlotSGD
     from slotkit.own_loop import record
     from slotkit.reel import Reel
-    from slotkit.slotfile import load
+    from slotkit.slotfile import load, save
 
     __version__: str
 
@@ -34,6 +34,7 @@ PUBLIC = {
     "load": "slotkit.slotfile",
     "randomize": "slotkit.machine",
     "record": "slotkit.own_loop",
+    "save": "slotkit.slotfile",
     "slotify": "slotkit.machine",
 }
 
@@ -51,6 +52,7 @@ __all__ = [
     "load",
     "randomize",
     "record",
+    "save",
     "slotify",
 ]
 

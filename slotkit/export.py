@@ -18,7 +18,8 @@ from slotkit import slotfile
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
-from slotkit.models import create
+from slotkit.models import OWN, create
+from slotkit.recording.replay import channel_dims_of
 from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
@@ -80,6 +81,7 @@ def export(
     onnx: bool = False,
     changes: Sequence[Overrides] = (),
     other_data: bool = False,
+    report: slotfile.Share = slotfile.silent,
 ) -> Export:
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
 
@@ -92,13 +94,14 @@ def export(
         changes: settings laid over the run's own, such as another data folder.
         other_data: go on if the data have changed: the files don't depend on them. They have to fit the
             network.
+        report: called with the share of the slot file that is coded, 0 to 1.
 
     Raises:
         SlotkitError: no such checkpoint or data, data that have changed, a network that can't be written
             down, the packages of ONNX missing, or a folder that can't be written.
     """
-    if folder.recorded() is not None:
-        return _export_recorded(folder, which, _made(folder, out), onnx)
+    if folder.config().model.name == OWN:
+        return _export_own(folder, which, out, onnx)
     if onnx:
         _check_onnx()
     prepared = _rebuild(folder, which, changes, other_data)
@@ -117,7 +120,7 @@ def export(
     names = [WEIGHTS]
     if trainee.machine is not None:
         described = slotfile.architecture(config.name, image, classes, config.options)
-        sizes = slotfile.save(place / SLOT_FILE, trainee.model, trainee.machine, described)
+        sizes = slotfile.save(place / SLOT_FILE, trainee.machine, described, report=report)
         connections, index_bytes = sizes.connections, sizes.index_bytes
         names.append(SLOT_FILE)
     if onnx:
@@ -138,23 +141,26 @@ def _made(folder: RunFolder, out: Path | None) -> Path:
     return place
 
 
-def _export_recorded(folder: RunFolder, which: str, place: Path, onnx: bool) -> Export:
-    """From the checkpoint alone: slotkit has neither the class of the network nor its data."""
+def _export_own(folder: RunFolder, which: str, out: Path | None, onnx: bool) -> Export:
+    """From the checkpoint alone: slotkit does not have the class of the network."""
     if onnx:
         raise SlotkitError(
-            f"{folder.name} was recorded in a loop of one's own, and --onnx needs the network itself. Load "
-            "the slot file into it (slotkit.load(path, into=model)), and use torch.onnx.export."
+            f"The network of {folder.name} is one's own, and --onnx needs the network itself. Load the slot "
+            "file into it (slotkit.load(path, into=model)), and use torch.onnx.export."
         )
-    told = folder.recorded()
-    assert told is not None
     state, _ = load(folder, which)
+    if "settings" not in state:
+        raise SlotkitError(
+            f"The network of {folder.name} is one's own, with learned weights: its checkpoint "
+            f"{folder.checkpoint(which)} has them, and there is nothing to select. Load it with "
+            "slotkit.runs.checkpoint.load."
+        )
     with naming(folder.checkpoint(which), "Use another one, or record again."):
-        machine = stand_in(state, told["channel_dims"])
+        machine = stand_in(state, channel_dims_of(folder))
+    place = _made(folder, out)
     sizes = slotfile.save(place / SLOT_FILE, machine)
     ordinary = {name: value.contiguous() for name, value in machine.to_learned().state_dict().items()}
-    about = {"network": told["network"]}
-    header = {"format": "pt", "slotkit_network": json.dumps(about)}
-    write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata=header))
+    write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
     files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}
     return Export(place, files, sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy")
 

@@ -18,15 +18,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.optim import Optimizer
 
-from slotkit import random_state
 from slotkit.config import RecordingSettings
 from slotkit.errors import SlotkitError
+from slotkit.loggers import registry
+from slotkit.loggers.contract import Logger, Training
+from slotkit.loggers.loggers import Loggers
+from slotkit.loop_state import LoopState, Stateful
 from slotkit.machine import SlotMachine
 from slotkit.recording.recorder import Recorder
 from slotkit.recording.trace import Trace
@@ -36,18 +39,11 @@ from slotkit.runs.commits import Commit, Commits, find
 from slotkit.runs.fingerprint import fingerprint
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.runs.recorded import KIND, describe, optimizers_of, plain
+from slotkit.runs.residuals import with_reels
 from slotkit.runs.schema import naming
 from slotkit.training.resume import check_rest, summary_of
 
 LEVELS = ("summary", "full", "off")
-
-
-class Stateful(Protocol):
-    """A scheduler, a GradScaler, a sampler: what torch gives a state_dict."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 _open: WeakKeyDictionary[SlotMachine, Recording] = WeakKeyDictionary()
@@ -62,6 +58,7 @@ def record(
     every: int = 100,
     config: Mapping[str, Any] | None = None,
     also: Mapping[str, Stateful] | None = None,
+    loggers: Sequence[str | Logger] = (),
     resume: bool = False,
     keep_last: int = 2,
 ) -> Recording:
@@ -76,6 +73,8 @@ def record(
         every: steps between two measurements, from 2 up.
         config: what else tells this run from others (numbers, texts, lists, tables), for lists and labels.
         also: name -> what else has a state: schedulers, a GradScaler. Checkpoints hold it.
+        loggers: who gets what is logged, too: "tensorboard", "wandb", "mlflow", or an object with `log` and
+            `close` (`slotkit.loggers.contract.Logger`). One that fails is told in log.txt and left out.
         resume: go on from the last checkpoint of `path`, to the same bits: machine, optimizers, `also`, the
             random numbers of torch, numpy and Python, trace and logged values. Without a folder there, or
             before its first checkpoint, the run begins at the start.
@@ -96,7 +95,9 @@ def record(
             "not the machine's. Give the one that machine.optimizer(...) made, and of several that one first."
         )
     settings = RecordingSettings.model_validate({"trace": trace, "every": every, "keep_last": keep_last})
-    return Recording(machine, optimizers, Path(path), settings, plain(config or {}), dict(also or {}), resume)
+    registry.check([one for one in loggers if isinstance(one, str)])
+    given = plain(config or {})
+    return Recording(machine, optimizers, Path(path), settings, given, dict(also or {}), loggers, resume)
 
 
 def recording_of(machine: SlotMachine) -> Recording | None:
@@ -122,12 +123,14 @@ class Recording:
         settings: RecordingSettings,
         config: Mapping[str, Any],
         also: Mapping[str, Stateful],
+        loggers: Sequence[str | Logger],
         resume: bool,
     ) -> None:
         self.machine, self.folder, self.step = machine, RunFolder(path), 0
         self.values: dict[str, Any] = {}
-        self._optimizers, self._also, self._resume = list(optimizers), also, resume
+        self._state, self._resume = LoopState(machine, optimizers, also), resume
         self._settings, self._config = settings, config
+        self._wanted_loggers, self._loggers = loggers, Loggers((), Training(path, path.name), self._say)
         self._logged: dict[str, float] = {}
         self._saved: int | None = None
         self._given: dict[str, Any] = {}
@@ -179,6 +182,7 @@ class Recording:
         told = {name: _number(name, value) for name, value in values.items()}
         self.folder.append("metrics.jsonl", {"kind": "log", "step": self.step, "values": told})
         self._logged |= told
+        self._loggers.log(self.step, told)
         self._write_summary("running")
 
     def checkpoint(self, name: str | None = None, /, **values: Any) -> None:
@@ -227,22 +231,26 @@ class Recording:
         self._started = time.perf_counter()
         if there:
             self._take_up(commit)
-        handle = self._optimizers[0].register_step_post_hook(self._stepped)
+        training = Training(self.folder.path, self.folder.name, self.folder.settings(), self.step)
+        self._loggers = Loggers(self._wanted_loggers, training, self._say)
+        stack.callback(self._loggers.close)
+        for entry in self.folder.metrics():
+            if entry["step"] == self.step:  # which the loggers are to be told once more
+                self._loggers.log(self.step, entry["values"])
+        handle = self._state.optimizers[0].register_step_post_hook(self._stepped)
         stack.callback(handle.remove)
         self._write_summary("running")
 
     def _create(self) -> RunFolder:
         path = self.folder.path
         device = str(next(self.machine.model.parameters()).device)
-        resolved, told = describe(self.machine, self._optimizers, self._settings, self._config)
+        resolved, told = describe(self.machine, self._state.optimizers, self._settings, self._config)
         place = environment(device, torch.get_num_threads())
 
         def fill(folder: RunFolder) -> None:
             if not is_initial(self.machine):
                 held = fingerprint(folder, resolved.config)
-                checkpoint.save(
-                    folder.checkpoint("start"), self.machine.state_dict(), step=0, epoch=0, **held
-                )
+                checkpoint.save(folder.checkpoint("start"), self._network(), step=0, epoch=0, **held)
 
         return RunFolder.create(path.parent, path.name, resolved, place, fill=fill, recorded=told)
 
@@ -263,14 +271,12 @@ class Recording:
             self.folder.cut_metrics(0)
             return
         with naming(commit.path, "Use another one, or train again."):
-            own = commit.state["training"]
-            self._load(commit.state, own)
+            self.step, self.values = self._state.load(commit.state)
             if self._recorder:
                 self._recorder.load(commit.state["trace"])
         self._commits.settle(commit)
         self.folder.cut_metrics(commit.about["metrics_bytes"])
-        self.step = self._saved = own["step"]
-        self.values = self._given = dict(own["values"])
+        self._saved, self._given = self.step, self.values
         for entry in self.folder.metrics():
             self._logged |= entry["values"]
         for fault in commit.faults:
@@ -295,19 +301,8 @@ class Recording:
         if told.get("config", {}) != self._config:
             self.folder.log(f"config was {told.get('config', {})} and is {self._config}")
 
-    def _load(self, state: dict[str, Any], own: dict[str, Any]) -> None:
-        if len(own["optimizers"]) != len(self._optimizers) or own["also"].keys() != self._also.keys():
-            there, here = (
-                f"{len(optimizers)} optimizers and also={', '.join(also) or 'nothing'}"
-                for optimizers, also in ((own["optimizers"], own["also"]), (self._optimizers, self._also))
-            )
-            raise SlotkitError(f"it was written with {there}, and this loop has {here}")
-        self.machine.load_state_dict(state)
-        for optimizer, saved in zip(self._optimizers, own["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for name, one in self._also.items():
-            one.load_state_dict(own["also"][name])
-        random_state.restore(own["random"])
+    def _say(self, sentence: str) -> None:
+        self.folder.log(sentence)
 
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         overflow = getattr(optimizer, "found_inf", None)
@@ -320,17 +315,8 @@ class Recording:
     def _save(self) -> None:
         if self._saved == self.step:
             return
-        own = {
-            "step": self.step,
-            "validated": 0,
-            "best_epoch": 0,
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "also": {name: one.state_dict() for name, one in self._also.items()},
-            "random": random_state.now(self.machine),
-            "values": self._given,
-        }
         trace = self._recorder.state() if self._recorder else None
-        state = self.machine.state_dict() | {"training": own, "trace": trace}
+        state = self._state.as_dict(self.step, self._given) | {"trace": trace}
         self._writing(lambda: self._commits.commit(state, epoch=0, **self._told()))
         self._saved = self.step
         self._write_summary("running")
@@ -338,7 +324,7 @@ class Recording:
     @property
     def _kept_best(self) -> bool:
         path = self.folder.checkpoint("best")
-        return path.exists() and bool(checkpoint.load(path)[1].get("chosen"))
+        return path.exists() and bool(checkpoint.told(path)[0].get("chosen"))
 
     def _keep(self, name: str, chosen: bool) -> None:
         if name == "last" or Path(name).name != name or name.startswith("."):
@@ -347,7 +333,10 @@ class Recording:
         epoch = int(kept) if kept.isdigit() else 0
         path = self.folder.checkpoint(name)
         about = self._told() | {"epoch": epoch, "chosen": chosen}
-        checkpoint.save(path, self.machine.state_dict(), **about)
+        checkpoint.save(path, self._network(), **about)
+
+    def _network(self) -> dict[str, Any]:
+        return with_reels(self.machine.state_dict(), self.machine)
 
     def _told(self) -> dict[str, Any]:
         """What every checkpoint says of itself."""

@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import pytest
 import torch
+from forks import Forks  # type: ignore[import-not-found]
 from hypothesis import settings
 from timm.models.vgg import cfgs
 
@@ -75,6 +76,14 @@ def one_thread() -> Iterator[None]:
     yield
     numba.set_num_threads(before[0])
     torch.set_num_threads(before[1])
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Processes of their own without the import of torch."""
+    server = Forks()
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +335,29 @@ def ordinary(machine: SlotMachine) -> dict[str, torch.Tensor]:
         else {name: machine.reels[name].chosen(machine.selected(name)) for name in machine.reels}
     )
     return {**own, **weights}
+
+
+def test_loggers_get_what_is_logged(tmp_path: Path) -> None:
+    """By the same protocol as in `slotkit train`; one that fails ends no loop."""
+
+    class Kept:
+        def __init__(self, fails: bool = False) -> None:
+            self.told: list[tuple[int, dict[str, float]]] = []
+            self.fails, self.closed = fails, False
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            if self.fails:
+                raise OSError("no network")
+            self.told.append((step, dict(values)))
+
+        def close(self) -> None:
+            self.closed = True
+
+    kept, failing = Kept(), Kept(fails=True)
+    train(tmp_path / "mine", steps=10, loggers=[failing, kept])
+    assert [step for step, _ in kept.told] == [5, 10]
+    assert kept.closed
+    log = (tmp_path / "mine" / "log.txt").read_text()
+    assert "The logger Kept failed and gets nothing more: OSError: no network." in log
+    with pytest.raises(SlotkitError, match="There is no logger 'tensorbord'"):
+        train(tmp_path / "other", loggers=["tensorbord"])

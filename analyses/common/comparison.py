@@ -35,6 +35,7 @@ TELLING = {
     "training.weight_decay": "L2",
     "slots.update": "update",
     "training.schedule": "schedule",
+    "training.epochs": "epochs",
 }
 
 NO_RECIPE = "no recipe"

@@ -125,6 +125,7 @@ def _rates(flips: NDArray[Any], connections: int, edges: NDArray[np.int64]) -> I
     rates = per_window / np.diff(edges) / connections * 1e6
     yield from (("flip rate", float(at), float(rate)) for at, rate in zip(edges[1:], rates, strict=True))
     yield "flips", np.nan, float(flips.sum() / connections)
+    yield "connections", np.nan, float(connections)
 
 
 def _reel_rows(counts: LayerCounts, edges: NDArray[np.int64]) -> Iterator[Row]:

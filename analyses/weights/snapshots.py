@@ -21,7 +21,8 @@ from torch import Tensor
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
 from slotkit.latent.line import line_scores
-from slotkit.recording.replay import first_selection, selections_at
+from slotkit.models import OWN
+from slotkit.recording.replay import channel_dims_of, first_selection, selections_at
 from slotkit.recording.trace import Trace
 from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
@@ -139,18 +140,10 @@ def _reels(folder: RunFolder, config: Config, settings: Mapping[str, Any]) -> di
 
 
 def _channel_dim(folder: RunFolder, config: Config, name: str) -> int:
-    """1 in a transposed convolution: a traced run says so, and slotkit's own networks have none."""
-    recorded, trace = folder.recorded(), Trace(folder.path / "trace")
-    if recorded is not None:
-        return int(recorded["channel_dims"][name])
-    if (trace.folder / "about.json").is_file():
-        return int(trace.about()["tensors"][name]["channel_dim"])
-    if config.model.name.startswith("timm/") and config.slots.sharing == "channel":
-        raise SlotkitError(
-            f"{folder.name} shares options by channel and has no trace, which would say what dimension of "
-            f"{name} counts channels. Train with --trace summary (latent form) or slots.sharing=none."
-        )
-    return 0
+    """1 in a transposed convolution, of which slotkit's own networks have none."""
+    own, traced = config.model.name == OWN, (folder.path / "trace" / "about.json").is_file()
+    by_channel = config.model.name.startswith("timm/") and config.slots.sharing == "channel"
+    return channel_dims_of(folder)[name] if own or traced or by_channel else 0
 
 
 def _weights(state: Mapping[str, Any], reels: Mapping[str, Reel]) -> Weights:

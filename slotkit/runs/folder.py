@@ -180,6 +180,10 @@ class RunFolder:
             return values
         origins = self.tables()["origins"]
         known = {path: value for path, value in values.items() if path in origins}
+        with naming(self.path / "config.toml", RESTORE):
+            lost = [path for path in ("method", "model.name", "data.dataset", "slots.k") if path not in known]
+            if lost:
+                raise ValueError(f"its origins lack {', '.join(lost)}")
         return known | dict(flatten(told.get("config", {}), "config."))
 
     def tables(self) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def _check_ordinary(model: nn.Module, kind: str) -> None:
             if is_claimed(value, [(module, name)]):
                 raise SlotkitError(
                     f"{full} of this {kind} belongs to a slot machine, whose weights can't be loaded. "
-                    "Give a network that slotify has not changed, or end the machine before: machine.to_learned()."
+                    "Give a network that slotify has not changed, or end the machine before, with "
+                    "machine.to_learned()."
                 )
             if value.is_meta or isinstance(value, nn.parameter.UninitializedParameter):
                 raise SlotkitError(

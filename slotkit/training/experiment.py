@@ -324,10 +324,10 @@ class _Training:
         recording = self.config.recording
         if isinstance(event, Epoch):
             if event.best:
-                self.commits.stage_best(self.prepared.trainee.state(), **self._told())
+                self.commits.stage_best(self.prepared.trainee.to_save(), **self._told())
             if event.epoch in recording.keep_epochs:
                 path = self.folder.checkpoint(f"epoch-{event.epoch}")
-                checkpoint.save(path, self.prepared.trainee.state(), **self._told())
+                checkpoint.save(path, self.prepared.trainee.to_save(), **self._told())
             if event.best or event.epoch % recording.checkpoint_epochs == 0:
                 self._save()
         elif time.monotonic() - self.saved_at > 60 * recording.checkpoint_minutes:
@@ -341,7 +341,7 @@ class _Training:
         """The checkpoint to resume from."""
         if self.saved == (self.state.step, self.state.validated):
             return
-        state = self.state.as_dict() | {"trace": self.recorder.state() if self.recorder else None}
+        state = self.state.to_save() | {"trace": self.recorder.state() if self.recorder else None}
         self.commits.commit(state, epochs=self.config.training.epochs, **self._told())
         self.saved_at = time.monotonic()
         self.saved = self.state.step, self.state.validated

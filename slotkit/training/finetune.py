@@ -243,7 +243,7 @@ def _describe(parent: RunFolder, which: str) -> tuple[int, int, str]:
         raise SlotkitError(
             f"The run {parent.name} has no checkpoint {which}; it has {', '.join(there) or 'none'}. {advice}"
         )
-    _, about, checksum = checkpoint.read(path)
+    about, checksum = checkpoint.told(path)
     check(parent, path, about)
     with naming(path, "Use another one, or train again."):
         return about["step"], about["epoch"], checksum

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 from commands import invoke, refuse
+from forks import COMMAND, Forks
 from slotkit.cli.main import main
 
 from slotkit.runs.folder import RunFolder
 
-SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
 
-
-def test_the_first_command_trains_on_digits_and_tells_what_next(tmp_path: Path) -> None:
-    done = subprocess.run([*SLOTKIT, "train"], capture_output=True, text=True, check=True, cwd=tmp_path)
+def test_the_first_command_trains_on_digits_and_tells_what_next(tmp_path: Path, forks: Forks) -> None:
+    done = forks.start(COMMAND, "train", cwd=tmp_path)
+    told = done.checked()
     (folder,) = (tmp_path / "runs").iterdir()
-    assert f"run folder: runs/{folder.name}" in done.stdout
-    assert f"next: slotkit evaluate runs/{folder.name}" in done.stdout
-    assert "test accuracy, best epoch (" in done.stdout
-    assert "epoch 1/" in done.stderr
+    assert f"run folder: runs/{folder.name}" in told
+    assert f"next: slotkit evaluate runs/{folder.name}" in told
+    assert "test accuracy, best epoch (" in told
+    assert "epoch 1/" in done.err.read_text()
     summary = RunFolder(folder).summary()
     assert summary["test"]["best"]["greedy"]["accuracy"] >= 0.95
     config = RunFolder(folder).config()
@@ -43,20 +43,17 @@ def test_help_does_not_import_torch() -> None:
     assert "--recipe" in done.stdout
 
 
-def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path, forks: Forks) -> None:
     # In the background of a shell the tests, and so the command, would be started with the signal ignored.
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heard}\nfrom slotkit.cli.main import main; main()"
-    command = [sys.executable, "-c", program, "train", "--epochs", "100000", "--name", "long"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("epoch 2/"):
-                break
-        time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process = forks.start(
+        f"{heard}\n{COMMAND}", *("train", "--epochs", "100000", "--name", "long"), cwd=tmp_path
+    )
+    process.until_it_says("epoch 2/")
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    told = process.err.read_text()
     assert "Interrupted. `slotkit train --resume runs/long` goes on with it." in told
     assert "Traceback" not in told
     folder = RunFolder(tmp_path / "runs" / "long")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from commands import invoke
+from forks import COMMAND, Forks
 from PIL import Image
 
 import slotkit
@@ -58,14 +60,13 @@ def commands(place: Path, *several: Sequence[str], **environment: str) -> subpro
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds runs/a."""
     place = tmp_path_factory.mktemp("place")
-    assert command(place, *SHORT, "--name", "a").returncode == 0
+    assert invoke(*SHORT, "--name", "a", "--runs-dir", str(place / "runs")).exit_code == 0
     return place
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend"])
-def test_a_backend_that_a_notebook_left_behind(backend: str, trained: Path) -> None:
-    done = command(trained, "analyze", "flips", "a", MPLBACKEND=backend)
-    assert done.returncode == 0, done.stderr.decode()
+def test_a_backend_that_a_notebook_left_behind(backend: str, trained: Path, forks: Forks) -> None:
+    forks.start(COMMAND, "analyze", "flips", "a", cwd=trained, env={"MPLBACKEND": backend}).checked()
     assert (trained / "runs" / "a" / "analyses" / "flips.png").is_file()
 
 
@@ -99,26 +100,25 @@ def test_a_folder_that_is_not_utf8(trained: Path) -> None:
     )
 
 
-def test_inside_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+def test_inside_a_folder_that_is_not_utf8(tmp_path: Path, forks: Forks) -> None:
     """Nothing of it is named, so everything works."""
     place = tmp_path / ODD
     place.mkdir()
     several = [*SHORT, "--name", "a"], ["evaluate", "a"], ["analyze", "flips", "a"], ["export", "a"]
-    done = commands(place, *several)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    assert done.stdout.count(b"done: ") == len(several)
+    told = forks.start(SEVERAL, json.dumps(several), cwd=place).checked()
+    assert told.count("done: ") == len(several)
 
 
-def test_pictures_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+def test_pictures_in_a_folder_that_is_not_utf8(tmp_path: Path, forks: Forks) -> None:
     """A run names the whole path of its pictures, and does not begin where that can't be written down."""
     place = tmp_path / ODD
     for folder in ("train/a", "train/b", "test/a", "test/b"):
         (place / "imgs" / folder).mkdir(parents=True)
         for number in range(12):
             Image.new("L", (8, 8), number).save(place / "imgs" / folder / f"{number}.png")
-    done = command(place, *SHORT, "--name", "a", "--dataset", "imagefolder:imgs")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].endswith(b"Rename that file or folder, in letters of UTF-8.")
+    done = forks.start(COMMAND, *SHORT, "--name", "a", "--dataset", "imagefolder:imgs", cwd=place)
+    assert done.wait() == 2
+    assert done.err.read_text().splitlines()[-1].endswith("Rename that file or folder, in letters of UTF-8.")
     assert not list((place / "runs").glob("*")) + list((place / "runs").glob(".*"))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 from latent.trajectories import Run, bits, conv, mlp, train
 from small_networks import each_is_an_option, equal, weights
 
@@ -129,12 +129,11 @@ def test_a_state_of_the_dense_form_is_refused(engine: str, device: torch.device)
     assert equal(bits(latent), before)
 
 
-def test_numba_leaves_pytorch_its_threads() -> None:
+def test_numba_leaves_pytorch_its_threads(tmp_path: Path, forks: Forks) -> None:
     """numba's OpenMP layer would set them to the number of cores, in the whole process."""
     program = (
         "import torch; torch.set_num_threads(1); from slotkit.machine import slotify; "
         "m = slotify(torch.nn.Linear(300, 200), engine='numba'); m.model.weight.grad = torch.ones(200, 300); "
         "m.optimizer(lr=1.0).step(); print(torch.get_num_threads())"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n"
+    assert forks.start(program, cwd=tmp_path).checked() == "1\n"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import tomli_w
 from commands import invoke
+from forks import Forks
 from runs.test_every_failure import quick, settings  # type: ignore[import-not-found]  # noqa: F401
 from runs.test_resume import assert_same_run, damage  # type: ignore[import-not-found]
 from slotkit.analyses.common.recorded import read_any
@@ -320,11 +319,7 @@ def test_a_chunk_that_unpacks_to_more_than_it_may_is_refused_unread(tmp_path: Pa
 # Processes that are killed for good, each at one change of the disk, with what was imported once.
 KILLED = """
 import json, os, signal, sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-import torch, numba
-numba.config.THREADING_LAYER = "workqueue"  # OpenMP can't be forked
-torch.set_num_threads(1); numba.set_num_threads(1)
 from slotkit import files
 from slotkit.files import Disk
 from slotkit.models import conv
@@ -332,7 +327,7 @@ from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import resume, run
 from runs.test_every_failure import settings
 conv.WIDTHS, conv.HIDDEN = (4, 6, 8), 16
-place = Path(sys.argv[2])
+place = Path(sys.argv[1])
 
 class Deadly(Disk):
     count = 0
@@ -359,24 +354,14 @@ def go_on(n):
     resume(folder, []) if folder.path.exists() else run(settings(), place / str(n), "run")
 
 assert child(lambda: run(settings(), place / "whole", "run")) == 0  # this process itself starts no thread
-print(json.dumps([[child(lambda: killed(n)), child(lambda: go_on(n))] for n in map(int, sys.argv[3:])]))
+print(json.dumps([[child(lambda: killed(n)), child(lambda: go_on(n))] for n in map(int, sys.argv[2:])]))
 """
 
 
-def test_processes_that_are_killed_at_a_change_of_the_disk(tmp_path: Path) -> None:
+def test_processes_that_are_killed_at_a_change_of_the_disk(tmp_path: Path, forks: Forks) -> None:
     """SIGKILL itself: while the run is made, at its name, between two renames of a commit, at its end."""
-    points = [3, 17, 19, 38, 56, 77, 103]
-    command = [
-        sys.executable,
-        "-c",
-        KILLED,
-        str(Path(__file__).parent.parent),
-        str(tmp_path),
-        *map(str, points),
-    ]
-    # Elsewhere: in the checkout Python would take slotkit/ for the package, without commands and analyses.
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [[-signal.SIGKILL, 0]] * len(points)
+    points = [3, 19, 38, 77, 103]
+    told = forks.start(KILLED, str(tmp_path), *map(str, points), cwd=tmp_path).checked()
+    assert json.loads(told.splitlines()[-1]) == [[-signal.SIGKILL, 0]] * len(points)
     for point in points:
         assert_same_run(tmp_path / "whole" / "run", tmp_path / str(point) / "run")
