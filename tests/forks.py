@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 COMMAND = "from slotkit.cli.main import main; main()"
@@ -143,9 +144,10 @@ def _become(asked: Mapping[str, Any]) -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.argv = ["-c", *asked["arguments"]]
+    sys.modules["__main__"] = program = ModuleType("__main__")
     code: Any = 1
     try:
-        exec(compile(asked["code"], "<string>", "exec"), {"__name__": "__main__"})
+        exec(compile(asked["code"], "<string>", "exec"), program.__dict__)
         code = 0
     except SystemExit as stop:
         code = stop.code or 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
 from slotkit.wait_policy import COUNT
 
@@ -62,14 +63,16 @@ def test_waiting_on_a_shared_machine_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert [line[:14].strip() for line in told[1:]] == ["ms a step", "one thread", "1000"]
 
 
-def test_what_a_gpu_has_to_prove_runs_without_one(tmp_path: Path) -> None:
+def test_what_a_gpu_has_to_prove_runs_without_one(
+    tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In Triton's interpreter, with tiny sizes: on the day only the device is new."""
-
-    def run_apart() -> str:  # the interpreter is switched on before Triton is imported
-        command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", "results", "--tiny"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-
-    run_apart()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    arguments = ("--out", "results", "--tiny")
+    # The interpreter is switched on before Triton is imported.
+    program = f"import runpy; runpy.run_path({str(BENCHMARKS / 'gpu.py')!r}, run_name='__main__')"
+    forks.start(program, *arguments, cwd=tmp_path).checked()
     rows = json.loads((tmp_path / "results" / "gpu.json").read_text())
     assert list(rows) == ["conditions", "device tests", "exactness", "bandwidth", "ratios"]
     assert not [row for part in rows.values() for row in part.values() if "error" in row]
@@ -81,4 +84,4 @@ def test_what_a_gpu_has_to_prove_runs_without_one(tmp_path: Path) -> None:
     assert all(row["ratio"] > 0 for row in rows["ratios"].values())
     tables = (tmp_path / "results" / "gpu.md").read_text()
     assert re.findall("^## (.*)$", tables, flags=re.MULTILINE) == list(rows)
-    assert run_apart() == "", "every row was there already"
+    assert run("gpu.py", *arguments) == "", "every row was there already"

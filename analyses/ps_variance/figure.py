@@ -109,7 +109,7 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
                 low, high = (one(rows, quantity, level=level) for level in (0.025, 0.975))
             means.append(100 * mean)
             ends.append((100 * (mean - low), 100 * (high - mean)))
-        drawn = axes.errorbar(
+        plotted = axes.errorbar(
             np.arange(len(groups)) + 0.15 * (i - 1.5),
             means,
             yerr=np.maximum(np.transpose(ends), 0),
@@ -117,7 +117,7 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
             color=GREYS[i],
             markersize=6,
         )
-        found.append((drawn, words))
+        found.append((plotted, words))
         best[words] = float(np.mean(means))
     _by_group(axes, groups)
     told = {name: f"{name} ({value:.2f}\N{NO-BREAK SPACE}%)" for name, value in best.items()}

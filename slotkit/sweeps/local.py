@@ -22,7 +22,8 @@ class Local:
         self._taken: dict[str, int] = {}
 
     def has_room(self, memory: int) -> bool:
-        busy = [worker.job for worker in self._workers if worker.job is not None]
+        # A worker that died keeps the job that it has lost.
+        busy = [worker.job for worker in self._workers if worker.job is not None and worker.alive()]
         if not busy:
             return True  # one run can always be tried
         return len(busy) < self.jobs and self._fits(memory, busy)

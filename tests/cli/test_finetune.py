@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,19 @@ from slotkit.runs.folder import RunFolder
 HEADINGS = "network slot epochs weight epochs all validation test"
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that holds `slot`."""
+    runs = tmp_path_factory.mktemp("trained")
+    flags = ("--name", "slot", "--set", "recording.keep_epochs=[1]", "--runs-dir", str(runs))
+    assert invoke("train", "--epochs", "2", "--k", "4", *flags).exit_code == 0
+    return runs
+
+
 @pytest.fixture
-def parent(capsys: pytest.CaptureFixture[str]) -> str:
-    invoke("train", "--epochs", "2", "--k", "4", "--name", "slot", "--set", "recording.keep_epochs=[1]")
+def parent(trained: Path) -> str:
+    """A copy of that run, in the runs of the test."""
+    shutil.copytree(trained / "slot", Path("runs/slot"))
     return "slot"
 
 

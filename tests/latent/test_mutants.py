@@ -14,7 +14,7 @@ from latent.mutants import DRAWS, HARMLESS, STEPS
 
 TESTS = Path(__file__).parent.parent
 
-Judge = Callable[[str], str]
+Judge = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def judge() -> Iterator[Judge]:
         assert process.stdout is not None
         questions, answers = process.stdin, process.stdout
 
-        def ask(name: str) -> str:
-            print(name, file=questions, flush=True)
+        def ask(name: str, every: bool = False) -> str:
+            print(json.dumps([name, every]), file=questions, flush=True)
             answer = answers.readline()
             assert answer, "the process of the mutants has ended: its stderr says why"
             told: str = json.loads(answer)
@@ -48,10 +48,15 @@ def test_a_broken_rule_is_noticed(name: str, judge: Judge) -> None:
     assert judge(name), f"the suite's checks pass with {name}"
 
 
-def test_the_rules_as_they_are_pass(judge: Judge) -> None:
-    assert judge("none") == ""
+HALF_AND_ALL = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
 
 
+@HALF_AND_ALL
+def test_the_rules_as_they_are_pass(every: bool, judge: Judge) -> None:
+    assert judge("none", every) == ""
+
+
+@HALF_AND_ALL
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_costs_attempts_alone_changes_no_distribution(name: str, judge: Judge) -> None:
-    assert judge(name) == ""
+def test_what_costs_attempts_alone_changes_no_distribution(name: str, every: bool, judge: Judge) -> None:
+    assert judge(name, every) == ""

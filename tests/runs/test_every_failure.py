@@ -25,8 +25,8 @@ from slotkit.training.finetune import go_on as comparison
 
 pytestmark = pytest.mark.usefixtures("one_thread", "narrow_networks")
 
-# All points in all modes: SLOTKIT_EVERY_POINT=1, which `nox -s fuzz` sets. Otherwise each second point of the
-# first kind, each in one mode, and every fifth of the others.
+# All points in all modes: SLOTKIT_EVERY_POINT=1, which `nox -s fuzz` sets. Otherwise each third point of the
+# first kind, each in one mode, and every seventh of the others.
 EVERY = bool(os.environ.get("SLOTKIT_EVERY_POINT"))
 
 
@@ -34,7 +34,7 @@ def points(kind: str, count: int) -> list[tuple[int, str]]:
     """(number of the operation, mode)."""
     if EVERY:
         return [(n, mode) for n in range(1, count + 1) for mode in MODES]
-    stride = 2 if kind == next(iter(KINDS)) else 5
+    stride = 3 if kind == next(iter(KINDS)) else 7
     return [(n, MODES[n // stride % len(MODES)]) for n in range(1, count + 1, stride)]
 
 

@@ -6,14 +6,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import refuse  # type: ignore[import-not-found]
+from forks import COMMAND, Forks  # type: ignore[import-not-found]
 
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
@@ -21,8 +20,6 @@ from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import resume, run
 from slotkit.training.loop import Epoch, Event, Note, Step
-
-SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
 
 # What clocks, this machine and the number of interruptions decide.
 NOT_BITS = ("config.toml", "log.txt", "times.jsonl", "summary.json", "lock")
@@ -102,15 +99,23 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
+EVERY_MOMENT = [pytest.param(kind, True, id=f"{kind}-every", marks=pytest.mark.long) for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "every"), [*(pytest.param(kind, False, id=kind) for kind in KINDS), *EVERY_MOMENT]
+)
+def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, every: bool, tmp_path: Path) -> None:
     """At the first event, within an epoch, at its end, after it, and twice."""
     # Each step is one commit, so that few are enough: one kind has whole epochs, the others nine steps.
     resolved = settings(**{"training__limit_batches": None if kind == "greedy" else 9} | KINDS[kind])
     events: list[Event] = []
     whole = run(resolved, tmp_path, "whole", events.append)
     ends = [place for place, event in enumerate(events, 1) if isinstance(event, Epoch)]
-    for moment in (1, 2, ends[0] - 1, ends[0], ends[0] + 1, ends[1] - 7, ends[2]):
+    moments = [1, 2, ends[0] - 1, ends[0], ends[0] + 1, ends[1] - 7, ends[2]]
+    # Each kind in the middle of an epoch, twice, and at one more moment, which differs from kind to kind.
+    few = [ends[0] - 1, moments[list(KINDS).index(kind) % len(moments)]]
+    for moment in moments if every else sorted(set(few)):
         name = f"killed-{moment}"
         with pytest.raises(KilledError):
             run(resolved, tmp_path, name, killed_at(moment))
@@ -123,63 +128,52 @@ def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["greedy", "probabilistic"])
-def test_killed_processes(kind: str, tmp_path: Path) -> None:
+def test_killed_processes(kind: str, tmp_path: Path, forks: Forks) -> None:
     """A real process and SIGKILL, wherever it is: between batches, in a write, in validation."""
-    flags = ["--epochs", "12", "--runs-dir", str(tmp_path)]
+    flags = ["--epochs", "8", "--runs-dir", str(tmp_path)]
     for assignment in (
         *("training.batch_size=32", "training.limit_batches=12"),
         *("recording.checkpoint_minutes=1e-9", "recording.every=5"),
     ):
         flags += ["--set", assignment]
     flags += ["--trace", "full", "--selection", "GS" if kind == "greedy" else "PS"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*SLOTKIT, "train", *flags, "--name"]
-    subprocess.run([*command, "whole"], check=True, capture_output=True, env=environment)
+    command = ["train", *flags, "--name"]
+    forks.start(COMMAND, *command, "whole", cwd=tmp_path).checked()
     seconds = json.loads((tmp_path / "whole" / "summary.json").read_text())["seconds"]
     moments, kills = random.Random(kind), 0
     for attempt in range(RUNS_KILLED):
         name = f"killed-{attempt}"
         arguments = [*command, name]
-        for _ in range(2):
-            with subprocess.Popen(
-                arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True
-            ) as process:
-                assert process.stderr is not None
-                for line in process.stderr:
-                    if line.startswith("epoch "):
-                        break
-                time.sleep(moments.uniform(0, 0.3 * seconds))
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                kills += process.returncode == -signal.SIGKILL
-            arguments = [*SLOTKIT, "train", "--resume", name, "--runs-dir", str(tmp_path)]
+        for said in (f"epoch {moments.randint(1, 4)}/", "epoch "):
+            process = forks.start(COMMAND, *arguments, cwd=tmp_path)
+            process.until_it_says(said)
+            # About half an epoch more: a run that gets more of the cores than `whole` did must not end.
+            time.sleep(moments.uniform(0, 0.05 * seconds))
+            kills += process.kill() == -signal.SIGKILL
+            arguments = ["train", "--resume", name, "--runs-dir", str(tmp_path)]
             if RunFolder(tmp_path / name).status() == "finished":
                 break
         if RunFolder(tmp_path / name).status() != "finished":
             assert RunFolder(tmp_path / name).status() == "killed"
-            subprocess.run(arguments, check=True, capture_output=True, env=environment)
+            forks.start(COMMAND, *arguments, cwd=tmp_path).checked()
         assert_same_run(tmp_path / "whole", tmp_path / name)
     print(f"{kind}: {kills} kills, {RUNS_KILLED} of {RUNS_KILLED} runs with the same bits")
     assert kills >= RUNS_KILLED
 
 
 def test_sigterm_saves_and_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], forks: Forks
 ) -> None:
-    command = [*SLOTKIT, "train", "--runs-dir", str(tmp_path), "--epochs", "100000", "--name", "long"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("epoch 2/"):
-                break
-        second = refuse(monkeypatch, capsys, "train", "--resume", "long", "--runs-dir", str(tmp_path))
-        assert second == (
-            "Error: The run long is being trained by another process. Wait for it, or stop it first.\n"
-        )
-        process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert f"`slotkit train --resume {tmp_path / 'long'}` goes on from there." in told
+    command = ["train", "--runs-dir", str(tmp_path), "--epochs", "100000", "--name", "long"]
+    process = forks.start(COMMAND, *command, cwd=tmp_path)
+    process.until_it_says("epoch 2/")
+    second = refuse(monkeypatch, capsys, "train", "--resume", "long", "--runs-dir", str(tmp_path))
+    assert second == (
+        "Error: The run long is being trained by another process. Wait for it, or stop it first.\n"
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert f"`slotkit train --resume {tmp_path / 'long'}` goes on from there." in process.err.read_text()
     folder = RunFolder(tmp_path / "long")
     assert folder.status() == "stopped"
     state, about = checkpoint.load(folder.checkpoint("last"))
