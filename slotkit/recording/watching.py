@@ -17,14 +17,16 @@ class Watched(Protocol):
     """One tensor of n connections under observation.
 
     Attributes:
-        reel: the tensor's.
         sample: the connections (m,) that are measured, rising.
         reads_beside: whether it keeps a greedy reading beside the options in use (PS).
     """
 
-    reel: Reel
     sample: Tensor
     reads_beside: bool
+
+    @property
+    def reel(self) -> Reel:
+        """The tensor's."""
 
     @property
     def changed(self) -> int:
