@@ -290,7 +290,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], sentence: str, tmp
 def test_shared_channels_of_unknown_models_are_refused(tmp_path: Path) -> None:
     folder = made(tmp_path, reel={"sharing": "channel"}, model__name="timm/any")
     shutil.rmtree(folder.path / "trace")
-    with pytest.raises(SlotkitError, match="shares options by channel and has no trace"):
+    with pytest.raises(SlotkitError, match="has no trace, which would say what dimension of its tensors"):
         weights.analyze(folder)
 
 
