@@ -261,7 +261,7 @@ def good_own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        (["format"], 1, "its metadata is wrong: architecture is"),
+        (["format"], 1, "its metadata is wrong: reels.0.dtype is 'F32': extra inputs are not"),
         (["architecture"], {}, "architecture is {}: extra inputs are not permitted"),
         (
             ["reels", 0, "dtype"],
