@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.analyses import registry
+from slotkit.cli.completion import complete_run, complete_sweep
 from slotkit.cli.options import AsJson, RunsDir
 from slotkit.cli.output import print_json
 from slotkit.cli.sweep_progress import sweep_progress
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
     from slotkit.analyses.common.result import Result
 
 
-Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: their folders or names.")]
+Runs = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="Runs: their folders or names.", autocompletion=complete_run),
+]
 Sweep = Annotated[
     str | None,
-    typer.Argument(metavar="[SWEEP]", help="A sweep that is there: analysed as it is, nothing is trained."),
+    typer.Argument(
+        metavar="[SWEEP]",
+        help="A sweep that is there: analysed as it is, nothing is trained.",
+        autocompletion=complete_sweep,
+    ),
 ]
 Out = Annotated[
     Path | None,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.options import DATA_DIR, AsJson
-from slotkit.cli.output import print_json, table
+from slotkit.cli.output import print_json
+from slotkit.cli.table import table
 
 if TYPE_CHECKING:
     from slotkit.benchmark import Row

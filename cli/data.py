@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 from slotkit.cli.options import DATA_DIR, AsJson
-from slotkit.cli.output import print_json, table
+from slotkit.cli.output import print_json
+from slotkit.cli.table import table
 
 app = typer.Typer(help="Datasets: which there are, and fetching them.", no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 from slotkit.cli.options import AsJson, DataDirNow, Run, RunsDir
-from slotkit.cli.output import print_json, table
+from slotkit.cli.output import print_json, share
+from slotkit.cli.table import table
 
 
 def export(
@@ -35,7 +36,8 @@ def export(
     from slotkit.export import export as export_run
 
     changes = [] if data_dir is None else [Overrides("--data-dir", {"data.dir": data_dir})]
-    done = export_run(folder, checkpoint, out, onnx, changes, other_data)
+    with share("coding the slot file") as report:
+        done = export_run(folder, checkpoint, out, onnx, changes, other_data, report)
     if as_json:
         print_json(done.as_dict())
         return

@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.options import AsJson, DataDirNow, RunsDir, Set, ShowConfig
-from slotkit.cli.output import percent, print_json, progress, table
+from slotkit.cli.completion import complete_recipe, complete_run
+from slotkit.cli.options import (
+    AsJson,
+    ConfigFile,
+    DataDirNow,
+    DatasetOfOwn,
+    Device,
+    ModelFactory,
+    RunsDir,
+    Set,
+    ShowConfig,
+)
+from slotkit.cli.output import percent, print_json, progress
+from slotkit.cli.table import table
 
 from slotkit.errors import SlotkitError
 
@@ -18,7 +30,12 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    run: Annotated[str, typer.Argument(help="A slot run: its folder, or its name in the runs folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A slot run: its folder, or its name in the runs folder.", autocompletion=complete_run
+        ),
+    ],
     epoch: Annotated[
         str, typer.Option(metavar="N[,N...]|best|last", help="Checkpoints to start from.")
     ] = "best",
@@ -33,15 +50,25 @@ def finetune(
         bool, typer.Option("--from-scratch", help="Also train learned weights for as many epochs in all.")
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe finetune-...; `slotkit recipes list` shows them.")
+        str | None,
+        typer.Option(
+            help="A recipe finetune-...; `slotkit recipes list` shows them.", autocompletion=complete_recipe
+        ),
     ] = None,
+    config: ConfigFile = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of dropout and of the start from scratch. Default: the run's.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several times, such as 0,1,2 or 0-4: mean and spread.")
     ] = None,
     set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder.")] = None,
     runs_dir: RunsDir = None,
     data_dir: DataDirNow = None,
+    device: Device = None,
+    dataset: DatasetOfOwn = None,
+    model_factory: ModelFactory = None,
     show_config: ShowConfig = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,26 +88,54 @@ def finetune(
     flags: dict[str, dict[str, Any]] = {
         "--epochs": {"training.epochs": epochs},
         "--lr": {"training.lr": lr},
-        # seeds.data stays: it decides which images the scores never saw.
-        "--seed": {"seeds.training": seed, "seeds.reels": seed},
         "--data-dir": {"data.dir": data_dir},
+        "--dataset": {"data.dataset": dataset},
+        "--device": {"training.device": device},
     }
-    layers = _layers(parent, recipe, flags, set_ or [])
+    several = several_seeds(seed, seeds, name)
+    # seeds.data stays: it decides which images the scores never saw.
+    seeded = [flags | {"--seed": {"seeds.training": one, "seeds.reels": one}} for one in several]
+    layers = [_layers(parent, recipe, config, one, set_ or []) for one in seeded]
     if show_config:
-        print(table(("setting", "value", "origin"), settings(parent, layers).explain()))
+        print(table(("setting", "value", "origin"), settings(parent, layers[0]).explain()))
         return
-    folder = _run(parent, which, layers, from_scratch, place, name)
-    summary = folder.summary() | {"folder": str(folder.path)}
-    (print_json if as_json else print_comparison)(summary)
+    folders = [_run(parent, which, one, from_scratch, place, name) for one in layers]
+    summaries = [folder.summary() | {"folder": str(folder.path)} for folder in folders]
+    if as_json:
+        print_json(summaries[0] if seeds is None else summaries)
+        return
+    for summary in summaries:
+        print_comparison(summary)
+    if len(summaries) > 1:
+        _print_over_seeds(summaries)
+
+
+def several_seeds(seed: int | None, seeds: str | None, name: str | None) -> list[int | None]:
+    """The seed of each run that is wanted; None is that of the settings."""
+    if seeds is None:
+        return [seed]
+    if seed is not None or name is not None:
+        raise SlotkitError("--seeds makes several runs, so --seed and --name can't go with it.")
+    from slotkit.config import parse_seeds
+
+    return [*parse_seeds(seeds)]
 
 
 def _layers(
-    parent: RunFolder, recipe: str | None, flags: dict[str, dict[str, Any]], assignments: list[str]
+    parent: RunFolder,
+    recipe: str | None,
+    config: Path | None,
+    flags: dict[str, dict[str, Any]],
+    assignments: list[str],
 ) -> list[Overrides]:
     from slotkit import recipes
     from slotkit.config import Overrides, parse_assignment
+    from slotkit.runs.settings_file import read, without_known
+    from slotkit.training.finetune import own_layers
 
     lower = [] if recipe is None else recipes.load(recipe, "finetune").overrides(parent.config().slots.k)
+    if config is not None:
+        lower.append(without_known(read(config), [*own_layers(parent), *lower]))
     given = [
         Overrides(flag, values)
         for flag, values in flags.items()
@@ -100,15 +155,19 @@ def _run(
     from slotkit.training.experiment import StoppedError
     from slotkit.training.finetune import finetune as finetune_run
 
-    advice = "`slotkit runs list` shows the folder; `slotkit train --resume FOLDER` goes on with it."
+    begun: list[str] = []
     try:
         with progress() as report:
-            return finetune_run(parent, runs_dir, which, layers, scratch, name, report)
+            return finetune_run(
+                *(parent, runs_dir, which, layers, scratch, name, report),
+                lambda folder: begun.append(str(folder.path)),
+            )
     except KeyboardInterrupt:
-        print(f"Interrupted. {advice}", file=sys.stderr)
+        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        print(f"Interrupted. {way_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     except StoppedError as stopped:
-        print(f"Stopped: {stopped}. {advice}", file=sys.stderr)
+        print(f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on with it.", file=sys.stderr)
         raise typer.Exit(143) from None
 
 
@@ -135,3 +194,28 @@ def print_comparison(summary: dict[str, Any]) -> None:
     )
     print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
     print(f"next: slotkit evaluate {summary['folder']}/{summary['branches'][0]['branch']}")
+
+
+def _print_over_seeds(summaries: list[dict[str, Any]]) -> None:
+    """Mean and spread of each trained network over the comparisons. The slot machine is the same in all."""
+    from slotkit.training.experiment import mean_and_spread
+
+    rows = []
+    for row in summaries[0]["table"]:
+        if row["epochs"] == 0:
+            continue
+        alike = [one["test"]["accuracy"] for told in summaries for one in told["table"] if _same(one, row)]
+        mean, spread = mean_and_spread(alike)
+        reading = {"accuracy": mean, "spread": spread, "n": len(alike)}
+        rows.append((row["network"], row["slot_epochs"] + row["epochs"], percent(reading)))
+        if spread == 0 and row["slot_epochs"]:
+            print(
+                f"{row['network']}: the same result with every seed. Seeds decide dropout and the start from "
+                "scratch; a finetuned network without dropout has one result.",
+                file=sys.stderr,
+            )
+    print(table(("network, over seeds", "epochs", "test"), rows))
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("network", "slot_epochs", "epochs"))

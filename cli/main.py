@@ -17,7 +17,7 @@ app = typer.Typer(
     name="slotkit",
     help="Slot machines: networks of fixed random weights, trained by choosing among them.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -91,22 +91,27 @@ def progress() -> Iterator[Report]:
         yield show
 
 
+@contextmanager
+def share(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal for work that tells which share of it is done, 0 to 1; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1)
+        yield lambda done: bar.update(task, completed=done)
+
+
 def _plain(event: Event) -> None:
     from slotkit.training.journal import line
     from slotkit.training.loop import Step
 
     if not isinstance(event, Step):
         print(line(event), file=sys.stderr, flush=True)
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Left-aligned columns of text."""
-    lines = [list(headings)] + [["" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def print_json(value: Any) -> None:

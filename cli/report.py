@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slotkit.cli.completion import complete_run_or_sweep
 from slotkit.cli.options import AsJson, RunsDir
 from slotkit.cli.output import print_json
 
@@ -14,7 +15,11 @@ from slotkit.cli.output import print_json
 def report(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="SWEEP|RUN...", help="Sweeps, runs and comparisons: folders or names."),
+        typer.Argument(
+            metavar="SWEEP|RUN...",
+            help="Sweeps, runs and comparisons: folders or names.",
+            autocompletion=complete_run_or_sweep,
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -6,11 +6,16 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.completion import complete_run, complete_sweep
 from slotkit.cli.options import AsJson, Run, RunsDir
-from slotkit.cli.output import percent, print_json, table
+from slotkit.cli.output import percent, print_json
+from slotkit.cli.table import table
 
 if TYPE_CHECKING:
     from slotkit.runs.listing import Listed
+
+# The networks of which a summary has test accuracies, in words.
+WHICH = {"start": "before the first step", "best": "best epoch", "last": "last epoch"}
 
 app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
@@ -18,7 +23,12 @@ app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 @app.command("list")
 def list_(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="The runs of this sweep, not those in runs/.")
+        str | None,
+        typer.Argument(
+            metavar="[SWEEP]",
+            help="The runs of this sweep, not those in runs/.",
+            autocompletion=complete_sweep,
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
@@ -63,7 +73,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One run: settings, where they came from, summary, last epochs."""
-    from slotkit.config import Resolved
     from slotkit.runs.folder import RunFolder, default_runs_dir
 
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
@@ -74,11 +83,16 @@ def show(
         print_json({**told, "summary": summary, "epochs": epochs})
         return
     print(f"{folder.path}: {folder.status()}")
-    settings = Resolved(folder.config(), tables["origins"]).explain()
-    print(table(("setting", "value", "origin"), [row for row in settings if row[1] is not None]))
+    origins = tables["origins"]
+    rows = [(path, value, origins.get(path, "default")) for path, value in folder.settings().items()]
+    print(table(("setting", "value", "origin"), [row for row in rows if row[1] is not None]))
     print(table(("environment", ""), tables["environment"].items()))
     if data is not None:
         print(table(("data", ""), data.in_short()))
+    if summary.get("kind") == "recorded":
+        print(f"{summary['steps']:,} steps of a loop of one's own")
+        print(table(("logged last", ""), [(name, f"{v:.6g}") for name, v in summary["logged"].items()]))
+        return
     rows = [
         (entry["epoch"], f"{entry['loss']:.4f}", percent(entry["validation"]), f"{entry['lr']:.4g}")
         for entry in epochs[-5:]
@@ -86,12 +100,14 @@ def show(
     print(table(("epoch", "loss (nats)", "validation", "lr"), rows))
     for which, readings in summary.get("test", {}).items():
         for kind, reading in readings.items():
-            print(f"test accuracy, {which} epoch: {percent(reading)} {kind}")
+            print(f"test accuracy, {WHICH.get(which, which)}: {percent(reading)} {kind}")
 
 
 @app.command("replay")
 def replay(
-    run: Annotated[str, typer.Argument(help="A run that was trained with --trace full.")],
+    run: Annotated[
+        str, typer.Argument(help="A run that was trained with --trace full.", autocompletion=complete_run)
+    ],
     step: Annotated[int, typer.Option(help="After how many steps; 0 is before the first.")],
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
@@ -130,7 +146,9 @@ def _row(row: Listed, as_text: bool = True) -> dict[str, Any]:
             "model": settings["model.name"],
             "dataset": settings["data.dataset"],
             "method": f"K={settings['slots.k']} {settings['slots.selection']}" if slot else "learned",
-            "epochs": f"{summary.get('epochs', 0)}/{settings['training.epochs']}",
+            "epochs": f"{summary.get('epochs', 0)}/{settings['training.epochs']}"
+            if "training.epochs" in settings
+            else "-",
             "validation": percent(row.validation),
             "test": percent(row.test),
         }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
-from slotkit.cli.output import print_json, table
+from slotkit.cli.hints import print_next
+from slotkit.cli.options import AsJson, ConfigFile, DataDir, Device, RecipeName, RunsDir, Set
+from slotkit.cli.output import print_json
 from slotkit.cli.sweep_progress import sweep_progress
+from slotkit.cli.table import table
 from typer.core import TyperGroup
 
 from slotkit.errors import SlotkitError
@@ -24,7 +27,7 @@ class _RunByDefault(TyperGroup):
     """`slotkit sweep FILE.toml` is `slotkit sweep run FILE.toml`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = not args or args[0] in (*self.commands, "--help")
+        named = not args or args[0] in (*self.commands, "-h", "--help")
         return super().parse_args(ctx, args if named else ["run", *args])
 
 
@@ -44,8 +47,12 @@ def run(
         list[str] | None,
         typer.Option(metavar="A=V,W", help="Values of a setting, such as k=2,4,8; all combinations."),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="What every run starts from, with --grid.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Repetitions of every cell, such as 0,1,2.")] = None,
+    k: Annotated[str | None, typer.Option(metavar="K,K", help="As --grid k=2,4,8.")] = None,
+    recipe: RecipeName = None,
+    config: ConfigFile = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Repetitions of every cell, such as 0,1,2 or 0-4.")
+    ] = None,
     set_: Set = None,
     dataset: Annotated[str | None, typer.Option(help="As for `slotkit train`.")] = None,
     data_dir: DataDir = None,
@@ -79,7 +86,7 @@ def run(
     from slotkit.runs.folder import default_runs_dir
     from slotkit.sweeps import registry
     from slotkit.sweeps.contract import Options
-    from slotkit.sweeps.plan import plan
+    from slotkit.sweeps.plan import check, plan
     from slotkit.sweeps.sweep import start
 
     flags = {
@@ -88,13 +95,15 @@ def run(
         "training.epochs": ("--epochs", epochs),
         "training.device": ("--device", device),
     }
-    spec = _spec(file, grid or [], recipe, seeds, _upper(flags, set_ or []), name)
+    axes = [*(grid or []), *([] if k is None else [f"k={k}"])]
+    spec = _spec(file, axes, recipe, config, seeds, _upper(flags, set_ or []), name)
     planned = plan(spec)
+    check(planned, here=executor != "ray")
     bytes_each = None if memory is None else int(memory * 1e9)
     made = registry.make(executor, Options(jobs, threads, bytes_each, address, gpus))
     place = (runs_dir or default_runs_dir()) / (name or spec.name)
     try:
-        sweep, notes = start(place, planned, spec.source, changed, " ".join(["slotkit", *sys.argv[1:]]))
+        sweep, notes = start(place, planned, spec.source, changed, shlex.join(["slotkit", *sys.argv[1:]]))
         for note in notes:
             print(note, file=sys.stderr)
         failed = _train(sweep, planned, made, retries, bytes_each)
@@ -122,20 +131,27 @@ def _spec(
     file: Path | None,
     grid: list[str],
     recipe: str | None,
+    config: Path | None,
     seeds: str | None,
     upper: list[Overrides],
     name: str | None,
 ) -> Spec:
     from slotkit.config import parse_seeds
+    from slotkit.runs import settings_file
     from slotkit.sweeps.spec import from_options, read
 
     numbers = parse_seeds(seeds) if seeds is not None else None
     if file is None:
         if not grid and numbers is None:
             raise SlotkitError("A sweep needs a FILE.toml, or --grid (or --seeds) with what is to be varied.")
-        return from_options(grid, recipe, numbers, upper, name)
-    if grid or recipe is not None:
-        raise SlotkitError(f"{'--grid' if grid else '--recipe'} can't go with {file}: write it there.")
+        base = [] if config is None else [settings_file.read(config)]
+        if recipe is None:
+            base = [settings_file.without_known(one, []) for one in base]
+        return from_options(grid, recipe, numbers, upper, name, base)
+    given = {"--grid": grid, "--recipe": recipe, "--config": config}
+    flag = next((flag for flag, value in given.items() if value), None)
+    if flag:
+        raise SlotkitError(f"{flag} can't go with {file}: write it there.")
     return read(file, numbers, upper)
 
 
@@ -188,6 +204,18 @@ def _show(sweep: Sweep, as_json: bool, runs: bool = False) -> None:
     ]
     print(table(headings, cells))
     print(f"sweep: {sweep.path}")
+    print_next(_next(sweep, states))
+
+
+def _next(sweep: Sweep, states: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What to type next: what is left is trained first."""
+    left = sum(state["status"] not in ("finished", "diverged") for state in states)
+    steps = []
+    if left and not sweep.is_locked() and sweep.manifest.command:
+        steps.append((sweep.manifest.command, f"trains the {left} that are left"))
+    if left < len(states):
+        steps.append((f"slotkit report {sweep.path}", "figures and tables, as a page"))
+    return steps
 
 
 def _state(run: Any) -> dict[str, Any]:

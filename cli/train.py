@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.finetune import print_comparison
-from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set, ShowConfig
-from slotkit.cli.output import percent, print_json, progress, table
+from slotkit.cli.completion import complete_run
+from slotkit.cli.finetune import print_comparison, several_seeds
+from slotkit.cli.hints import after_training, print_next
+from slotkit.cli.options import (
+    AsJson,
+    ConfigFile,
+    DataDir,
+    Device,
+    Loggers,
+    ModelFactory,
+    RecipeName,
+    RunsDir,
+    Set,
+    ShowConfig,
+)
+from slotkit.cli.output import percent, print_json, progress
+from slotkit.cli.table import table
 
 from slotkit.errors import SlotkitError
 
@@ -20,21 +36,24 @@ if TYPE_CHECKING:
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import Report
 
+# Flags that `slotkit sweep` has, too.
+SWEEP_FLAGS = ("--dataset", "--data-dir", "--epochs", "--device")
+
 SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
 
 
 def train(
-    recipe: Annotated[
-        str | None, typer.Option(help="An experiment by name; `slotkit recipes list` shows them.")
-    ] = None,
+    recipe: RecipeName = None,
+    config: ConfigFile = None,
     model: Annotated[str | None, typer.Option(help="lenet, conv2, conv4, conv6, vgg19 or timm/NAME.")] = None,
+    model_factory: ModelFactory = None,
     dataset: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., imagefolder:DIR or parquet:DIR.")
     ] = None,
     data_dir: DataDir = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the dataset if it is missing.")] = False,
     method: Annotated[str | None, typer.Option(help="slot, or learned for ordinary weights.")] = None,
-    k: Annotated[int | None, typer.Option(help="Options a connection.")] = None,
+    k: Annotated[str | None, typer.Option(metavar="K", help="Options a connection.")] = None,
     selection: Annotated[str | None, typer.Option(help="greedy (GS) or probabilistic (PS).")] = None,
     ps_eval: Annotated[
         str | None, typer.Option(help="PS: greedy, sample or last selects the best checkpoint.")
@@ -47,30 +66,38 @@ def train(
         bool, typer.Option("--deterministic", help="Only deterministic operations.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of reels, data and training alike.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2: mean and spread.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2 or 0-4.")] = None,
     set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     runs_dir: RunsDir = None,
     trace: Annotated[
         str | None, typer.Option(help="Flight recorder: summary, full (every flip of GS) or off.")
     ] = None,
+    logger: Loggers = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with a stopped or killed run, to the same bits.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with a stopped or killed run, to the same bits.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     show_config: ShowConfig = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a slot machine, or the same network with learned weights.
 
-    Without options: LeNet with K = 8 and greedy selection on scikit-learn's digits.
+    Without options: LeNet with K = 8 and greedy selection on scikit-learn's digits. A recipe is laid over the
+    defaults, --config over the recipe, and flags and --set over both.
     """
-    flags = {
+    flags: dict[str, tuple[str, Any]] = {
         "--model": ("model.name", model),
+        "--model-factory": ("model.name", model_factory and "own"),
         "--dataset": ("data.dataset", dataset),
         "--data-dir": ("data.dir", data_dir),
         "--download": ("data.download", download or None),
         "--method": ("method", method),
-        "--k": ("slots.k", k),
+        "--k": ("slots.k", _number(k)),
         "--selection": ("slots.selection", selection),
         "--ps-eval": ("evaluation.ps", ps_eval),
         "--epochs": ("training.epochs", epochs),
@@ -79,53 +106,87 @@ def train(
         "--device": ("training.device", device),
         "--deterministic": ("training.deterministic", deterministic or None),
         "--trace": ("recording.trace", trace),
+        "--logger": ("recording.loggers", logger or None),
     }
     if resume is not None:
-        others = {"--recipe": recipe, "--name": name, "--seed": seed, "--seeds": seeds}
+        others = {"--recipe": recipe, "--config": config, "--name": name, "--seed": seed, "--seeds": seeds}
         _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
-        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir)
-        summary = folder.summary() | {"folder": str(folder.path)}
+        begun = [resume]
+        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir, begun)
         if folder.is_comparison():
+            summary = folder.summary() | {"folder": str(folder.path)}
             (print_json if as_json else print_comparison)(summary)
         else:
-            (print_json if as_json else _print_result)([summary])
+            _print_result([folder], as_json)
         return
-    several = _several(seed, seeds, name)
-    resolved = [_resolve(recipe, flags, set_ or [], one) for one in several]
+    if isinstance(flags["--k"][1], list):
+        places = {"--recipe": recipe, "--config": config, "--name": name, "--runs-dir": runs_dir}
+        raise SlotkitError(
+            f"--k {k} asks for several runs, and `slotkit train` makes one. A sweep trains them: "
+            f"`{_sweep(places, flags, seeds if seed is None else str(seed), set_ or [])}`"
+        )
+    several = several_seeds(seed, seeds, name)
+    resolved = [_resolve(recipe, config, flags, set_ or [], one) for one in several]
     if show_config:
+        from slotkit.training.checks import check_settings
+
+        check_settings(resolved[0].config)
         print(table(("setting", "value", "origin"), resolved[0].explain()))
         return
-    folders = [
-        _run(lambda place, report, one=one: _start(one, place, name, report), runs_dir)  # type: ignore[misc]
-        for one in resolved
-    ]
-    (print_json if as_json else _print_result)(
-        [folder.summary() | {"folder": str(folder.path)} for folder in folders]
+    folders = []
+    for one in resolved:
+        begun = []
+        start = partial(_start, one, name, lambda folder, begun=begun: begun.append(str(folder.path)))
+        folders.append(_run(start, runs_dir, begun))
+    _print_result(folders, as_json)
+
+
+def _number(k: str | None) -> int | list[int] | None:
+    """What --k says: one number, or several, which are for a sweep."""
+    if k is None:
+        return None
+    try:
+        numbers = [int(one) for one in k.split(",")]
+    except ValueError:
+        raise SlotkitError(f"--k {k} is not a number of options a connection, such as 8.") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _sweep(
+    places: dict[str, Any], flags: dict[str, tuple[str, Any]], seeds: str | None, assignments: list[str]
+) -> str:
+    """The command that trains a run for each K of the flags, with all else that was typed."""
+    from slotkit.config import as_assignment
+
+    told = [*places.items(), ("--seeds", seeds)]
+    for flag, (path, value) in flags.items():
+        if flag == "--k":
+            told.append((flag, ",".join(map(str, value))))
+        elif flag in SWEEP_FLAGS:
+            told.append((flag, value))
+        elif value is not None:
+            told.append(("--set", as_assignment(path, value)))
+    told += [("--set", text) for text in assignments]
+    return shlex.join(
+        ["slotkit", "sweep", *(str(one) for pair in told if pair[1] is not None for one in pair)]
     )
 
 
-def _several(seed: int | None, seeds: str | None, name: str | None) -> list[int | None]:
-    if seeds is None:
-        return [seed]
-    if seed is not None or name is not None:
-        raise SlotkitError("--seeds makes several runs, so --seed and --name can't go with it.")
-    from slotkit.config import parse_seeds
-
-    return [*parse_seeds(seeds)]
-
-
 def _resolve(
-    recipe: str | None, flags: dict[str, tuple[str, Any]], assignments: list[str], seed: int | None
+    recipe: str | None,
+    config: Path | None,
+    flags: dict[str, tuple[str, Any]],
+    assignments: list[str],
+    seed: int | None,
 ) -> Resolved:
-    from slotkit import recipes
     from slotkit.config import Overrides, resolve
+    from slotkit.runs.settings_file import below
 
     upper = _layers(flags, assignments)
     if seed is not None:
         upper.append(Overrides("--seed", dict.fromkeys(SEED_PATHS, seed)))
-    lower = [] if recipe is None else recipes.below(recipe, upper)
-    return resolve([*lower, *upper])
+    return resolve([*below(recipe, config, upper), *upper])
 
 
 def _layers(flags: dict[str, tuple[str, Any]], assignments: list[str]) -> list[Overrides]:
@@ -144,7 +205,8 @@ def _check_resume(others: dict[str, Any]) -> None:
         )
 
 
-def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None) -> RunFolder:
+def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str]) -> RunFolder:
+    """Train. `begun` has the run's folder as soon as there is one."""
     from slotkit.runs.folder import default_runs_dir
     from slotkit.training.experiment import StoppedError
 
@@ -152,20 +214,26 @@ def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None) -> R
         with progress() as report:
             return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
-        print(
-            "Interrupted. `slotkit runs list` shows the run; `slotkit train --resume RUN` goes on with it.",
-            file=sys.stderr,
-        )
+        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        print(f"Interrupted. {way_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     except StoppedError as stopped:
-        print(f"Stopped: {stopped}. `slotkit train --resume RUN` goes on from there.", file=sys.stderr)
+        print(
+            f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there.", file=sys.stderr
+        )
         raise typer.Exit(143) from None
 
 
-def _start(resolved: Resolved, runs_dir: Path, name: str | None, report: Report) -> RunFolder:
+def _start(
+    resolved: Resolved,
+    name: str | None,
+    begun: Callable[[RunFolder], None],
+    runs_dir: Path,
+    report: Report,
+) -> RunFolder:
     from slotkit.training.experiment import run
 
-    return run(resolved, runs_dir, name, report)
+    return run(resolved, runs_dir, name, report, begun=begun)
 
 
 def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
@@ -177,16 +245,21 @@ def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Repor
     return (go_on if folder.is_comparison() else resume)(folder, changes, report)
 
 
-def _print_result(summaries: list[dict[str, Any]]) -> None:
+def _print_result(folders: list[RunFolder], as_json: bool) -> None:
     from slotkit.training.experiment import mean_and_spread
 
+    summaries = [folder.summary() | {"folder": str(folder.path)} for folder in folders]
+    if as_json:
+        print_json(summaries)
+        return
     for summary in summaries:
-        for which in ("best", "last"):
-            epoch = summary["best_epoch"] if which == "best" else summary["epochs"]
-            readings = ", ".join(
-                f"{percent(reading)} {kind}" for kind, reading in summary["test"][which].items()
-            )
-            print(f"test accuracy, {which} epoch ({epoch}): {readings}")
+        told = {"start": "before the first step", "best": f"best epoch ({summary['best_epoch']})"}
+        told["last"] = f"last epoch ({summary['epochs']})"
+        for which, words in told.items():
+            readings = summary["test"].get(which, {}).items()
+            if readings:
+                accuracies = ", ".join(f"{percent(reading)} {kind}" for kind, reading in readings)
+                print(f"test accuracy, {words}: {accuracies}")
         print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
     if len(summaries) > 1:
         for kind in summaries[0]["test"]["best"]:
@@ -195,8 +268,4 @@ def _print_result(summaries: list[dict[str, Any]]) -> None:
             )
             over = {"accuracy": mean, "spread": spread, "n": len(summaries)}
             print(f"test accuracy over seeds, best epoch: {percent(over)} {kind}")
-    print(f"next: slotkit evaluate {summaries[-1]['folder']}")
-    print(
-        "      slotkit train --k 64   (more options a connection)   slotkit recipes list   (the "
-        "paper's experiments)"
-    )
+    print_next(after_training(folders))

@@ -8,11 +8,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.style import COLOURS, GREY, legend, panels, say
 
 from slotkit.reel import Reel
 from slotkit.selection import greedy
+
+
+def plot(table: pd.DataFrame) -> Figure:
+    """Above: the scores of the options and the highest of them. Below: the weight in use, a staircase."""
+    figure, ((top,), (bottom,)) = panels(2, 1, "One connection, K = 8")
+    figure.set_size_inches(6, 6)
+    u = table.index.to_numpy()
+    scores = table.drop(columns="in use")
+    grey = top.plot(u, scores, color=GREY, linewidth=0.8)[0]
+    highest = top.plot(u, scores.max(axis=1), color=COLOURS[0], linewidth=2.5)[0]
+    steps = bottom.plot(u, table["in use"], color=COLOURS[2], linewidth=2.5, drawstyle="steps-mid")[0]
+    used = table["in use"].nunique()
+    say(top, f"{used} of 8 options ever have the highest score", "", "score / c")
+    say(bottom, f"the weight in use goes up in {used - 1} steps", "u = A / c", "weight in use")
+    legend(figure, [(grey, "score of an option"), (highest, "highest score"), (steps, "weight in use")])
+    return figure
 
 
 def main() -> None:
@@ -20,23 +39,13 @@ def main() -> None:
     options, scores = (row[0].double() for row in reel.rows(torch.tensor([1941])))
     u = torch.linspace(-1.5, 1.5, 2001, dtype=torch.float64)
     lines = scores + u[:, None] * options  # (u, K)
-    chosen = greedy(lines)
-    mpl.rcParams["svg.hashsalt"] = "slotkit"
-    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(6, 6), height_ratios=(3, 2))
-    for j in range(reel.k):
-        top.plot(u, lines[:, j], color="0.7", linewidth=1)
-    top.plot(u, lines.amax(dim=-1), color="#0072B2", linewidth=2.5, label="highest score")
-    top.set_ylabel("score / c")
-    top.legend(frameon=False)
-    bottom.plot(u, options[chosen], color="#D55E00", linewidth=2.5, drawstyle="steps-mid")
-    for value in options:
-        bottom.axhline(float(value), color="0.85", linewidth=0.8, zorder=0)
-    bottom.set_ylabel("weight in use")
-    bottom.set_xlabel("u = A / c")
-    figure.tight_layout()
+    table = pd.DataFrame(lines.numpy(), index=u.numpy())
+    table["in use"] = options[greedy(lines)].numpy()
     place = Path(__file__).parent / "images" / "staircase.svg"
     place.parent.mkdir(exist_ok=True)
-    figure.savefig(place, metadata={"Date": None})
+    figure = Result("staircase", table, "", plot).figure()
+    with mpl.rc_context({"svg.hashsalt": "slotkit"}):
+        figure.savefig(place, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slotkit.config import Config, flatten, short_name
+from slotkit.config import Config, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -53,6 +53,11 @@ class Row:
     def accuracy(self, reading: str) -> float | None:
         """In % of the test images, at the best epoch by validation."""
         found = self.summary.get("test", {}).get("best", {}).get(reading)
+        return None if found is None else 100 * float(found["accuracy"])
+
+    def before(self) -> float | None:
+        """The same of the network before the first step, greedily read; None if its run did not read it."""
+        found = next(iter(self.summary.get("test", {}).get("start", {}).values()), None)
         return None if found is None else 100 * float(found["accuracy"])
 
     def readings(self) -> list[str]:
@@ -160,14 +165,15 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
 
 
 def _identity(row: Row) -> tuple[Any, ...]:
-    settings = flatten(row.config.model_dump(mode="json"))
-    return (row.recipe, *((path, str(value)) for path, value in settings if path not in (*SEEDS, *FREE)))
+    settings = row.folder.settings()
+    told = ((path, str(value)) for path, value in settings.items() if path not in (*SEEDS, *FREE))
+    return (row.recipe, *told)
 
 
 def _row(folder: RunFolder, given: bool = False) -> Row:
     tables, config = folder.tables(), folder.config()
     origins: Mapping[str, str] = tables["origins"]
-    settings = dict(flatten(config.model_dump(mode="json")))
+    settings = folder.settings()
     recipes = [
         match[1] for origin in origins.values() if (match := re.match(r"recipe (\S+)", origin)) is not None
     ]
@@ -175,7 +181,7 @@ def _row(folder: RunFolder, given: bool = False) -> Row:
         short_name(path): settings.get(path)
         for path, origin in origins.items()
         if not origin.startswith(("recipe ", "dataset ")) and path not in NO_VARIANT
-    }
+    } | {path: value for path, value in settings.items() if path.startswith("config.")}
     whole = (folder.path / "summary.json").is_file()
     return Row(
         folder,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from slotkit.reports.chart import COLOURS, Chart, Line, Point, mean_point
+from slotkit.analyses.common.findings import span
+from slotkit.reports.chart import Chart, Line, Point, mean_point
 from slotkit.reports.collect import Cell
 from slotkit.reports.paper import Paper, Read
 
@@ -98,6 +99,34 @@ def told(variant: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str
     )
 
 
+def best(line: Line) -> str:
+    """ "best at K = 8: 98.15 %", for a title."""
+    top = max(line.points, key=lambda point: point.y)
+    return f"best at K = {top.x:.0f}: {top.y:.2f} %"
+
+
+def at_most(lines: Sequence[Line], what: str) -> str:
+    """The best and the worst of lines at the largest x that all have, for a title; `what` names the x."""
+    shared = set.intersection(*({point.x for point in line.points} for line in lines if line.points))
+    drawn = [line for line in lines if line.points]
+    if not shared:
+        return f"{len(drawn)} kinds of runs, and nothing that all of them have"
+    x = max(shared)
+    at = sorted((next(p.y for p in line.points if p.x == x), bare(line.name)) for line in drawn)
+    (low, last), (high, first) = at[0], at[-1]
+    return f"At {what}{x:.0f}, {first}: {high:.2f} %" + (f"; {last}: {low:.2f} %" if len(at) > 1 else "")
+
+
+def bare(name: str) -> str:
+    """The name of a line without its number of runs."""
+    return name.partition(" (n = ")[0]
+
+
+def ends_of(lines: Sequence[Line]) -> dict[str, float]:
+    """Name -> its last value."""
+    return {bare(line.name): max(line.points, key=lambda point: point.x).y for line in lines}
+
+
 def ks(cells: Sequence[Cell], *papers: Mapping[int, Read]) -> tuple[float, ...]:
     return tuple(sorted({cell.k for cell in cells} | {k for read in papers for k in read}))
 
@@ -114,7 +143,8 @@ def _against_k(greedy: Sequence[Cell], learned: Sequence[Cell], paper: Paper) ->
         mean, low, high = paper.learned
         point = (Point(0, mean, low, high),)
         lines.append(Line("learned weights, the paper", point, 5, dashed=True, level=True))
-    chart = Chart("Accuracy against K", K, TEST, tuple(lines), log2=True, ticks=ks(greedy, paper.greedy))
+    title = f"Greedy selection is {best(lines[0])}" if lines else "No accuracy is known"
+    chart = Chart(title, K, TEST, tuple(lines), log2=True, ticks=ks(greedy, paper.greedy))
     return Figure("accuracy-k", chart, (_bars(paper),))
 
 
@@ -124,8 +154,11 @@ def _untrained(greedy: Sequence[Cell], untrained: Mapping[int, Sequence[float]])
     counts = {len(values) for values in untrained.values()}
     n = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     lines.append(Line(f"before training: a random combination of options (n = {n})", points, 6))
+    highest, before = max(untrained), points[-1].y
+    trained = next((p.y for line in lines[:-1] for p in line.points if p.x == highest), None)
+    lifts = f"A random combination has {before:.1f} % at K = {highest}"
     chart = Chart(
-        "Selection against a random combination",
+        lifts if trained is None else f"{lifts}, after selection {trained:.1f} %",
         *(K, TEST, tuple(lines), True),
         floor=0.0,
         ceiling=100.0,
@@ -140,12 +173,29 @@ def _selections(cells: Sequence[Cell], paper: Paper) -> Figure:
         return "GS" if selection == "greedy" else f"PS, {cell.reading} reading"
 
     lines = series(cells, name)
+    title = _compared(cells)
     colour = {line.name[:2]: line.colour for line in reversed(lines)}
     lines += _of_paper("GS, the paper", paper.greedy, colour.get("GS", 0))
     lines += _of_paper("PS, the paper", paper.probabilistic, colour.get("PS", 1))
     ticks = ks(cells, paper.greedy, paper.probabilistic)
-    chart = Chart("Greedy against probabilistic selection", K, TEST, tuple(lines), log2=True, ticks=ticks)
+    chart = Chart(title, K, TEST, tuple(lines), log2=True, ticks=ticks)
     return Figure("selection", chart, (_bars(paper),))
+
+
+def _compared(cells: Sequence[Cell]) -> str:
+    """At how many K greedy selection is ahead of the greedy reading of probabilistic selection."""
+    means: dict[str, dict[int, list[float]]] = {}
+    for cell in cells:
+        if cell.reading == "greedy":
+            by_k = means.setdefault(cell.config.slots.selection, {})
+            by_k.setdefault(cell.k, []).append(fmean(cell.values))
+    greedy, sampled = (means.get(selection, {}) for selection in SELECTIONS)
+    ahead = {k: fmean(greedy[k]) - fmean(sampled[k]) for k in greedy.keys() & sampled.keys()}
+    if not ahead:
+        return "GS and PS have 0 values of K in common"
+    most = max(ahead, key=lambda k: abs(ahead[k]))
+    won = sum(value > 0 for value in ahead.values())
+    return f"GS is ahead of PS at {won} of {len(ahead)} K ({ahead[most]:+.2f} points at K = {most})"
 
 
 def _sharing(cells: Sequence[Cell]) -> Figure:
@@ -154,7 +204,8 @@ def _sharing(cells: Sequence[Cell]) -> Figure:
         reading = "" if selection == "GS" else f", {cell.reading} reading"
         return f"sharing {cell.config.slots.sharing}, {selection}{reading}"
 
-    chart = Chart("Sharing options", K, TEST, tuple(series(cells, name)), log2=True, ticks=ks(cells))
+    lines = series(cells, name)
+    chart = Chart(at_most(lines, "K = "), K, TEST, tuple(lines), log2=True, ticks=ks(cells))
     return Figure("sharing", chart, ("The paper's numbers for sharing were not found.",))
 
 
@@ -165,7 +216,8 @@ def _optimizers(cells: Sequence[Cell]) -> Figure:
         return f"{words}, {SELECTIONS[cell.config.slots.selection]}"
 
     greedy = [cell for cell in cells if cell.reading == "greedy"]
-    chart = Chart("Two optimizers", K, TEST, tuple(series(greedy, name)), log2=True, ticks=ks(greedy))
+    lines = series(greedy, name)
+    chart = Chart(at_most(lines, "K = "), K, TEST, tuple(lines), log2=True, ticks=ks(greedy))
     return Figure("optimizers", chart, ("Adam on the latents is slotkit's own; the paper has SGD only.",))
 
 
@@ -189,7 +241,7 @@ def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
         point = (mean_point(0, scratch),)
         lines.append(Line("learned from scratch, equal epochs in total", point, 5, level=True))
     n = f"{len(comparisons)} comparison{'s' if len(comparisons) > 1 else ''} of `slotkit finetune`."
-    chart = Chart("Finetuning", "epochs of selection before", TEST, tuple(lines))
+    chart = Chart(at_most(lines[:2], "epoch "), "epochs of selection before", TEST, tuple(lines))
     return Figure("finetuning", chart, (n, "The paper's numbers for finetuning were not found."))
 
 
@@ -227,9 +279,9 @@ def _zoomed(short: str, lines: Sequence[Line]) -> Figure:
     ends = [line.points[-1].y for line in lines if line.points[-1].y > best - 20]
     floor = max(0.0, min(ends) - 2 * (best - min(ends)) - 1)
     cut = [replace(line, points=tuple(p for p in line.points if p.y >= floor)) for line in lines]
-    kept = [replace(line, colour=at, dashed=at >= COLOURS) for at, line in enumerate(cut) if line.points]
-    title, y = f"Validation during training, {short}", "validation accuracy (%)"
-    chart = Chart(title, "epoch", y, tuple(kept), floor=floor)
+    kept = [replace(line, colour=at) for at, line in enumerate(cut) if line.points]
+    title = f"{short}: curves end at {span(ends_of(kept), '{:.1f}'.format, '%')}"
+    chart = Chart(title, "epoch", "validation accuracy (%)", tuple(kept), floor=floor)
     note = f"Means over the seeds. What lies below {floor:.0f} % is cut off."
     return Figure(f"curves-{short.lower()}", chart, (note,))
 

@@ -165,6 +165,7 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
                 "reading": cell.reading,
                 "test accuracy (%)": "" if mean is None else f"{mean:.2f}",
                 "spread": "" if spread is None else f"{spread:.2f}",
+                "before the first step (%)": _before(cell),
                 "n": str(len(values)),
                 "paper": "" if read is None else f"{read[0]:.2f}",
                 "difference": "" if read is None or mean is None else f"{mean - read[0]:+.2f}",
@@ -175,6 +176,12 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
     if len({row["sharing"] for row in rows if row["sharing"]}) < 2 and "sharing" in headings:
         headings.remove("sharing")
     return headings, rows
+
+
+def _before(cell: Cell) -> str:
+    """Mean test accuracy of the networks before training, of those runs that read it."""
+    found = [value for value in (row.before() for row in cell.rows) if value is not None]
+    return f"{mean_and_spread(found)[0]:.2f}" if found else ""
 
 
 def _like(cell: Cell, found: Sequence[Cell]) -> list[dict[str, Any]]:

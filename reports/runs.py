@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from slotkit.analyses import registry
+from slotkit.analyses.common.findings import layers, plain, short, span, whole
+from slotkit.analyses.common.style import shown as shown_of
 from slotkit.reports.chart import Chart, Line, Point
 from slotkit.reports.collect import Row
-from slotkit.reports.figures import Figure
+from slotkit.reports.figures import Figure, ends_of
 
 from slotkit import recipes
 from slotkit.config import Config, Overrides, flatten, resolve
@@ -24,16 +26,34 @@ POINTS = 200
 
 
 def curves(row: Row) -> Iterator[Figure]:
-    """Loss, validation accuracy and learning rate over the epochs."""
+    """Loss, validation accuracy and learning rate by epoch; of a loop of one's own what it has logged."""
+    yield from _logged(row)
     epochs = [entry for entry in row.folder.metrics() if entry["kind"] == "epoch"]
     if not epochs:
         return
     at = {name: [(entry["epoch"], entry[name]) for entry in epochs] for name in ("loss", "lr")}
     accuracy = [(entry["epoch"], 100 * entry["validation"]["accuracy"]) for entry in epochs]
     name = row.folder.name
-    yield _curve(f"loss-{name}", "Training loss", "loss (nats)", at["loss"])
-    yield _curve(f"validation-{name}", "Validation accuracy", "validation accuracy (%)", accuracy)
-    yield _curve(f"lr-{name}", "Learning rate", "learning rate", at["lr"])
+    epoch, best = max(accuracy, key=lambda pair: pair[1])
+    loss, lr = ([value for _, value in at[kind]] for kind in ("loss", "lr"))
+    falls = f"The training loss goes from {loss[0]:.3g} to {loss[-1]:.3g}"
+    yield _curve(f"loss-{name}", falls, "training loss (nats)", at["loss"])
+    told = f"Validation accuracy is best at epoch {epoch}: {best:.2f} %"
+    yield _curve(f"validation-{name}", told, "validation accuracy (%)", accuracy)
+    stays = lr[0] == lr[-1]
+    told = f"The learning rate {'is' if stays else f'goes from {lr[0]:.3g} to'} {lr[-1]:.3g} at the end"
+    yield _curve(f"lr-{name}", told, "learning rate", at["lr"])
+
+
+def _logged(row: Row) -> Iterator[Figure]:
+    found: dict[str, list[tuple[Any, float]]] = {}
+    for entry in row.folder.metrics():
+        for name, value in entry["values"].items() if entry["kind"] == "log" else ():
+            found.setdefault(name, []).append((entry["step"], value))
+    for name, values in found.items():
+        line = Line(name, _thinned(values), 0, marks=False)
+        title = f"{name} goes from {values[0][1]:.3g} to {values[-1][1]:.3g}"
+        yield Figure(f"{name}-{row.folder.name}", Chart(title, "training step", name, (line,)))
 
 
 def differences(row: Row) -> tuple[str, list[tuple[str, str, str, str]]]:
@@ -42,6 +62,9 @@ def differences(row: Row) -> tuple[str, list[tuple[str, str, str, str]]]:
     Raises SlotkitError if its recipe is not there any more.
     """
     usual = Config()
+    if row.folder.recorded() is not None:
+        told = [(path, "", shown(value), "slotkit.record") for path, value in row.folder.settings().items()]
+        return "what slotkit.record knows of it", told
     if row.recipe:
         slots = Overrides("run", {"slots.k": row.config.slots.k})
         usual = resolve([*recipes.below(row.recipe, [slots]), slots]).config
@@ -74,29 +97,33 @@ def dynamics(row: Row) -> tuple[list[Figure], list[str]]:
 
 def _flips(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
     found = table[table["quantity"] == "flip rate"]
-    lines = _by_layer(found)
-    chart = Chart("Flips", "training step", "flips / step / million reels", lines)
+    lines = _by_layer(table, found)
+    finding = f"{span(ends_of(lines), whole)} flips a step and million reels at the end"
+    chart = Chart(finding, "training step", "flips / step / million reels", lines)
     yield Figure(f"flips-{row.folder.name}", chart, (f"`slotkit analyze flips {row.folder.path}` has more.",))
 
 
 def _thresholds(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
     found = table[(table["quantity"] == "margin") & (table["level"].astype(float) == 0.5)]
-    chart = Chart("Distance to the next threshold", "training step", "median distance of u", _by_layer(found))
+    lines = _by_layer(table, found)
+    finding = f"The next threshold is {span(ends_of(lines), plain)} away at the end"
+    chart = Chart(finding, "training step", "median distance of u to its next threshold", lines)
     note = f"`slotkit analyze thresholds {row.folder.path}` has more."
     yield Figure(f"thresholds-{row.folder.name}", chart, (note,))
 
 
-def _by_layer(table: pd.DataFrame) -> tuple[Line, ...]:
+def _by_layer(table: pd.DataFrame, found: pd.DataFrame) -> tuple[Line, ...]:
+    """A line for each layer of `found` that a figure of the table would show."""
     lines: list[Line] = []
-    for layer in table["layer"].unique():
-        rows = table[table["layer"] == layer]
+    for layer in [name for name in shown_of(layers(table)) if name in set(found["layer"])]:
+        rows = found[found["layer"] == layer]
         points = [(float(at), float(value)) for at, value in zip(rows["at"], rows["value"], strict=True)]
-        lines.append(Line(str(layer), _thinned(points), len(lines), marks=False))
-    return tuple(lines) if len(lines) != 2 else tuple(lines[:1])  # one layer, which is all
+        lines.append(Line(short(layer), _thinned(points), len(lines), marks=False))
+    return tuple(line for line in lines if line.points)
 
 
 def _curve(name: str, title: str, y: str, values: list[tuple[Any, float]]) -> Figure:
-    line = Line(title.lower(), _thinned(values), 0, marks=len(values) == 1)
+    line = Line(y, _thinned(values), 0, marks=False)
     return Figure(name, Chart(title, "epoch", y, (line,)))
 
 

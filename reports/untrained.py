@@ -12,7 +12,8 @@ from slotkit.files import make_folder, write_text
 from slotkit.runs.schema import Fraction, Told, naming, read_json
 from slotkit.training.experiment import evaluate_untrained
 
-# Kept in the run's folder, because it takes seconds and never changes.
+# Kept in the folder of a run of an older slotkit, because it takes seconds and never changes. Others have it
+# in their summary.
 KEPT = Path("analyses") / "untrained.json"
 
 
@@ -40,6 +41,9 @@ def untrained(
 
 
 def _accuracy(row: Row, tell: Callable[[str], None]) -> float:
+    known = row.before()
+    if known is not None:
+        return known / 100
     path = row.folder.path / KEPT
     if path.is_file():
         with naming(path, "Delete it: it is made anew from the run."):

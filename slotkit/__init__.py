@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from slotkit.layers import SlotConv1d, SlotConv2d, SlotConv3d, SlotLinear
     from slotkit.machine import SlotMachine, randomize, slotify
     from slotkit.optim import SlotAdam, SlotSGD
+    from slotkit.own_loop import record
     from slotkit.reel import Reel
-    from slotkit.slotfile import load
+    from slotkit.slotfile import load, save
 
     __version__: str
 
@@ -32,6 +33,8 @@ PUBLIC = {
     "dead_layers": "slotkit.dead",
     "load": "slotkit.slotfile",
     "randomize": "slotkit.machine",
+    "record": "slotkit.own_loop",
+    "save": "slotkit.slotfile",
     "slotify": "slotkit.machine",
 }
 
@@ -48,6 +51,8 @@ __all__ = [
     "dead_layers",
     "load",
     "randomize",
+    "record",
+    "save",
     "slotify",
 ]
 

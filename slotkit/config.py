@@ -8,6 +8,7 @@ order, checks the result and keeps where each value came from.
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from pydantic import (
 )
 
 from slotkit.errors import SlotkitError
+
+# A range of more seeds than these is a slip of the hand.
+MOST_SEEDS = 10_000
 
 # Names of `slotkit train` that are not the end of their setting's path.
 _FLAGS = {"model": "model.name"}
@@ -170,6 +174,9 @@ class RecordingSettings(Section):
         description="checkpoints to resume from that are kept, the newest included",
     )
     keep_epochs: tuple[int, ...] = Field((), description="epochs whose checkpoints are kept")
+    loggers: tuple[str, ...] = Field(
+        (), description="where the numbers go beside the run folder: tensorboard, wandb, mlflow"
+    )
 
 
 class SeedSettings(Section):
@@ -259,10 +266,10 @@ def resolve(overrides: Sequence[Overrides]) -> Resolved:
     origins: dict[str, str] = {}
     for given in overrides:
         for path, value in given.values.items():
-            _check_path(path, given.origin)
+            check_path(path, given.origin)
             values[path], origins[path] = value, given.origin
     try:
-        return Resolved(Config.model_validate(_nest(values)), origins)
+        return Resolved(Config.model_validate(nest(values)), origins)
     except ValidationError as fault:
         raise SlotkitError(_sentence(fault, origins)) from None
 
@@ -281,18 +288,38 @@ def parse_assignment(text: str) -> Overrides:
     return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
 
 
+def as_assignment(path: str, value: Any) -> str:
+    """The reverse: what `parse_assignment` reads as that setting."""
+    # Numbers, truth values and lists are written alike in JSON and TOML.
+    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
+
+
 def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" -> the seeds of repetitions."""
+    """ "0,1,2" and "0-2" -> the seeds of repetitions."""
     try:
-        seeds = [int(one) for one in text.split(",")]
+        seeds = [seed for part in text.split(",") for seed in _seeds_in(part)]
     except ValueError:
-        raise SlotkitError(f"--seeds {text} is not a list of integers such as 0,1,2.") from None
+        raise SlotkitError(
+            f"--seeds {text} is not a list of integers such as 0,1,2, or a range such as 0-4."
+        ) from None
     if len(set(seeds)) < len(seeds):
         raise SlotkitError(f"--seeds {text} has a seed twice: the runs would be equal.")
     return seeds
 
 
-def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+def _seeds_in(part: str) -> Sequence[int]:
+    """One seed, or those from the first of a range to its last."""
+    first, dash, last = part.partition("-")
+    if not dash:
+        return [int(part)]
+    seeds = range(int(first), int(last) + 1)
+    if not 0 < len(seeds) <= MOST_SEEDS:
+        raise ValueError
+    return seeds
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value, as nested tables."""
     tables: dict[str, Any] = {}
     for path, value in values.items():
         *parents, key = path.split(".")
@@ -330,7 +357,8 @@ def _short_names() -> dict[str, str]:
     }
 
 
-def _check_path(path: str, origin: str) -> None:
+def check_path(path: str, origin: str) -> None:
+    """Raise SlotkitError with the nearest names if there is no such setting."""
     known = setting_paths()
     if path in known or path.startswith("model.options."):
         return

@@ -155,6 +155,9 @@ def attach(holders: list[tuple[nn.Module, str]], weight: SlotWeight) -> nn.Modul
     and all of them come to share one set of scores.
     """
     (module, name), *tied = holders
+    for holder, _ in holders:
+        # `DenseForm.end` puts the weight back in its place among the parameters.
+        holder.__dict__.setdefault("ordinary_order", list(holder._parameters))
     # unsafe: the checks would call right_inverse a second time, which is refused on purpose.
     parametrize.register_parametrization(module, name, weight, unsafe=True)
     shared = module.get_submodule(f"parametrizations.{name}")
@@ -268,6 +271,9 @@ class DenseForm:
             else:
                 weight.held = samples
 
+    def follows(self) -> bool:
+        return all(weight.held is None for weight in self._weights.values())
+
     def check(self, names: Iterable[str] | None = None) -> None:
         pass  # the weights come from the scores, which any optimizer may move
 
@@ -330,3 +336,31 @@ class DenseForm:
             for name, weight in self._weights.items():
                 held = state["held"].get(name)
                 weight.held = None if held is None else held.to(weight.options.device).clone()
+
+    def end(self, model: nn.Module) -> None:
+        lists = {id(shared): name for name, shared in self._lists.items()}
+        found: dict[str, list[tuple[nn.Module, str]]] = {}
+        for module in model.modules():
+            if parametrize.is_parametrized(module):
+                for own, chain in module.get_submodule("parametrizations").named_children():
+                    if id(chain) in lists:
+                        found.setdefault(lists[id(chain)], []).append((module, own))
+        for name, holders in found.items():
+            scores, (module, own) = self._scores[name], holders[0]
+            with torch.no_grad():
+                weight = nn.Parameter(getattr(module, own).clone(), scores.requires_grad)
+            for holder, held in holders:
+                _detach(holder, held, weight)
+
+
+def _detach(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+    """Put a parameter where a `SlotWeight` was, in its old place among the parameters."""
+    # torch keeps a property on the module's class, which deep copies of the module have in common.
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    module._parameters[name] = weight
+    if not parametrize.is_parametrized(module):
+        order = module.__dict__.pop("ordinary_order", [])
+        for each in [each for each in order if each in module._parameters]:
+            module._parameters[each] = module._parameters.pop(each)

@@ -72,6 +72,10 @@ class Draws:
         if self._automatic or self.form.latents:
             _watched.add(self)
 
+    def end(self) -> None:
+        """Draw no more."""
+        _watched.discard(self)
+
     def restart(self, waiting: Iterable[str] | None = None) -> None:
         """The next forward draws these tensors, or all; whoever wrote to them before had a right to."""
         everything = self.form.reels if self._automatic else ()

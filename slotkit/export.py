@@ -18,11 +18,13 @@ from slotkit import slotfile
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
-from slotkit.models import create
+from slotkit.models import OWN, create
+from slotkit.recording.replay import channel_dims_of
 from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
+from slotkit.standin import stand_in
 from slotkit.training.prepare import Prepared, own_settings, reopen
 
 WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
@@ -79,6 +81,7 @@ def export(
     onnx: bool = False,
     changes: Sequence[Overrides] = (),
     other_data: bool = False,
+    report: slotfile.Share = slotfile.silent,
 ) -> Export:
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
 
@@ -91,19 +94,18 @@ def export(
         changes: settings laid over the run's own, such as another data folder.
         other_data: go on if the data have changed: the files don't depend on them. They have to fit the
             network.
+        report: called with the share of the slot file that is coded, 0 to 1.
 
     Raises:
         SlotkitError: no such checkpoint or data, data that have changed, a network that can't be written
             down, the packages of ONNX missing, or a folder that can't be written.
     """
+    if folder.config().model.name == OWN:
+        return _export_own(folder, which, out, onnx)
     if onnx:
         _check_onnx()
     prepared = _rebuild(folder, which, changes, other_data)
-    place = out if out is not None else folder.path / "export"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise unwritable(place, fault) from fault
+    place = _made(folder, out)
     trainee, image, classes = prepared.trainee, _image(prepared), prepared.dataset.num_classes
     config = prepared.config.model
     with torch.device("meta"):
@@ -118,7 +120,7 @@ def export(
     names = [WEIGHTS]
     if trainee.machine is not None:
         described = slotfile.architecture(config.name, image, classes, config.options)
-        sizes = slotfile.save(place / SLOT_FILE, trainee.model, trainee.machine, described)
+        sizes = slotfile.save(place / SLOT_FILE, trainee.machine, described, report=report)
         connections, index_bytes = sizes.connections, sizes.index_bytes
         names.append(SLOT_FILE)
     if onnx:
@@ -128,6 +130,39 @@ def export(
     files = {name: (place / name).stat().st_size for name in names}
     reading = "learned" if trainee.machine is None else "greedy"
     return Export(place, files, dense, connections, index_bytes, reading)
+
+
+def _made(folder: RunFolder, out: Path | None) -> Path:
+    place = out if out is not None else folder.path / "export"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise unwritable(place, fault) from fault
+    return place
+
+
+def _export_own(folder: RunFolder, which: str, out: Path | None, onnx: bool) -> Export:
+    """From the checkpoint alone: slotkit does not have the class of the network."""
+    if onnx:
+        raise SlotkitError(
+            f"The network of {folder.name} is one's own, and --onnx needs the network itself. Load the slot "
+            "file into it (slotkit.load(path, into=model)), and use torch.onnx.export."
+        )
+    state, _ = load(folder, which)
+    if "settings" not in state:
+        raise SlotkitError(
+            f"The network of {folder.name} is one's own, with learned weights: its checkpoint "
+            f"{folder.checkpoint(which)} has them, and there is nothing to select. Load it with "
+            "slotkit.runs.checkpoint.load."
+        )
+    with naming(folder.checkpoint(which), "Use another one, or record again."):
+        machine = stand_in(state, channel_dims_of(folder))
+    place = _made(folder, out)
+    sizes = slotfile.save(place / SLOT_FILE, machine)
+    ordinary = {name: value.contiguous() for name, value in machine.to_learned().state_dict().items()}
+    write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
+    files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}
+    return Export(place, files, sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy")
 
 
 def _rebuild(

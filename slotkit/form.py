@@ -67,6 +67,9 @@ class Form(Protocol):
         It stays until the next choice. With `in_place` it is written to where the last sample is.
         """
 
+    def follows(self) -> bool:
+        """Whether all weights are those of the highest scores, and chosen anew after every step."""
+
     def check(self, names: Iterable[str] | None = None) -> None:
         """Raise SlotkitError if something else than slotkit has changed one of these weights, or any."""
 
@@ -108,3 +111,8 @@ class Form(Protocol):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a `state` of the same reels."""
+
+    def end(self, model: nn.Module) -> None:
+        """Make the options in use ordinary Parameters of the model, which no machine has. The form is then of
+        no use.
+        """

@@ -19,7 +19,7 @@ from slotkit.machine import SlotMachine, slotify
 from slotkit.reel import Init
 
 
-class _SlotLayer(nn.Module):
+class SlotLayer(nn.Module):
     """What the layers below add to their PyTorch layer, whose sizes are the positional arguments.
 
     Args:
@@ -62,13 +62,21 @@ class _SlotLayer(nn.Module):
         weight = self.get_submodule("parametrizations.weight.0")
         assert isinstance(weight, SlotWeight)
         weight.adopts_seed = True
-        self.register_load_state_dict_post_hook(_scores_are_loaded)  # type: ignore[no-untyped-call]
+        hook = self.register_load_state_dict_post_hook(_scores_are_loaded)  # type: ignore[no-untyped-call]
+        self.machine.endings += [hook.remove, self._end]
+
+    def _end(self) -> None:
+        """`machine.to_learned()` is done: the layer is PyTorch's own now, or of a class of the user's."""
+        if type(self) in LAYERS:
+            del self.__dict__["machine"]
+            self.__class__ = LAYERS[type(self)]
 
     def get_extra_state(self) -> Tensor:
         """How many times training has sampled, and whether the next forward draws: a resumed run goes on
         with the next draw.
         """
-        return torch.tensor([self.machine.draws, bool(self.machine.drawing.waiting)])
+        drawing = self.machine.drawing
+        return torch.tensor([drawing.number, bool(drawing.waiting)])
 
     def set_extra_state(self, state: Tensor) -> None:
         # Files of before have the first number alone, and every forward drew.
@@ -76,7 +84,7 @@ class _SlotLayer(nn.Module):
         self._loaded = int(number), bool(waits)
 
 
-def _scores_are_loaded(layer: _SlotLayer, _: Any) -> None:
+def _scores_are_loaded(layer: SlotLayer, _: Any) -> None:
     """The draw that is due belongs to the scores, which a layer loads after its own extra state."""
     loaded, layer._loaded = layer._loaded, None
     weight = layer.get_submodule("parametrizations.weight.0")
@@ -86,17 +94,26 @@ def _scores_are_loaded(layer: _SlotLayer, _: Any) -> None:
         drawing.restart(None if waits else ())
 
 
-class SlotLinear(_SlotLayer, nn.Linear):
+class SlotLinear(SlotLayer, nn.Linear):
     """`torch.nn.Linear` with K options a connection."""
 
 
-class SlotConv1d(_SlotLayer, nn.Conv1d):
+class SlotConv1d(SlotLayer, nn.Conv1d):
     """`torch.nn.Conv1d` with K options a connection."""
 
 
-class SlotConv2d(_SlotLayer, nn.Conv2d):
+class SlotConv2d(SlotLayer, nn.Conv2d):
     """`torch.nn.Conv2d` with K options a connection."""
 
 
-class SlotConv3d(_SlotLayer, nn.Conv3d):
+class SlotConv3d(SlotLayer, nn.Conv3d):
     """`torch.nn.Conv3d` with K options a connection."""
+
+
+# What each is when its machine has ended.
+LAYERS: dict[type, type] = {
+    SlotLinear: nn.Linear,
+    SlotConv1d: nn.Conv1d,
+    SlotConv2d: nn.Conv2d,
+    SlotConv3d: nn.Conv3d,
+}

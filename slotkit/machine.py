@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from slotkit.dense import DenseForm
 from slotkit.draws import Draws
@@ -16,8 +18,8 @@ from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.latent.form import LatentForm
 from slotkit.optim import SlotSGD
-from slotkit.others import check_others, treat_others
-from slotkit.picking import Picked, Where, pick
+from slotkit.others import Treated, check_others, treat_others
+from slotkit.picking import Picked, Where, pick, unfreeze
 from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
@@ -30,6 +32,9 @@ from slotkit.states import check_machine_state
 
 FORMS = ("latent", "dense")
 TABLES = ("auto", "stored", "recomputed")
+
+# Which weights of a machine are taken: those of the highest scores, or what they are now.
+READINGS = ("greedy", "in use")
 
 
 # What is made in inference mode can't be trained outside of it.
@@ -52,9 +57,10 @@ def slotify(
 ) -> SlotMachine:
     """Make a slot machine of `model`, in place.
 
-    Every picked weight gets K fixed random options and K scores a connection; its values are
-    replaced by the selected options. Nothing else changes in a training loop but the optimizer,
-    which comes from `SlotMachine.optimizer`.
+    Every picked weight gets K fixed random options and K scores a connection; its values, pretrained
+    or not, are replaced by the selected options. Biases and norms are made neutral, unless `others` says
+    otherwise. Nothing else changes in a training loop but the optimizer, which comes from
+    `SlotMachine.optimizer`. `SlotMachine.to_learned` gives the ordinary network back.
 
     Args:
         model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
@@ -73,7 +79,8 @@ def slotify(
         where: which parameters become reels: None (every weight of the layers above), names or glob
             patterns, or a predicate (name, parameter) -> bool.
         others: what becomes of the non-slot parameters: "frozen" (biases 0, norms identity, as in the
-            paper's networks), "trained", or "kept" (as they are, untrained).
+            paper's networks), "trained" (from the values that they have), or "kept" (as they are, untrained:
+            for pretrained ones).
         update: "all" scores get a gradient (the paper) or only the "selected" one (CENG501).
         symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
             by a layer don't average to zero, and can leave every ReLU dead.
@@ -86,7 +93,7 @@ def slotify(
     """
     settings = ReelSettings(k, seed, init, sharing, symmetric, kind)
     selection, update = find_selection(selection), find_update(update)
-    _check_form(form, engine, update, tables)
+    check_form(form, engine, update, tables)
     check_others(others)
     picked = pick(model, where)
     # All reels are made before the model is changed, so that a refusal leaves it as it was.
@@ -119,7 +126,8 @@ def _reel(one: Picked, settings: ReelSettings) -> Reel:
     return settings.reel(one.name, one.parameter.shape, one.channel_dim)
 
 
-def _check_form(form: str, engine: str, update: str, tables: str) -> None:
+def check_form(form: str, engine: str, update: str, tables: str) -> None:
+    """Raise SlotkitError for what the form doesn't have."""
     if form not in FORMS:
         raise SlotkitError(f"There is no form {form!r}. Choose one of {', '.join(FORMS)}.")
     if tables not in TABLES:
@@ -135,6 +143,12 @@ def _check_form(form: str, engine: str, update: str, tables: str) -> None:
         raise SlotkitError(
             "engine and tables belong to the latent form. Leave them out, or use form='latent'."
         )
+
+
+def check_reading(reading: str) -> None:
+    """Raise SlotkitError unless `reading` is one of READINGS."""
+    if reading not in READINGS:
+        raise SlotkitError(f"There is no reading {reading!r}. Choose one of {', '.join(READINGS)}.")
 
 
 class SlotMachine:
@@ -155,27 +169,39 @@ class SlotMachine:
 
     Attributes:
         model: the model, changed in place.
-        form: where options and scores live (`slotkit.form.Form`).
         selection: "greedy" or "probabilistic", how training selects.
         drawing: when it draws (`slotkit.draws.Draws`).
+        endings: called when `to_learned` is done.
     """
 
-    def __init__(
-        self, model: nn.Module, form: Form, trained: dict[str, nn.Parameter], selection: str
-    ) -> None:
+    def __init__(self, model: nn.Module, form: Form, others: Treated, selection: str) -> None:
         self.model = model
-        self.form = form
+        self._form: Form | None = form
         self.selection = selection
         self.drawing = Draws(form, selection)
-        self._trained = list(trained)
+        self._others_are = others
         self._borrowed = False
+        self._hooks: list[RemovableHandle] = []
+        self.endings: list[Callable[[], None]] = []
         if selection == "probabilistic":
             self.drawing.by_hand(self.reels)
             self.drawing.restart()
             for module in _with_reels(model, form):
-                module.register_forward_pre_hook(self._draw_before_forward)
+                self._hooks.append(module.register_forward_pre_hook(self._draw_before_forward))
+
+    @property
+    def form(self) -> Form:
+        """Where options and scores live. Raises SlotkitError if the machine has ended."""
+        if self._form is None:
+            raise SlotkitError(
+                "This slot machine has ended: to_learned() gave its network back, whose weights are ordinary "
+                "ones. Train model.parameters() with any optimizer, or slotify the network anew."
+            )
+        return self._form
 
     def __repr__(self) -> str:
+        if self._form is None:
+            return "SlotMachine(ended: its network has learned weights)"
         reel = next(iter(self.reels.values()))
         total = sum(math.prod(reel.shape) for reel in self.reels.values())
         return (
@@ -202,7 +228,7 @@ class SlotMachine:
     def trained(self) -> dict[str, nn.Parameter]:
         """Name -> those of the non-slot parameters that are trained."""
         # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
-        return {name: self.model.get_parameter(name) for name in self._trained}
+        return {name: self.model.get_parameter(name) for name in self._others_are.trained}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What an optimizer trains: the form's, and the non-slot parameters that are trained.
@@ -313,6 +339,38 @@ class SlotMachine:
             self._borrowed = borrowed
             self.form.restore(before)
 
+    def to_learned(self, reading: str = "greedy") -> nn.Module:
+        """End the machine: the model is an ordinary network again, whose weights are the selected options.
+
+        They are Parameters like any other, with a gradient unless the user has switched it off. Other
+        parameters keep their values; those that slotify froze have a gradient as before. Nothing of slotkit
+        is left on the model, and the machine and its optimizer can't be used any more.
+
+        Args:
+            reading: "greedy" (the highest scores) or "in use" (what the weights are now: under
+                probabilistic selection the last sample).
+
+        Returns:
+            The model.
+
+        Raises SlotkitError, before anything is changed, if somebody else has written to the weights.
+        """
+        check_reading(reading)
+        form = self.form
+        form.check()
+        if reading == "greedy":
+            form.choose_greedy(follow=True)
+        form.end(self.model)
+        self.drawing.end()
+        for hook in self._hooks:
+            hook.remove()
+        for name in self._others_are.frozen:
+            unfreeze(self.model.get_parameter(name))
+        self._form = None
+        for ending in self.endings:
+            ending()
+        return self.model
+
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, and what the options were made from.
 
@@ -370,7 +428,10 @@ class SlotMachine:
 
     def _known(self, name: str) -> str:
         if name not in self.reels:
-            raise SlotkitError(f"There is no reel {name!r}. This machine has {', '.join(self.reels)}.")
+            near = [known for known in self.reels if known.startswith(f"{name}.")]
+            near += difflib.get_close_matches(name, self.reels, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise SlotkitError(f"There is no reel {name!r}.{hint} This machine has {', '.join(self.reels)}.")
         return name
 
     def _checked(self, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,15 +21,22 @@ def check_others(others: str) -> None:
         raise SlotkitError(f"`others` is {others!r}. Choose one of {', '.join(OTHERS)}.")
 
 
-def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[str, nn.Parameter]:
-    """Treat the non-slot parameters of `model` as `others` says; return those to train, by full name.
+class Treated(NamedTuple):
+    """Full names of the non-slot parameters that are trained, and of those that no longer have a gradient."""
+
+    trained: list[str]
+    frozen: list[str]
+
+
+def treat_others(model: nn.Module, picked: list[Picked], others: str) -> Treated:
+    """Treat the non-slot parameters of `model` as `others` says.
 
     "frozen": biases become 0 and norms the identity; any other parameter keeps its value. None is
         trained. The paper's networks are like this. Biases and norms of torch and timm are known by their
         type, those of others by what their module computes; what only goes by such a name is left as it
         is, and named in a warning.
     "kept": all keep their values, and none is trained. The CENG501 code does this: its biases stay as
-        PyTorch initialised them.
+        PyTorch initialised them. So do pretrained ones.
     "trained": all keep their values for now and are trained, but for those that do not require a gradient.
 
     The parameters of another slot machine in the same model are left alone.
@@ -42,12 +50,13 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> dict[st
     }
     non_slot = {name: value for name, value in model.named_parameters() if id(value) not in reels}
     if others == "trained":
-        return {name: value for name, value in non_slot.items() if value.requires_grad}
+        return Treated([name for name, value in non_slot.items() if value.requires_grad], [])
+    frozen = [name for name, value in non_slot.items() if value.requires_grad]
     for value in non_slot.values():
         freeze(value)
     if others == "frozen":
         _neutralize(model, reels)
-    return {}
+    return Treated([], frozen)
 
 
 def _neutralize(model: nn.Module, reels: set[int]) -> None:

@@ -46,10 +46,25 @@ def claim(parameter: Tensor, holders: Holders = ()) -> None:
         module.__dict__.setdefault("of_a_slot_machine", set()).add(name)
 
 
+def release(parameter: Tensor, holders: Holders = ()) -> None:
+    """Undo `claim`."""
+    parameter.__dict__.pop("belongs_to_a_slot_machine", None)
+    for module, name in holders:
+        names = module.__dict__.get("of_a_slot_machine", set())
+        names.discard(name)
+        if not names:
+            module.__dict__.pop("of_a_slot_machine", None)
+
+
 def freeze(parameter: Tensor) -> None:
     """Switch the gradient of a parameter off for as long as no machine takes it."""
     if parameter.requires_grad:
         parameter.requires_grad_(False).frozen_by_a_slot_machine = True  # type: ignore[attr-defined]
+
+
+def unfreeze(parameter: Tensor) -> None:
+    """Undo `freeze`."""
+    parameter.requires_grad_(True).__dict__.pop("frozen_by_a_slot_machine", None)
 
 
 def is_claimed(parameter: Tensor, holders: Holders = ()) -> bool:
@@ -66,6 +81,15 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     or already a slot machine's.
     """
     by_name = _holders(model)
+    return [_picked(name, by_name[name]) for name in _names(model, where, by_name)]
+
+
+def names_picked(model: nn.Module, where: Where = None) -> list[str]:
+    """The names of what `pick` picks, also of a model on the meta device."""
+    return _names(model, where, _holders(model))
+
+
+def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Module, str]]]) -> list[str]:
     if where is None:
         names = [
             name
@@ -77,12 +101,17 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     else:
         names = _matching([where] if isinstance(where, str) else list(where), list(by_name))
     if not names:
+        if where is None and any(is_claimed(_parameter(one), one) for one in by_name.values()):
+            raise SlotkitError(
+                f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv "
+                "layers belongs to one. Go on with that machine, or slotify a new model."
+            )
         raise SlotkitError(
             f"{type(model).__name__} has no weight to slotify: `where` picks none of its parameters "
             f"({', '.join(by_name) or 'it has none'}). By default every weight of Linear and Conv "
             "layers is picked."
         )
-    return [_picked(name, by_name[name]) for name in names]
+    return names
 
 
 def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

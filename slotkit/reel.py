@@ -9,10 +9,11 @@ and pinned by golden vectors in the tests. It never changes; docs/reel-spec-2.md
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -299,14 +300,14 @@ class Reel:
             raise SlotkitError(f"The draw number is {number}. Give an integer from 0 to 2**32 - 1.")
         n = math.prod(self.shape)
         blocks = torch.arange((n + 3) // 4, device=device)
-        uniform = self._uniform(blocks, stream, 4, unit_uniform, third=number)
+        uniform = self._uniform(blocks, stream, 4, third=number)
         return uniform.reshape(-1)[:n].reshape(self.shape)
 
     def _key_of(self, name: str) -> tuple[int, int]:
         return key_of("slotkit reel spec", REEL_SPEC, self.seed, name)
 
     def _options_of(self, owners: Tensor) -> Tensor:
-        uniform = self._uniform(owners, OPTIONS, self.rule.uniforms(self.k), symmetric_uniform)
+        uniform = self._uniform(owners, OPTIONS, self.rule.uniforms(self.k), symmetric=True)
         values = find_init(self.init).options(uniform, self.fans)
         option = torch.arange(self.k, device=owners.device)
         number = self.rule.source(option)
@@ -315,16 +316,26 @@ class Reel:
         return self.rule.value(values, option, self.fans)
 
     def _scores_of(self, connections: Tensor) -> Tensor:
-        uniform = self._uniform(connections, SCORES, self.k, unit_uniform)
+        uniform = self._uniform(connections, SCORES, self.k)
         scores = find_init(self.init).scores(uniform, self.fans)
         return self.rule.score(scores, torch.arange(self.k, device=connections.device), self.fans)
 
     def _uniform(
-        self, owners: Tensor, stream: int, count: int, convert: Callable[[Tensor], Tensor], third: int = 0
+        self, owners: Tensor, stream: int, count: int, symmetric: bool = False, third: int = 0
     ) -> Tensor:
-        """`count` numbers for each owner: number j is word j % 4 of block (owner, third + j // 4, stream)."""
+        """`count` numbers for each owner: number j is word j % 4 of block (owner, third + j // 4, stream).
+
+        They are in (0, 1), or in (-1, 1) if `symmetric`.
+        """
         key = self.option_key if stream == OPTIONS else self.key
         out = torch.empty(len(owners), count, dtype=torch.float32, device=owners.device)
+        if owners.device.type == "cpu":
+            from slotkit.philox_cpu import uniform_rows
+
+            words = np.uint64(key[0]), np.uint64(key[1])
+            uniform_rows(owners.contiguous().numpy(), count, third, stream, *words, symmetric, out.numpy())
+            return out
+        convert = symmetric_uniform if symmetric else unit_uniform
         for first in range(0, len(owners), CHUNK):
             run = owners[first : first + CHUNK]
             low, high = run & WORD, run >> 32

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from slotkit.cli.main import app
 from typer.testing import CliRunner
 
@@ -17,7 +19,8 @@ CALLS = [
     (page.name, call.strip())
     for page in PAGES
     for call in re.findall(r"^ {4}(slotkit train .*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    if "--resume" not in call  # which needs a run: tests/runs/test_resume.py
+    # which need a run, or a file: tests/runs/test_resume.py, tests/cli/test_settings.py
+    if not {"--resume", "--config"} & set(call.split())
 ]
 
 
@@ -39,3 +42,16 @@ def test_recipes_that_are_named_exist(page: Path) -> None:
         r"\b(?:paper(?:-literal)?|authors|ceng501)-[a-z0-9]+(?:-[a-z]+)+\b", page.read_text(encoding="utf-8")
     )
     assert set(named) <= set(recipes.names())
+
+
+def test_the_program_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PAGES[0].read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), names)
+    again, model = names["again"].state_dict(), names["model"].state_dict()
+    assert list(again) == list(model)
+    assert all(torch.equal(again[name], model[name]) for name in model)
+    connections = sum(value.numel() for name, value in model.items() if name.endswith("weight"))
+    assert Path("mine.slot.safetensors").stat().st_size < connections

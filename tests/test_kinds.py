@@ -226,7 +226,7 @@ def test_a_slot_file_holds_no_kind_of_a_later_spec(tmp_path: Path) -> None:
     model = create("lenet", (1, 2, 2), 5)
     machine = slotify(model, k=4, kind="zero")
     with pytest.raises(SlotkitError) as caught:
-        slotfile.save(tmp_path / "x", model, machine, slotfile.architecture("lenet", (1, 2, 2), 5))
+        slotfile.save(tmp_path / "x", machine, slotfile.architecture("lenet", (1, 2, 2), 5))
     assert "has options of the kind 'zero', which a file can't hold. Only independent" in str(caught.value)
     assert not (tmp_path / "x").exists()
 

@@ -65,6 +65,15 @@ class Analysis:
         return import_module(self.compute).analyze
 
 
+# What an analysis that calls the network needs of a run that slotkit.record has made.
+OF_OWN_LOOPS = (
+    Setting("dataset", str, None, "A dataset for runs of loops of one's own: digits, imagefolder:DIR, ..."),
+    Setting(
+        "model_factory", str, None, "What makes their network: package.module:function.", metavar="M:FUNCTION"
+    ),
+)
+
+
 def names(text: str) -> list[str]:
     """ "start, best" -> ["start", "best"]."""
     return [name.strip() for name in text.split(",")]

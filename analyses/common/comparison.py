@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from slotkit.analyses.common.recorded import GREEDY
 
-from slotkit.config import flatten
 from slotkit.data.identity import Identity, differences
+from slotkit.models import OWN
 from slotkit.recording.replay import settings_of
 from slotkit.runs.folder import RunFolder
 
@@ -35,6 +35,7 @@ TELLING = {
     "training.weight_decay": "L2",
     "slots.update": "update",
     "training.schedule": "schedule",
+    "training.epochs": "epochs",
 }
 
 NO_RECIPE = "no recipe"
@@ -59,7 +60,7 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
     if len(groups) == 1:
         first = ones[0]
         of_run = f"{first.get('model.name')} on {first.get('data.dataset')}"
-        what = of_run if "model.name" in first else "a recorded machine"
+        what = "a recorded machine" if first.get("model.name") in (None, OWN) else of_run
         return [f"{what if first['recipe'] == NO_RECIPE else first['recipe']}, K = {first['slots.k']}"] * len(
             folders
         )
@@ -114,9 +115,14 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
     )
     return {"recipe": recipe} | {
         path: value
-        for path, value in flatten(folder.config().model_dump(mode="json"))
-        if not path.startswith(INCIDENTAL)
+        for path, value in folder.settings().items()
+        if not path.startswith(INCIDENTAL) and not _is_own_seed(path)
     }
+
+
+def _is_own_seed(path: str) -> bool:
+    """A seed among what slotkit.record was told."""
+    return path.startswith("config.") and "seed" in path.rpartition(".")[2].lower()
 
 
 def _tell_data_apart(folders: Sequence[RunFolder], settings: Sequence[dict[str, Any]]) -> None:

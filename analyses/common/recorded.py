@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
+from slotkit.machine import SlotMachine
+from slotkit.own_loop import Recording, recording_of
 from slotkit.recording.chunks import Columns, flips_by_step, followed, names_flips
 from slotkit.recording.replay import settings_of
 from slotkit.recording.trace import Trace
 from slotkit.runs.folder import RunFolder, default_runs_dir
 
-Run = RunFolder | Path | str
+Run = RunFolder | Path | str | Recording | SlotMachine
 
 MEASUREMENTS = ("margin", "speed", "steps_to_flip", "entropy", "top")
 MEANS = ("mean_entropy", "decided", "drift")
@@ -83,18 +85,32 @@ class Recorded:
 
 
 def open_runs(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> list[RunFolder]:
-    """Run folders, each once. Names are looked for in `runs_dir` (default: as `slotkit runs` has it).
+    """Run folders, each once. Recordings, and machines that are or were recorded, stand for theirs.
+
+    Names are looked for in `runs_dir` (default: as `slotkit runs` has it).
 
     Raises SlotkitError if one is not there or none is named.
     """
-    named: Sequence[Run] = [runs] if isinstance(runs, RunFolder | Path | str) else runs
-    found = [
-        run if isinstance(run, RunFolder) else RunFolder.open(run, runs_dir or default_runs_dir())
-        for run in named
-    ]
+    named: Sequence[Run] = [runs] if isinstance(runs, Run) else runs
+    found = [_open(run, runs_dir) for run in named]
     if not found:
         raise SlotkitError("No run is named. Name one or more; `slotkit runs list` shows what is there.")
     return list({folder.path.resolve(): folder for folder in found}.values())
+
+
+def _open(run: Run, runs_dir: Path | None) -> RunFolder:
+    if isinstance(run, SlotMachine):
+        recording = recording_of(run)
+        if recording is None:
+            raise SlotkitError(
+                "This machine was never recorded, and an analysis reads what was. Train it within "
+                "`with slotkit.record(machine, optimizer, folder):`, or name its run."
+            )
+        run = recording
+    if isinstance(run, Recording):
+        run.flush()
+        return run.folder
+    return run if isinstance(run, RunFolder) else RunFolder.open(run, runs_dir or default_runs_dir())
 
 
 def read(folder: RunFolder, events: bool) -> Recorded:
@@ -175,11 +191,6 @@ def reading_of(folder: RunFolder) -> str:
     """Whose flips the trace of a run has: GREEDY or GREEDY_OF_PS. Raises SlotkitError if it has none."""
     if folder.has_config():
         check_slot_machine(folder, folder.config())
-        if folder.config().form != "latent":
-            raise SlotkitError(
-                f"{folder.name} trained in the dense form, which the flight recorder can't read. Train in "
-                "the latent form (slots.form=latent, slots.update=all)."
-            )
     about = Trace(folder.path / "trace").about()
     if about["selection"] == "probabilistic" and about.get("reading") is None:
         raise SlotkitError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slotkit.analyses.common.finish import finish
 from slotkit.analyses.common.style import house_style
 
 from slotkit.errors import SlotkitError
@@ -42,7 +43,9 @@ class Result:
     def figure(self) -> Figure:
         """Plotted from the table alone, without pyplot's global state."""
         with house_style():
-            return self.plot(self.table)
+            figure = self.plot(self.table)
+            finish(figure)
+            return figure
 
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.csv, NAME.png, NAME.svg and NAME.txt there. Returns their paths."""

@@ -1,10 +1,17 @@
-"""How the figures look, and the parts that they share."""
+"""How the figures look, and the parts that they share.
+
+A name (a layer, a group of runs) has a colour and a marker of its own in every panel of a figure, so that it
+can be found in grey print, too. Where a panel has two quantities, the style of a line says which one it is.
+Titles say what was found, axis labels what is shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,43 +19,135 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; without yellow, too pale in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Colour-blind people can tell these apart, and so can everyone in grey: their lightness (CIE L*) is 27, 66,
+# 45, 0 and 57.
+COLOURS = ("#004080", "#C9981A", "#B5445A", "#000000", "#4F8CC9")
+MARKERS = ("o", "s", "^", "D", "v", "X", "P", "<", "p", ">", "*", "h")
+GREY = "0.4"
+
+# Of lines. In a panel of two quantities the second one is dashed; what is no measurement is dotted.
+SOLID, DASHED, DOTTED = "-", (0, (4.0, 2.0)), ":"
+
+# Names that can be told apart in one figure. Of more, as many are shown.
+MOST = len(MARKERS)
+
+# About so many markers on a line: enough to know it by, few enough to see where it goes.
+ALONG = 5
+
+WIDTH, HEIGHT = 3.55, 3.0  # of a panel, in inches
+TITLE, LABEL, LEGEND = 40, 36, 128  # letters in a line
+
+
+@dataclass(frozen=True)
+class Look:
+    colour: Any
+    marker: str
+
+
+def looks(order: Sequence[str]) -> dict[str, Look]:
+    """A look for each name: five colours of their own, more along a scale from dark to light."""
+    import matplotlib as mpl
+
+    scale = mpl.colormaps["viridis"]
+    own = len(order) <= len(COLOURS)
+    colours = COLOURS if own else [scale(0.8 * i / (len(order) - 1)) for i in range(len(order))]
+    return {name: Look(colours[i], MARKERS[i % len(MARKERS)]) for i, name in enumerate(order)}
+
+
+def shown(order: Sequence[str]) -> list[str]:
+    """At most MOST names: the first, the last and evenly many between."""
+    if len(order) <= MOST:
+        return list(order)
+    return [order[round(i * (len(order) - 1) / (MOST - 1))] for i in range(MOST)]
 
 
 def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray[Any, Any]]:
-    """An empty figure on matplotlib's Agg canvas and its axes (rows, columns)."""
+    """An empty figure on matplotlib's Agg canvas and its axes (rows, columns); `title` says what it is of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(title, x=0.01, ha="left")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def curves(axes: Axes, data: pd.DataFrame, hue: str, order: list[str], **looks: Any) -> None:
-    """Mean over runs of `value` at `at`, a line for each hue, with bootstrap intervals over the runs."""
+def note(figure: Figure, sentence: str) -> None:
+    """A sentence on the whole figure, below what it is of; nothing if it is empty."""
+    if sentence:
+        figure.suptitle(f"{figure.get_suptitle()}\n{filled(sentence, LEGEND)}", x=0.01, ha="left")
+
+
+def filled(words: str, letters: int) -> str:
+    """Words in lines of so many letters; no line begins with a per cent sign."""
+    return fill(words.replace(" %", "\N{NO-BREAK SPACE}%"), letters)
+
+
+def say(axes: Axes, finding: str, x: str, y: str) -> None:
+    """The title of a panel, which is its finding, and what its axes show."""
+    axes.set_title(filled(finding[:1].upper() + finding[1:], TITLE))
+    axes.set(xlabel=filled(x, TITLE), ylabel=filled(y, LABEL))
+
+
+def curves(
+    axes: Axes,
+    data: pd.DataFrame,
+    hue: str,
+    order: Sequence[str],
+    line: Any = SOLID,
+) -> None:
+    """Mean over runs of `value` at `at`, a line for each name of `hue`, with bootstrap intervals."""
     import numpy as np
-    import seaborn as sns
     from slotkit.analyses.common.statistics import mean_and_interval
 
     finite = data[np.isfinite(data["value"]) & np.isfinite(data["at"])]
-    if finite.empty:
-        axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
+    if not finite[hue].isin(list(order)).any():
+        if not axes.lines:
+            axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
         return
-    repeated = bool((finite.groupby([hue, "at"], observed=True)["run"].nunique() > 1).any())
-    sns.lineplot(
-        finite,
-        x="at",
-        y="value",
-        hue=hue,
-        hue_order=order,
-        palette=colours(order),
-        errorbar=(lambda values: mean_and_interval(np.asarray(values))[1:]) if repeated else None,
-        ax=axes,
-        **looks,
-    )
+    for i, (name, look) in enumerate(looks(order).items()):
+        rows = finite[finite[hue] == name]
+        if rows.empty:
+            continue
+        values = rows.groupby("at")["value"]
+        if (rows.groupby("at")["run"].nunique() > 1).any():
+            ends = np.array([mean_and_interval(one.to_numpy())[1:] for _, one in values])
+            axes.fill_between(values.mean().index, *ends.T, color=look.colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            values.mean().index,
+            values.mean(),
+            linestyle=line,
+            color=look.colour,
+            **_marked(look, i, len(order), values.ngroups),
+            label=name,
+        )
+
+
+def _marked(look: Look, i: int, names: int, points: int) -> dict[str, Any]:
+    """A marker at every point of a short line; along a long one a few, not where other names have theirs."""
+    every = 1 if points <= 2 * ALONG else -(-points // ALONG)
+    return {"marker": look.marker, "markevery": (i * every // names, every)}
+
+
+def dots(axes: Axes, data: pd.DataFrame, hue: str, order: Sequence[str]) -> None:
+    """Means over runs at a few whole numbers, side by side, a marker for each name, with intervals."""
+    import numpy as np
+    from slotkit.analyses.common.statistics import mean_and_interval
+
+    for i, (name, look) in enumerate(looks(order).items()):
+        by_at = data[data[hue] == name].groupby("at")["value"]
+        if not by_at.ngroups:
+            continue
+        told = np.array([mean_and_interval(values.to_numpy()) for _, values in by_at])  # (n, 3)
+        reach = np.nan_to_num(np.abs(told[:, 1:] - told[:, :1]).T)
+        x = np.array(list(by_at.groups)) + (i - (len(order) - 1) / 2) * 0.7 / len(order)
+        axes.vlines(x, 0, told[:, 0], color=look.colour, linewidth=1)
+        axes.errorbar(x, told[:, 0], reach, fmt=look.marker, color=look.colour, elinewidth=1, label=name)
+
+
+def reference(axes: Axes, value: float) -> None:
+    """A dotted line across a panel that is no measurement, such as 1 of a ratio."""
+    axes.axhline(value, color=GREY, linestyle=DOTTED, linewidth=1.2, zorder=1)
 
 
 def logarithmic(axes: Axes, which: str) -> None:
@@ -60,26 +159,45 @@ def logarithmic(axes: Axes, which: str) -> None:
     low, high = axis.get_view_interval()
     if low > 0 and high < 300 * low:
         # Powers of ten alone would be one or two ticks, and the default's labels overlap.
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if which == "y" or high < 40 * low else (1, 3)))
         axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def name_colours(axes: Axes, order: list[str], corner: Literal["upper right", "lower right"]) -> None:
-    """A legend of the colours of `curves`, in axes with space for it; none for a single name."""
+# Handles of a legend, which may be containers, and their words.
+Entries = list[tuple[Any, str]]
+
+
+def named(order: Sequence[str], words: Mapping[str, str] | None = None) -> Entries:
+    """What a legend has of the looks of names; none of a single one."""
     from matplotlib.lines import Line2D
 
-    if len(order) > 1:
-        handles = [Line2D([], [], color=colour) for colour in colours(order).values()]
-        axes.legend(handles, order, loc=corner)
+    return [
+        (Line2D([], [], color=look.colour, marker=look.marker), (words or {}).get(name, name))
+        for name, look in looks(order).items()
+        if len(order) > 1
+    ]
 
 
-def colours(order: list[str]) -> dict[str, Any]:
-    """A colour for each name: seven of their own, more along a scale from dark to light."""
-    import seaborn as sns
+def legend(figure: Figure, *rows: Entries) -> None:
+    """The legend of a figure, below its panels. Each row begins a line; a long one is broken."""
+    from matplotlib.lines import Line2D
 
-    found = COLOURS if len(order) <= len(COLOURS) else sns.color_palette("viridis", len(order))
-    return dict(zip(order, found, strict=False))
+    told = [row for row in rows if row]
+    if not told:
+        return
+    longest = max(len(words) for row in told for _, words in row)
+    columns = min(max(map(len, told)), max(1, LEGEND // (longest + 7)))
+    empty = (Line2D([], [], linestyle=""), "")
+    lines = [row[at : at + columns] for row in told for at in range(0, len(row), columns)]
+    filled = [line + [empty] * (columns - len(line)) for line in lines]
+    by_column = [line[column] for column in range(columns) for line in filled]
+    figure.legend(
+        [handle for handle, _ in by_column],
+        [words for _, words in by_column],
+        loc="outside lower center",
+        ncols=columns,
+    )
 
 
 @contextmanager
@@ -93,12 +211,21 @@ def house_style() -> Iterator[None]:
                 "axes.spines.top": False,
                 "axes.spines.right": False,
                 "legend.edgecolor": "none",
-                "legend.framealpha": 0.8,
+                "legend.frameon": False,
                 "axes.grid": True,
-                "grid.color": "0.9",
+                "grid.color": "0.92",
+                "font.size": 9.0,
+                "axes.titlesize": 8.5,
                 "axes.titleweight": "bold",
                 "axes.titlelocation": "left",
-                "lines.linewidth": 1.6,
+                "axes.labelsize": 8.0,
+                "xtick.labelsize": 8.0,
+                "ytick.labelsize": 8.0,
+                "legend.fontsize": 9.0,
+                "figure.titlesize": 10.0,
+                "lines.linewidth": 1.5,
+                "lines.markersize": 4.5,
+                "lines.markeredgewidth": 0.0,
             }
         )
         yield

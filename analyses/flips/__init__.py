@@ -7,6 +7,7 @@ greedy reading: of the option of the highest score, whatever is drawn. By quanti
 
     flip rate             step            flips a step and million reels, mean since the row before
     flips                 -               flips a reel, over the whole trace
+    connections           -               reels of the layer
     reels by flips        0, 1, 2         share of reels that flipped never, once, more often
     still flipping        -               share of reels that flipped in the last tenth of the steps
     settled               step            share of reels that never flip again

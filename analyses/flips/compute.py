@@ -47,7 +47,7 @@ def analyze(
         within: longest time in steps between the two flips of a flip-flop.
         windows: pieces that the steps are divided into, for what is shown over time.
 
-    Raises SlotkitError for runs that are no slot machines in the latent form or have no whole trace.
+    Raises SlotkitError for runs that are no slot machines or have no whole trace.
     """
     import pandas as pd
     from slotkit.analyses.flips.figure import plot
@@ -125,6 +125,7 @@ def _rates(flips: NDArray[Any], connections: int, edges: NDArray[np.int64]) -> I
     rates = per_window / np.diff(edges) / connections * 1e6
     yield from (("flip rate", float(at), float(rate)) for at, rate in zip(edges[1:], rates, strict=True))
     yield "flips", np.nan, float(flips.sum() / connections)
+    yield "connections", np.nan, float(connections)
 
 
 def _reel_rows(counts: LayerCounts, edges: NDArray[np.int64]) -> Iterator[Row]:

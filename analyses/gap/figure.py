@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from slotkit.analyses.common.style import COLOURS, panels
+from slotkit.analyses.common.style import COLOURS, GREY, legend, panels, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,22 +18,23 @@ INTERACTIONS = 3
 # quantity -> (legend, colour, marker, how far above the middle of its row)
 LOOKS = {
     "effect": ("main effect", COLOURS[0], "o", 0.0),
-    "reading": ("same checkpoints, read both ways", COLOURS[2], "s", 0.0),
-    "interaction": ("interaction (aliased pairs)", COLOURS[6], "D", 0.0),
+    "reading": ("same checkpoints, read both ways", COLOURS[4], "s", 0.0),
+    "interaction": ("interaction (aliased pairs)", COLOURS[3], "D", 0.0),
     "step up": ("reproduction, this alone changed", COLOURS[1], "^", 0.22),
-    "step down": ("reference, this alone changed back", COLOURS[3], "v", -0.22),
+    "step down": ("reference, this alone changed back", COLOURS[2], "v", -0.22),
 }
 
 
 def plot(table: pd.DataFrame) -> Figure:
     """Left: effects in points with their intervals, the largest above. Right: the runs' accuracies."""
     rows = _rows(table)
-    figure, grid = panels(1, 2, "The gap, setting by setting")
-    figure.set_size_inches(10.5, 1.8 + 0.5 * len(rows))
+    figure, grid = panels(1, 2, "The gap, setting by setting: effects with 95 % intervals")
+    figure.set_size_inches(10.5, 2.0 + 0.5 * len(rows))
     effects, accuracies = grid[0]
     effects.get_gridspec().set_width_ratios([1.8, 1])
     _forest(effects, table, rows)
     _accuracies(accuracies, table)
+    legend(figure, list(zip(*effects.get_legend_handles_labels(), strict=True)))
     return figure
 
 
@@ -61,11 +62,18 @@ def _forest(axes: Axes, table: pd.DataFrame, rows: list[str]) -> None:
             capsize=2.5,
             label=label,
         )
-    axes.axvline(0, color="0.45", linewidth=1)
+    axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(rows)), [_label(table, name) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    axes.set(title="Effect, 95 % interval", xlabel="test accuracy gained (percentage points)")
+    say(axes, _largest(table), "test accuracy gained (percentage points)", "")
+
+
+def _largest(table: pd.DataFrame) -> str:
+    effects = table[(table["quantity"] == "effect") & table["value"].notna()]
+    if effects.empty:
+        return "0 effects can be told from the runs there are"
+    first = effects.loc[effects["value"].abs().idxmax()]
+    return f"{first['name']} has the largest effect: {first['value']:+.2f} points"
 
 
 def _label(table: pd.DataFrame, name: str) -> str:
@@ -83,7 +91,7 @@ def _accuracies(axes: Axes, table: pd.DataFrame) -> None:
     # Spread sideways by cell, so that the seeds of a cell stand above each other.
     cells = {cell: column for column, cell in enumerate(sorted(runs["cell"].unique()))}
     offsets = [(cells[cell] - (len(cells) - 1) / 2) / len(cells) for cell in runs["cell"]]
-    axes.scatter(offsets, runs["value"], s=12, color="0.45", linewidth=0)
+    axes.scatter(offsets, runs["value"], s=12, color=GREY, linewidth=0)
     for x, (_, end) in zip((1.0, 2.0), ends.iterrows(), strict=True):
         if np.isfinite(end["value"]):
             reach = np.nan_to_num([[end["value"] - end["low"]], [end["high"] - end["value"]]])
@@ -92,5 +100,7 @@ def _accuracies(axes: Axes, table: pd.DataFrame) -> None:
             axes.annotate(text, (x, end["value"]), xytext=(7, -3), textcoords="offset points")
     axes.set_xticks([0, 1, 2], ["every run", "reference", "reproduction"])
     axes.set_xlim(-0.6, 2.8)
-    axes.set(title="Accuracies", ylabel="test accuracy (%)")
+    gap = float(ends["value"].iloc[0] - ends["value"].iloc[1])
+    known = f"the gap is {gap:.2f} points" if np.isfinite(gap) else "0 points are known: an end is missing"
+    say(axes, known, "", "test accuracy (%)")
     axes.set_xlabel("\n".join(str(name) for name in ends["name"]))

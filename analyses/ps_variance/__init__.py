@@ -36,7 +36,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slotkit.analyses.common.analysis import Analysis, Setting, names
+from slotkit.analyses.common.analysis import OF_OWN_LOOPS, Analysis, Setting, names
 
 if TYPE_CHECKING:
     from slotkit.analyses.ps_variance.compute import analyze
@@ -59,6 +59,7 @@ ANALYSIS = Analysis(
         Setting("split", str, "test", "test or validation."),
         Setting("data_dir", Path, None, "Where datasets lie now."),
         Setting("device", str, None, "auto, cpu, cuda, cuda:N or mps."),
+        *OF_OWN_LOOPS,
     ),
     order=4,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,11 @@ from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.ps_variance.random_effects import components
 from slotkit.analyses.ps_variance.sampled_networks import initial_spreads, read_networks, read_reels
 from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, sentences
+from torch import nn
 
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
+from slotkit.models import own_network
 from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
@@ -45,6 +47,8 @@ def analyze(
     split: str = "test",
     data_dir: Path | None = None,
     device: str | None = None,
+    dataset: str | None = None,
+    model_factory: str | Callable[..., nn.Module] | None = None,
     runs_dir: Path | None = None,
 ) -> Result:
     """Sampled networks of one or many runs, at their checkpoints.
@@ -58,6 +62,8 @@ def analyze(
             epoch that the run kept, and last.
         split: the images: "test" or "validation".
         data_dir, device: where the datasets lie and what computes, if not as in the runs.
+        dataset, model_factory: of runs that slotkit.record has made: the dataset's name, and a function that
+            makes the network, or its "package.module:name".
 
     Raises SlotkitError for runs that are no slot machines, and for checkpoints that are missing or damaged.
     """
@@ -69,8 +75,23 @@ def analyze(
     for folder in folders:
         check_slot_machine(folder, folder.config())
     given = {"data.dir": str(data_dir) if data_dir else None, "training.device": device}
+    given["data.dataset"] = dataset
     changes = Overrides("analyze", {path: value for path, value in given.items() if value is not None})
-    frames, reservations = [], []
+    with own_network(model_factory):
+        frames, reservations = _frames(folders, changes, checkpoints, split, draws)
+    measured = pd.concat(frames, ignore_index=True)
+    table = pd.concat([measured, _components(measured)], ignore_index=True)[COLUMNS]
+    return Result("ps-variance", table, "\n".join([*sentences(table, split), *reservations]), plot)
+
+
+def _frames(
+    folders: Sequence[RunFolder], changes: Overrides, checkpoints: Sequence[str], split: str, draws: int
+) -> tuple[list[pd.DataFrame], list[str]]:
+    """The rows of each run, and sentences on what is missing."""
+    import pandas as pd
+
+    frames: list[pd.DataFrame] = []
+    reservations: list[str] = []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         names, missing = _checkpoints(folder, checkpoints)
         prepared = reopen(folder, resolve([own_settings(folder), changes]))
@@ -83,9 +104,7 @@ def analyze(
         frame[list(about)] = list(about.values())
         frames.append(frame)
         reservations += [*missing, *untraced, *_greedy(prepared, name)]
-    measured = pd.concat(frames, ignore_index=True)
-    table = pd.concat([measured, _components(measured)], ignore_index=True)[COLUMNS]
-    return Result("ps-variance", table, "\n".join([*sentences(table, split), *reservations]), plot)
+    return frames, reservations
 
 
 def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None:
@@ -182,21 +201,20 @@ def _trace(folder: RunFolder, layers: Layers) -> tuple[pd.DataFrame, list[str]]:
     """Rows of the trace. Without a trace, or with a damaged one: no rows and a sentence that says why."""
     import pandas as pd
 
-    if folder.config().form == "dense":
-        return pd.DataFrame(), [
-            f"From the checkpoints alone: the dense form of {folder.name} leaves no trace."
-        ]
     try:
         recorded = read_any(folder)
     except SlotkitError as fault:
         return pd.DataFrame(), [f"From the checkpoints alone, without a trace of {folder.name}: {fault}"]
     rows: list[tuple[str, str, float, float, int]] = []
+    dense = recorded.about.get("form") == "dense"  # without a c that is known
     for i, at in enumerate(recorded.measured):
         left = {layer: abs(c) * layers[layer][1] for layer, c in zip(layers, recorded.c[i], strict=True)}
-        rows.append((ALL, "initial spread", np.nan, _over_layers(left, layers), at))
+        if not dense:
+            rows.append((ALL, "initial spread", np.nan, _over_layers(left, layers), at))
         for j, layer in enumerate(layers):
-            rows.append((layer, "c", np.nan, recorded.c[i, j], at))
-            rows.append((layer, "initial spread", np.nan, left[layer], at))
+            if not dense:
+                rows.append((layer, "c", np.nan, recorded.c[i, j], at))
+                rows.append((layer, "initial spread", np.nan, left[layer], at))
             for name in ("entropy", "top"):
                 if name in recorded.quantiles:
                     pairs = zip(recorded.about["levels"], recorded.quantiles[name][i, j], strict=True)

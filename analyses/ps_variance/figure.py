@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from slotkit.analyses.common.findings import at_end, layer_words, left_out, lengths, plain, span
 from slotkit.analyses.common.statistics import mean_and_interval
-from slotkit.analyses.common.style import curves, panels
+from slotkit.analyses.common.style import (
+    DASHED,
+    Entries,
+    curves,
+    legend,
+    named,
+    note,
+    panels,
+    say,
+    shown,
+)
 from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, latest, one
 
 if TYPE_CHECKING:
@@ -14,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DASHED = (4.0, 2.0)
+STEP = "training step"
 
 READINGS = {
     "sampled accuracy": "one sample",
@@ -23,36 +34,40 @@ READINGS = {
     "ensemble accuracy": "ensemble",
 }
 # In greys: the colours are those of groups and layers.
-MARKERS, FACES = ("o", "s", "^", "D"), ("black", "white", "0.55", "0.85")
+MARKERS, GREYS = ("X", "P", "*", "h"), ("0.0", "0.35", "0.5", "0.65")
 BARS = ("0.35", "0.75")
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """One group of runs: a colour for each layer. Several: a colour for each group, of all layers."""
+    """One group of runs: a look for each layer. Several: a look for each group, of all layers."""
     groups = list(table["group"].unique())
     runs = table[table["run"] != OVER_RUNS]
     # One of several checkpoints of the same step, such as last and best, is enough.
     runs = runs.drop_duplicates(["run", "layer", "quantity", "level", "at"])
     if len(groups) == 1:
-        hue, order = "layer", [layer for layer in runs["layer"].unique() if layer != ALL]
-        by_layer, title = runs[runs["layer"] != ALL], f"Sampled networks: {groups[0]}"
+        hue, names = "layer", [layer for layer in runs["layer"].unique() if layer != ALL]
+        by_layer, title, what = runs[runs["layer"] != ALL], f"Sampled networks: {groups[0]}", "layers"
     else:
-        hue, order = "group", groups
+        hue, names, what = "group", groups, "groups"
         by_layer, title = runs[runs["layer"] == ALL], "Sampled networks"
+    order, groups = shown(names), shown(groups)
     figure, grid = panels(3, 3, title)
-    whole = runs[runs["layer"] == ALL]
+    note(figure, left_out(names, what))
+    note(figure, lengths(runs[runs["checkpoint"].notna()]))
+    whole = runs[(runs["layer"] == ALL) & runs["group"].isin(groups)]
     _error(grid[0, 0], whole, groups)
-    _at_the_end(grid[0, 1], whole, groups)
-    _variance(grid[0, 2], table[table["run"] == OVER_RUNS], whole, groups)
+    readings = _at_the_end(grid[0, 1], whole, groups)
+    sources = _variance(grid[0, 2], table[table["run"] == OVER_RUNS], whole, groups)
     _entropy(grid[1, 0], by_layer, hue, order)
-    top = ("top probability", "Likeliest option, mean", "its probability (%)")
-    _course(grid[1, 1], by_layer, hue, order, *top)
+    top = ("top probability", "the likeliest option ends at {} of the probability")
+    _course(grid[1, 1], by_layer, hue, order, *top, "probability of the likeliest option (%)")
     _spread(grid[1, 2], by_layer, hue, order)
-    noise = ("noise share", "Noise in a sampled weight", "share of mean square (%)")
-    _course(grid[2, 0], by_layer, hue, order, *noise)
+    noise = ("noise share", "{} of a sampled weight's mean square is noise at the end")
+    _course(grid[2, 0], by_layer, hue, order, *noise, "noise, share of mean square (%)")
     _options(grid[2, 1], by_layer, hue, order)
-    same = ("same prediction", "Two samples, same prediction", "images (%)")
-    _course(grid[2, 2], whole, "group", groups, *same)
+    same = ("same prediction", "two samples agree on {} of the images at the end")
+    _course(grid[2, 2], whole, "group", groups, *same, "images with the same prediction (%)")
+    legend(figure, named(order, layer_words(table, order) if hue == "layer" else None), readings, sources)
     return figure
 
 
@@ -63,25 +78,28 @@ def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
     rows = rows[rows["value"] > 0]
     if len(groups) == 1:
         named = rows[rows["quantity"].isin(READINGS)].assign(reading=lambda r: r["quantity"].map(READINGS))
-        curves(axes, named, "reading", list(READINGS.values()), marker="o", markersize=4)
-        title = "Error"
+        for words, marker, grey in zip(READINGS.values(), MARKERS, GREYS, strict=True):
+            course = named[named["reading"] == words].groupby("at")["value"].mean()
+            axes.plot(course.index, course, color=grey, marker=marker, markersize=6, label=words)
+        y, ends = "error (%)", at_end(named, "reading", list(READINGS.values()))
     else:
-        curves(axes, rows[rows["quantity"] == "sampled accuracy"], "group", groups, marker="o", markersize=4)
-        expected = rows[rows["quantity"] == "expected accuracy"]
-        curves(axes, expected, "group", groups, legend=False, dashes=DASHED)
-        title = "One sample (line), expected (dashed)"
-    if (legend := axes.get_legend()) is not None:
-        legend.set_title("")
+        sampled = rows[rows["quantity"] == "sampled accuracy"]
+        curves(axes, sampled, "group", groups)
+        curves(axes, rows[rows["quantity"] == "expected accuracy"], "group", groups, DASHED)
+        y, ends = "error (%): one sample (line), expected weights (dashed)", at_end(sampled, "group", groups)
     if len(axes.lines):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
-    axes.set(title=title, xlabel="training step", ylabel="error (%)")
+    finding = f"{'the error' if len(groups) == 1 else 'a sample errs'} {'is' if len(groups) == 1 else 'on'} "
+    say(axes, f"{finding}{span(ends, plain, '%')} at the end", STEP, y)
 
 
-def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
+def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
     """The four readings; bars are intervals over runs, or over the draws of one run."""
     end = latest(whole)
+    found: Entries = []
+    best: dict[str, float] = {}
     for i, (quantity, words) in enumerate(READINGS.items()):
         means, ends = [], []
         for group in groups:
@@ -91,94 +109,86 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
                 low, high = (one(rows, quantity, level=level) for level in (0.025, 0.975))
             means.append(100 * mean)
             ends.append((100 * (mean - low), 100 * (high - mean)))
-        axes.errorbar(
+        drawn = axes.errorbar(
             np.arange(len(groups)) + 0.15 * (i - 1.5),
             means,
             yerr=np.maximum(np.transpose(ends), 0),
             fmt=MARKERS[i],
-            color="black",
-            markerfacecolor=FACES[i],
-            markersize=5,
-            label=words,
+            color=GREYS[i],
+            markersize=6,
         )
-    axes.legend()
+        found.append((drawn, words))
+        best[words] = float(np.mean(means))
     _by_group(axes, groups)
-    axes.set(title="At the end", ylabel="accuracy (%)")
+    told = {name: f"{name} ({value:.2f}\N{NO-BREAK SPACE}%)" for name, value in best.items()}
+    first, last = max(best, key=best.__getitem__), min(best, key=best.__getitem__)
+    say(axes, f"best at the end: {told[first]}, worst: {told[last]}", "", "accuracy (%)")
+    return found
 
 
-def _variance(axes: Axes, shared: pd.DataFrame, whole: pd.DataFrame, groups: list[str]) -> None:
+def _variance(axes: Axes, shared: pd.DataFrame, whole: pd.DataFrame, groups: list[str]) -> Entries:
     """Components where there are several runs, else the spread over the draws."""
     end = latest(whole)
-    for i, (quantity, words) in enumerate((("sampling sd", "sampling"), ("seed sd", "seed"))):
+    found: Entries = []
+    told: dict[str, float] = {}
+    for i, (quantity, words) in enumerate((("sampling sd", "spread by sampling"), ("seed sd", "by seed"))):
         heights = []
         for group in groups:
             names = set(end.loc[end["group"] == group, "checkpoint"])
             at = shared[(shared["group"] == group) & shared["checkpoint"].isin(names)]
             heights.append(100 * one(at, quantity))
-        axes.bar(np.arange(len(groups)) + 0.38 * (i - 0.5), heights, 0.36, color=BARS[i], label=words)
-        for x, height in enumerate(heights):
+        place = np.arange(len(groups)) + 0.38 * (i - 0.5)
+        found.append((axes.bar(place, heights, 0.36, color=BARS[i]), words))
+        for x, height in zip(place, heights, strict=True):
             if np.isnan(height):
-                axes.text(x + 0.38 * (i - 0.5), 0, "not\nknown", ha="center", va="bottom", fontsize=7)
-    axes.legend()
+                axes.text(x, 0, "not\nknown", ha="center", va="bottom", fontsize=7)
+        told |= {name: one for name, one in zip(groups, heights, strict=True) if i == 0 and np.isfinite(one)}
     _by_group(axes, groups)
-    axes.set(title="What accuracies differ by, at the end", ylabel="standard deviation (points)")
+    finding = f"samples of a network differ by {span(told, plain)} points at the end"
+    say(axes, finding, "", "standard deviation (points)")
+    return found
 
 
 def _entropy(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
     medians = rows[(rows["quantity"] == "entropy quantile") & (rows["level"] == 0.5) & (rows["k"] > 1)]
-    title = "Entropy of a reel, mean"
+    y = "mean entropy of a reel, share of ln K (%)"
     if len(medians):
         traced = medians.assign(value=100 * medians["value"] / np.log(medians["k"]))
-        curves(axes, traced, hue, order, legend=False, dashes=DASHED)
-        title = "Entropy of a reel: mean, median (dashed)"
-    _course(axes, rows, hue, order, "entropy share", title, "share of ln K (%)", legend=len(order) > 1)
+        curves(axes, traced, hue, order, DASHED)
+        y = "entropy of a reel, share of ln K (%): mean (line), median (dashed)"
+    _course(axes, rows, hue, order, "entropy share", "the entropy ends at {} of ln K", y)
 
 
 def _course(
-    axes: Axes,
-    rows: pd.DataFrame,
-    hue: str,
-    order: list[str],
-    quantity: str,
-    title: str,
-    unit: str,
-    legend: bool = False,
+    axes: Axes, rows: pd.DataFrame, hue: str, order: list[str], quantity: str, finding: str, y: str
 ) -> None:
     picked = _percent(rows[rows["quantity"] == quantity])
-    curves(axes, picked, hue, order, legend=legend, marker="o", markersize=4)
-    if (found := axes.get_legend()) is not None:
-        found.set_title("")
-    axes.set(title=title, xlabel="training step", ylabel=unit)
+    curves(axes, picked, hue, order)
+    say(axes, finding.format(span(at_end(picked, hue, order), plain, "%")), STEP, y)
 
 
 def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
-    looks: dict[str, Any]
-    title = "Scores"
     positive = rows[rows["value"] > 0]
-    for quantity, looks in (
-        ("score spread", {"marker": "o", "markersize": 4}),
-        ("initial spread", {"dashes": DASHED}),
-    ):
-        picked = positive[positive["quantity"] == quantity]
-        if len(picked):
-            curves(axes, picked, hue, order, legend=False, **looks)
-            title = "Scores (line), what is initial in them (dashed)" if quantity != "score spread" else title
-    scores = positive.loc[positive["quantity"] == "score spread", "value"]
+    scores, initial = (positive[positive["quantity"] == f"{kind} spread"] for kind in ("score", "initial"))
+    curves(axes, scores, hue, order)
+    if len(initial):
+        curves(axes, initial, hue, order, DASHED)
     if len(scores):
         axes.set_yscale("log")
         # Under L2 the initial part falls without end: it isn't shown where it is nothing beside the scores.
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * scores.min()))
-    axes.set(title=title, xlabel="training step", ylabel="spread within a reel")
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * scores["value"].min()))
+    finding = f"the scores of a reel spread by {span(at_end(scores, hue, order), plain)} at the end"
+    y = "spread within a reel: scores (line), initial part (dashed)"
+    say(axes, finding, STEP, y if len(initial) else "spread of the scores of a reel")
 
 
 def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
-    looks: dict[str, Any]
-    for quantity, looks in (
-        ("same option", {"marker": "o", "markersize": 4, "linestyle": ""}),
-        ("same option, expected", {"dashes": DASHED}),
-    ):
-        curves(axes, _percent(rows[rows["quantity"] == quantity]), hue, order, legend=False, **looks)
-    axes.set(title="Two samples, same option (dashed: sum p²)", xlabel="training step", ylabel="reels (%)")
+    same = _percent(rows[rows["quantity"] == "same option"])
+    curves(axes, same, hue, order, line="")
+    expected = _percent(rows[rows["quantity"] == "same option, expected"])
+    curves(axes, expected, hue, order, DASHED)
+    finding = f"two samples share {span(at_end(same, hue, order), plain, '%')} of their options at the end"
+    say(axes, finding, STEP, "reels with the same option (%) (dashed: sum p²)")
 
 
 def _by_group(axes: Axes, groups: list[str]) -> None:

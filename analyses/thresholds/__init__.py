@@ -18,6 +18,10 @@ value. By quantity:
     reachable options mean number that can ever win                at K (layer "any")
     rate before restart, rate after restart, speed before restart, speed after restart   at the restart's step
 
+In the dense form there is no u: the margin is the gap between the highest score and the next one (score
+units), speed is the change of that gap, and steps_to_flip is when the first of the other scores reaches the
+highest if all go on as in that step. It has no c.
+
 The prediction: a reel whose threshold lies tau steps ahead flips in the next step if tau <= 1. Positions are
 spread smoothly between thresholds, so the share of reels with tau below t grows as r * t for small t, and
 r is the flip rate. A recorded quantile gives r = level / steps_to_flip(level), if reels keep their velocity

@@ -38,8 +38,7 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     Args:
         runs: folders, paths, or names in `runs_dir`.
 
-    Raises SlotkitError for runs that are no slot machines in the latent form, or have no whole trace or no
-    measurement.
+    Raises SlotkitError for runs that are no slot machines, or have no whole trace or no measurement.
     """
     import pandas as pd
     from slotkit.analyses.thresholds.figure import plot
@@ -127,8 +126,11 @@ def _rates(recorded: Recorded) -> Iterator[Row]:
 
 
 def _lines(recorded: Recorded) -> Iterator[Row]:
-    """c over training. It scales the initial scores, and with them all thresholds of A = c * u."""
-    for j, layer in enumerate(recorded.layers):
+    """c over training: it scales the initial scores, and with them all thresholds of A = c * u. The dense
+    form has none.
+    """
+    dense = recorded.about.get("form") == "dense"
+    for j, layer in enumerate(() if dense else recorded.layers):
         c = np.abs(recorded.c[:, j])
         for at, value in zip(recorded.measured, recorded.c[:, j], strict=True):
             yield layer, "c", np.nan, float(at), float(value)

@@ -80,6 +80,12 @@ def _prediction(mine: pd.DataFrame) -> str:
 
 def _line(rows: pd.DataFrame, layer: str) -> Iterator[str]:
     c = rows[(rows["quantity"] == "c") & (rows["layer"] == layer)]
+    if c.empty:
+        yield (
+            "  In the dense form a margin is the gap between the highest score and the next one, in units of "
+            "scores, and the flip ahead is that of the first score to reach the highest."
+        )
+        return
     end = _mean(at_its_own(c, "max"))
     if end == 1:
         yield "  c stays 1: without an L2 penalty the initial scores, and so the thresholds, never fade."

@@ -46,7 +46,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slotkit.analyses.common.analysis import Analysis, Setting
+from slotkit.analyses.common.analysis import OF_OWN_LOOPS, Analysis, Setting
 
 if TYPE_CHECKING:
     from slotkit.analyses.weights.compute import analyze
@@ -62,6 +62,7 @@ ANALYSIS = Analysis(
         Setting("moments", int, 16, "Moments between start and end, from a full trace."),
         Setting("sample", int, 65536, "Connections of each tensor whose options are looked at."),
         Setting("data_dir", Path, None, "Where datasets lie now: dead units show on images only."),
+        *OF_OWN_LOOPS,
     ),
     order=3,
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slotkit.config import Overrides, resolve
 from slotkit.data.batches import ordered_batches
+from slotkit.models import OWN
 from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
 from slotkit.training.prepare import is_there, own_settings, reopen
 
@@ -20,20 +21,27 @@ IMAGES = 10_000
 
 
 def dead_units(
-    course: Course, networks: Sequence[Weights], data_dir: Path | None
+    course: Course, networks: Sequence[Weights], data: Mapping[str, Path | str | None]
 ) -> list[dict[str, Tensor]] | str:
     """For each of the networks and each layer with a ReLU after it, which units are dead: bool (units,).
 
     A weight is never zero here, so no unit is cut off by its weights. A unit is dead if its ReLU puts
     out 0 for every one of IMAGES training images; a channel of a convolution if it does so everywhere.
 
+    `data` has settings of the data that are other now than the run's; None is as it was.
+
     Returns a sentence instead if there are no images or no ReLU to look at.
     """
     name = course.folder.name
     # An ordinary network, which `_put` fills. It starts as PyTorch has it, at no cost that grows with K.
     changes = {"method": "learned", "learned_init": "torch", "training.device": "cpu"}
-    changes |= {"data.dir": str(data_dir)} if data_dir else {}
+    changes |= {path: str(value) for path, value in data.items() if value is not None}
     resolved = resolve([own_settings(course.folder), Overrides("slotkit analyze", changes)])
+    if resolved.config.data.dataset == OWN:
+        return (
+            f"Nothing on dead units of {name}: they show on images only, and the loop was one's own. Name a "
+            "dataset with --dataset, and what makes the network with --model-factory package.module:function."
+        )
     if not is_there(resolved.config.data):
         return (
             f"Nothing on dead units of {name}: they show on images only, and the dataset "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ from slotkit.analyses.weights.activity import dead_units
 from slotkit.analyses.weights.choice import EDGES, Choice, compare, rank_shares, sample_of
 from slotkit.analyses.weights.snapshots import Course, Weights, open_course
 from slotkit.analyses.weights.spectra import as_matrix, edge, effective_rank, singular_values
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.inits import INITS, MIXED_INITS, init_name
+from slotkit.models import own_network
 from slotkit.reel import Reel
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def analyze(
     moments: int = SNAPSHOTS,
     sample: int = SAMPLE,
     data_dir: Path | None = None,
+    dataset: str | None = None,
+    model_factory: str | Callable[..., nn.Module] | None = None,
     runs_dir: Path | None = None,
 ) -> Result:
     """Weights of one or many slot machines, in either form and under either selection.
@@ -58,6 +61,8 @@ def analyze(
         moments: how many snapshots between are rebuilt from a full trace.
         sample: connections of each tensor whose options are looked at.
         data_dir: where datasets lie now, for dead units; by default where the run had them.
+        dataset, model_factory: of runs that slotkit.record has made, for dead units: the dataset's name, and
+            a function that makes the network, or its "package.module:name".
 
     Raises SlotkitError for runs without slots, missing or damaged checkpoints, damaged traces.
     """
@@ -74,7 +79,8 @@ def analyze(
     sampled: list[str] = []
     for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
         course = open_course(folder, checkpoint, moments)
-        rows, sentence = _rows(course, sample, data_dir)
+        with own_network(model_factory):
+            rows, sentence = _rows(course, sample, {"data.dir": data_dir, "data.dataset": dataset})
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "step", "at", "value"])
         about = {"run": name, "group": group, "k": course.config.slots.k, "seed": course.config.seeds.reels}
         frame[list(about)] = list(about.values())
@@ -91,7 +97,7 @@ def analyze(
     return Result("weights", table, "\n".join([*sentences(table), *reservations]), plot)
 
 
-def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row], str]:
+def _rows(course: Course, sample: int, data: Mapping[str, Path | str | None]) -> tuple[list[Row], str]:
     """The rows of one run, and a sentence on what is missing ("" if nothing is)."""
     rows: list[Row] = []
     chosen = {name: sample_of(int(np.prod(reel.shape)), sample) for name, reel in course.reels.items()}
@@ -121,7 +127,7 @@ def _rows(course: Course, sample: int, data_dir: Path | None) -> tuple[list[Row]
             ratio = float(mirrored.abs().double().mean()) / choice.magnitude.mean()
             rows.append((name, "preference, mirrored", course.step, np.nan, float(ratio)))
         rows += _norms(rows, reel, float(choice.square.mean()))
-    return _with_dead_units(rows, course, steps, ends, data_dir)
+    return _with_dead_units(rows, course, steps, ends, data)
 
 
 def _bound(reel: Reel) -> float:
@@ -209,7 +215,11 @@ def _unit_norms(reel: Reel, weight: Tensor, square: float, step: int) -> Iterato
 
 
 def _with_dead_units(
-    rows: list[Row], course: Course, steps: list[int], ends: list[Weights], data_dir: Path | None
+    rows: list[Row],
+    course: Course,
+    steps: list[int],
+    ends: list[Weights],
+    data: Mapping[str, Path | str | None],
 ) -> tuple[list[Row], str]:
     """Add the rows of dead units, and a sentence if there are none.
 
@@ -218,7 +228,7 @@ def _with_dead_units(
     """
     tracked = any(name.endswith("num_batches_tracked") for name in course.others)
     networks = ends[-1:] if tracked or course.config.slots.others == "trained" else ends
-    found = dead_units(course, networks, data_dir)
+    found = dead_units(course, networks, data)
     if isinstance(found, str):
         return rows, found
     for step, dead in zip([steps[0], steps[-1]][-len(networks) :], found, strict=True):

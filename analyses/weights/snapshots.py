@@ -21,7 +21,8 @@ from torch import Tensor
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
 from slotkit.latent.line import line_scores
-from slotkit.recording.replay import first_selection, selections_at
+from slotkit.models import OWN
+from slotkit.recording.replay import channel_dims_of, first_selection, selections_at
 from slotkit.recording.trace import Trace
 from slotkit.reel import ROWS, Reel, ReelSettings
 from slotkit.runs import checkpoint
@@ -56,7 +57,10 @@ class Course:
 
     def snapshots(self) -> Iterator[tuple[int, Weights]]:
         """(step, name -> float32 weights of the tensor's shape), from step 0 to the checkpoint."""
-        if self.step:
+        start = self.folder.checkpoint("start")
+        if self.step and start.exists():
+            yield 0, _weights(load(self.folder, "start")[0], self.reels)
+        elif self.step:
             yield 0, {name: reel.chosen(first_selection(reel)) for name, reel in self.reels.items()}
         replayed = [step for step, path in self.between.items() if path is None]
         if replayed:
@@ -117,11 +121,12 @@ def _between(
     found: dict[int, Path | None] = {step: kept[step] for step in sorted(kept) if 0 < step < end}
     if found:
         return found, ()
-    traceable = config.form == "latent" and not config.probabilistic
-    how = "recording.keep_epochs=[1,2,5]" + (", or with --trace full" if traceable else "")
+    how = "Train with --set recording.keep_epochs=[1,2,5], or with --trace full."
+    if folder.recorded() is not None:
+        how = 'Record with trace="full", or keep some on the way: run.checkpoint("epoch-5").'
     return {}, (
         f"{folder.name} has neither a trace of every flip nor kept epochs, so this is a partial answer: its "
-        f"start and its end, nothing between. Train with --set {how}.",
+        f"start and its end, nothing between. {how}",
     )
 
 
@@ -135,16 +140,10 @@ def _reels(folder: RunFolder, config: Config, settings: Mapping[str, Any]) -> di
 
 
 def _channel_dim(folder: RunFolder, config: Config, name: str) -> int:
-    """1 in a transposed convolution: a traced run says so, and slotkit's own networks have none."""
-    trace = Trace(folder.path / "trace")
-    if (trace.folder / "about.json").is_file():
-        return int(trace.about()["tensors"][name]["channel_dim"])
-    if config.model.name.startswith("timm/") and config.slots.sharing == "channel":
-        raise SlotkitError(
-            f"{folder.name} shares options by channel and has no trace, which would say what dimension of "
-            f"{name} counts channels. Train with --trace summary (latent form) or slots.sharing=none."
-        )
-    return 0
+    """1 in a transposed convolution, of which slotkit's own networks have none."""
+    own, traced = config.model.name == OWN, (folder.path / "trace" / "about.json").is_file()
+    by_channel = config.model.name.startswith("timm/") and config.slots.sharing == "channel"
+    return channel_dims_of(folder)[name] if own or traced or by_channel else 0
 
 
 def _weights(state: Mapping[str, Any], reels: Mapping[str, Reel]) -> Weights:

@@ -70,6 +70,24 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
+def check_augmentation(name: str) -> None:
+    """Raise SlotkitError if there is none of that name."""
+    if name not in AUGMENTATIONS:
+        raise SlotkitError(
+            f"there is no augmentation {name!r}. Accepted are {', '.join(AUGMENTATIONS)}; "
+            "use none to train on the images as they are."
+        )
+
+
+def check_normalisation(name: str, values: Sequence[float] | None, channels: int) -> None:
+    """Raise SlotkitError if `mean` or `std` has not one number a channel."""
+    if values is not None and len(values) != channels:
+        raise SlotkitError(
+            f"{name} came with {len(values)} numbers for images of {channels} channels; "
+            "give one number a channel."
+        )
+
+
 def batches(
     images: ImageSet,
     batch_size: int,
@@ -92,11 +110,7 @@ def batches(
     Raises SlotkitError, at the call, for a value that is not accepted.
     """
     _check(images, batch_size, mean, std, dtype)
-    if augment not in AUGMENTATIONS:
-        raise SlotkitError(
-            f"there is no augmentation {augment!r}. Accepted are {', '.join(AUGMENTATIONS)}; "
-            "use none to train on the images as they are."
-        )
+    check_augmentation(augment)
     change = AUGMENTATIONS[augment].apply
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
@@ -170,10 +184,6 @@ def _check(
         )
     channels = images.images.shape[1]
     for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != channels:
-            raise SlotkitError(
-                f"{name} came with {len(values)} numbers for images of {channels} channels; "
-                "give one number a channel."
-            )
+        check_normalisation(name, values, channels)
     if std is not None and min(std) <= 0:
         raise SlotkitError(f"std came as {tuple(std)}; accepted are numbers above 0.")

@@ -14,7 +14,7 @@ from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import fingerprint
 from slotkit.latent.state import STATE, pack
 from slotkit.latent.weight import LatentWeight, is_finite, relocate, sample
-from slotkit.picking import Picked, claim
+from slotkit.picking import Picked, claim, release
 from slotkit.reel import Reel
 
 # Stored tables take 8 K bytes a connection. Where draws read them all, "auto" stores up to this much.
@@ -118,6 +118,9 @@ class LatentForm:
         for weight in chosen:
             weight.follows = False
 
+    def follows(self) -> bool:
+        return all(weight.follows for weight in self.weights.values())
+
     def check(self, names: Iterable[str] | None = None) -> None:
         chosen = self._named(names)
         relocate(chosen)
@@ -186,3 +189,9 @@ class LatentForm:
             weight.load({key: state[key][name] for key in STATE} | state["lines"][name])
             weight.follows = state["follows"][name]
             weight.guard.mark()
+
+    def end(self, model: nn.Module) -> None:
+        for weight in self.weights.values():
+            release(weight.parameter, weight.guard.holders)
+            weight.parameter.grad = None  # it was for the scores
+            weight.guard.is_over = True

@@ -44,12 +44,14 @@ class Guard:
 
     Attributes:
         holders: every (module, parameter name) that holds the parameter.
+        is_over: whether the machine has given the parameter back.
         placement: device and dtype that it had when it was last looked at.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, holders: list[tuple[nn.Module, str]]) -> None:
         self.name, self.parameter, self.holders = name, parameter, holders
         self.placement = parameter.device, parameter.dtype
+        self.is_over = False
         self.mark()
 
     def mark(self) -> None:
@@ -85,7 +87,12 @@ class Guard:
         return all(is_same(module._parameters.get(name), self.parameter) for module, name in self.holders)
 
     def check_in_place(self) -> None:
-        """Raise SlotkitError if a module holds another parameter by now."""
+        """Raise SlotkitError if a module holds another parameter by now, or the machine has ended."""
+        if self.is_over:
+            raise SlotkitError(
+                f"{self.name} is an ordinary weight now: machine.to_learned() has ended its slot machine. "
+                "Train it with an ordinary optimizer, made of model.parameters()."
+            )
         for module, name in self.holders:
             if not is_same(module._parameters.get(name), self.parameter):
                 raise SlotkitError(

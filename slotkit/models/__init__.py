@@ -3,6 +3,6 @@
 `slotkit.slotify` makes slot machines of them; left alone they are the learned-weight twins.
 """
 
-from slotkit.models.registry import NETWORKS, Network, create, describe
+from slotkit.models.registry import NETWORKS, OWN, Network, create, describe, own_network
 
-__all__ = ["NETWORKS", "Network", "create", "describe"]
+__all__ = ["NETWORKS", "OWN", "Network", "create", "describe", "own_network"]

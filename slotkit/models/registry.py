@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from slotkit.errors import SlotkitError
 
+# The name of a network, and of a dataset, that slotkit can't make itself.
+OWN = "own"
+
 TIMM = "timm/"
+
+# What makes the network of a run whose model.name is OWN, for as long as `own_network` takes.
+_factory: ContextVar[Callable[..., nn.Module] | None] = ContextVar("factory", default=None)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,8 @@ def create(name: str, image: tuple[int, int, int], classes: int, **options: Any)
     Raises:
         SlotkitError: unknown name (with the nearest), unknown option, or images too small.
     """
+    if name == OWN:
+        return _own(image, classes, options)
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM), image, classes, options)
     network = find(name)
@@ -76,6 +89,21 @@ def create(name: str, image: tuple[int, int, int], classes: int, **options: Any)
         if isinstance(fault, SlotkitError):
             raise
         raise SlotkitError(f"{name} can't be built with {options}: {fault}.") from fault
+
+
+@contextmanager
+def own_network(factory: str | Callable[..., nn.Module] | None) -> Iterator[None]:
+    """Within the block, networks named OWN are made by `factory`: a function, or its "package.module:name".
+
+    It is called with `image` (channels, height, width) and `classes` if it has parameters of these names.
+
+    Raises SlotkitError if there is no such function.
+    """
+    token = _factory.set(_imported(factory) if isinstance(factory, str) else factory)
+    try:
+        yield
+    finally:
+        _factory.reset(token)
 
 
 def find(name: str) -> Network:
@@ -95,6 +123,39 @@ def describe() -> dict[str, str]:
     return {name: network.description for name, network in NETWORKS.items()} | {
         "timm/NAME": "any model of timm.list_models(), such as timm/resnet18, untrained"
     }
+
+
+def _imported(text: str) -> Callable[..., nn.Module]:
+    module, colon, name = text.partition(":")
+    if not (module and colon and name):
+        raise SlotkitError(f"{text!r} names no function. Give package.module:function, such as nets:make.")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # where the user's own modules are; the command `slotkit` does not look there
+    try:
+        found: Any = import_module(module)
+    except ImportError as fault:
+        raise SlotkitError(f"{text}: {fault}. Run the command where the module can be imported.") from fault
+    finally:
+        sys.path.remove(here)
+    if not callable(getattr(found, name, None)):
+        raise SlotkitError(f"{text}: {module} has no function {name!r}.")
+    made: Callable[..., nn.Module] = getattr(found, name)
+    return made
+
+
+def _own(image: tuple[int, int, int], classes: int, options: Mapping[str, Any]) -> nn.Module:
+    factory = _factory.get()
+    if factory is None:
+        raise SlotkitError(
+            "The network of this run is one's own, which slotkit can't build. Give a function that returns "
+            "it, untrained: --model-factory package.module:function."
+        )
+    known = {"image": image, "classes": classes}
+    wanted = signature(factory).parameters
+    network = factory(**{name: value for name, value in known.items() if name in wanted}, **options)
+    if not isinstance(network, nn.Module):
+        raise SlotkitError(f"The model factory returned {network!r:.60}. It has to return a torch module.")
+    return network
 
 
 def _timm(name: str, image: tuple[int, int, int], classes: int, options: dict[str, Any]) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -12,12 +13,11 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
 from slotkit.recording.chunks import Columns, flips_by_step, pack, unpack
-from slotkit.recording.reading import GreedyReading
-from slotkit.recording.softmax import Softmax, quantiles
+from slotkit.recording.softmax import quantiles
 from slotkit.recording.trace import CHUNK, LEVELS, SAMPLE, UNKNOWN, Trace, option_type
+from slotkit.recording.watching import watch
 
 # For the estimate of a trace "full": bytes a flip, and flips a step and million connections. Measured on
 # LeNet and MNIST: 2.6 bytes over 2,000 steps at K = 8, and 630 (K = 8) to 1,720 (K = 64) flips; under PS,
@@ -27,13 +27,13 @@ FLIPS_A_MILLION = {"greedy": 1200, "probabilistic": 5000}
 
 
 class Recorder:
-    """Records a machine in latent form, step by step, into a trace.
+    """Records a machine, in either form, step by step into a trace.
 
     Args:
-        machine: whose weights; in the latent form.
+        machine: whose weights.
         trace: where to.
         level: "summary" or "full" (every flip too; under PS those of the greedy reading).
-        every: steps between two measurements of the latents.
+        every: steps between two measurements.
         run: a text that names the run, so that two traces are never mixed. Runs that write the same trace may
             have the same text. None makes a new one.
     """
@@ -42,61 +42,63 @@ class Recorder:
         self, machine: SlotMachine, trace: Trace, level: str, every: int, run: str | None = None
     ) -> None:
         self.machine = machine
-        self.weights = list(machine.form.latents.values())
         self.trace, self.every = trace, every
         self.full = level == "full"
-        greedy = machine.selection == "greedy"
-        for weight in self.weights:
-            weight.recorded = self.full and greedy
-        self._samples = [_sample(weight) for weight in self.weights]
-        pairs = list(zip(self.weights, self._samples, strict=True))
-        # A full trace has every flip; a summary counts those of the sample, which costs next to nothing.
-        self._readings = [
-            GreedyReading(weight, None if self.full else sample, self.full)
-            for weight, sample in ([] if greedy else pairs)
-        ]
-        self._softmaxes = [] if greedy else [Softmax(weight, sample) for weight, sample in pairs]
-        # Whose flips and intervals are recorded; nobody's in a PS trace that an older slotkit began.
-        self._followed: Sequence[LatentWeight | GreedyReading] = self.weights if greedy else self._readings
+        self.watched = watch(machine, self.full, SAMPLE)
+        # Whether flips and thresholds are recorded; they are not in a PS trace that an older slotkit began.
+        self._follows = True
         self._before: list[Tensor] = []
         self._rows: dict[str, list[Any]] = {}
         self._first = 1
         self._written: list[list[Any]] = []
-        reel = self.weights[0].reel
-        self._about = {
-            "run": uuid4().hex if run is None else run,
-            "level": level,
-            "selection": machine.selection,
-            "every": every,
-            "k": reel.k,
-            "reels": reel.settings.to_dict(),
-            "tensors": {
-                weight.reel.name: {"shape": weight.reel.shape, "channel_dim": weight.reel.channel_dim}
-                for weight in self.weights
-            },
-        }
-        if self._readings:
-            self._about["reading"] = "greedy"
-            self._about["sample"] = None if self.full else SAMPLE
+        self._about = self._describe(level, every, uuid4().hex if run is None else run)
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
         self._others = trace.run()
         self._had_readings = self._has_readings()
         if self._others is None:
-            trace.write_about(self._about)
+            self._write_beginning()
+
+    def _write_beginning(self) -> None:
+        """about.json, and the options of now if they are not those that the seed gives."""
+        self._about.pop("start", None)
+        if not all(one.is_initial() for one in self.watched):
+            now = {one.reel.name: one.selection() for one in self.watched}
+            self._about["start"] = self.trace.write_start(now)
+        self.trace.write_about(self._about)
+
+    def _describe(self, level: str, every: int, run: str) -> dict[str, Any]:
+        machine, reels = self.machine, [one.reel for one in self.watched]
+        about: dict[str, Any] = {
+            "run": run,
+            "level": level,
+            "selection": machine.selection,
+            "every": every,
+            "k": reels[0].k,
+            "reels": reels[0].settings.to_dict(),
+            "tensors": {reel.name: {"shape": reel.shape, "channel_dim": reel.channel_dim} for reel in reels},
+        }
+        if machine.form.name == "dense":
+            about |= {"form": "dense", "update": machine.form.update}
+        if self._reads_beside:
+            about |= {"reading": "greedy", "sample": None if self.full else SAMPLE}
+        return about
+
+    @property
+    def _reads_beside(self) -> bool:
+        return any(one.reads_beside for one in self.watched)
 
     def begin_anew(self) -> None:
         """Delete what the folder holds: the same run starts again from its first step."""
         self.trace.forget_after(0)
         self._others = None
-        self.trace.write_about(self._about)
         self._start()
+        self._write_beginning()
 
     def _start(self) -> None:
         """What is recorded next are changes from the scores as they are now."""
-        for reading in self._readings:
-            reading.follow()
-        for softmax in self._softmaxes:
-            softmax.measure()
+        for one in self.watched:
+            one.follow()
+            one.softmax()
 
     def record(self, step: int, lr: float) -> None:
         """After step number `step`, counted from 1.
@@ -106,21 +108,26 @@ class Recorder:
         if self._others is not None:
             raise self._another_run()
         rows = self._rows
+        for one in self.watched:
+            one.follow()
         rows.setdefault("lr", []).append(lr)
-        rows.setdefault("changed", []).append([weight.changed for weight in self.weights])
-        for reading in self._readings:
-            reading.follow()
-        if self._readings:
-            rows.setdefault("greedy_changed", []).append([reading.changed for reading in self._readings])
-        if self.full:
+        rows.setdefault("changed", []).append([one.changed for one in self.watched])
+        if self._reads_beside:
+            rows.setdefault("greedy_changed", []).append([one.flipped for one in self.watched])
+        if self.full and self._follows:
             self._record_flips()
-        if self._followed and step % self.every == self.every - 1:
-            self._before = self._positions()
+        if self._follows and step % self.every == self.every - 1:
+            self._before = [one.positions() for one in self.watched]
         elif step % self.every == 0:
             self._measure(step)
         if step % CHUNK == 0:
             self._written.append([self._first, *self.flush()])
             self._rows, self._first = {}, step + 1
+
+    def close(self) -> None:
+        """Nothing is recorded any more: engines need not name flips."""
+        for one in self.watched:
+            one.close()
 
     def flush(self) -> tuple[int, str]:
         """Write the chunk that is going on, whole or not. Returns its length and digest."""
@@ -135,14 +142,16 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         """What is not in the trace yet, as tensors."""
         columns = {name: _as_tensor(column) for name, column in self._columns().items()} if self._rows else {}
+        states = [state for one in self.watched if (state := one.state()) is not None]
         return {
             "run": self._about["run"],
+            "start": self._about.get("start"),
             "first": self._first,
             "written": list(self._written),
             "columns": columns,
             "before": self._before,
-            "readings": [reading.state() for reading in self._readings],
-            "expected": [softmax.expected for softmax in self._softmaxes],
+            "readings": [reading for reading, _ in states],
+            "expected": [expected for _, expected in states],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -162,23 +171,28 @@ class Recorder:
         self._check_loaded()
         self._others = None
         self._about["run"] = run or self._about["run"]
+        if state.get("start") is not None:
+            self._about["start"] = state["start"]
         self.trace.write_about(self._about)
         self.trace.forget_after(self._first)
 
     def _load_readings(self, state: Mapping[str, Any]) -> None:
         """Raise SlotkitError, the part of a sentence, if the state has not the readings of the trace."""
-        if self._readings and "readings" not in state and not self._had_readings:
+        beside = self._reads_beside
+        if beside and "readings" not in state and not self._had_readings:
             # An older slotkit began this trace, and it has to be of one piece.
-            self._readings, self._followed = [], []
+            for one in self.watched:
+                one.stop_reading()
+            self._follows = False
             del self._about["reading"], self._about["sample"]
             return
+        count = len(self.watched) if beside else 0
         readings, expected = state.get("readings", []), state.get("expected", [])
-        if len(readings) != len(self._readings) or len(expected) != len(self._softmaxes):
+        if len(readings) != count or len(expected) != count:
             raise SlotkitError("it lacks the greedy reading of a tensor")
-        for reading, told in zip(self._readings, readings, strict=True):
-            reading.load(told)
-        for softmax, means in zip(self._softmaxes, expected, strict=True):
-            softmax.load(means)
+        nothing = [None] * len(self.watched)
+        for one, *told in zip(self.watched, readings or nothing, expected or nothing, strict=True):
+            one.load(*told)
 
     def _has_readings(self) -> bool:
         """Whether the trace in the folder says so."""
@@ -191,7 +205,7 @@ class Recorder:
         """Raise SlotkitError, the part of a sentence, if what was loaded makes no chunk of a trace."""
         if self._rows:
             unpack(BytesIO(pack(self._chunk())), self._first, {"levels": LEVELS, **self._about})
-        expected = [(torch.float64, sample.shape) for sample in self._samples]
+        expected = [(now.dtype, now.shape) for now in (one.positions() for one in self.watched)]
         if self._before and [(before.dtype, before.shape) for before in self._before] != expected:
             raise SlotkitError("its positions are not those of the sampled connections")
 
@@ -227,7 +241,7 @@ class Recorder:
             "measured": np.int64,
             "c": np.float64,
             "connection": np.uint32,
-            "option": option_type(self.weights[0].reel.k),
+            "option": option_type(self._about["k"]),
         }
         columns: Columns = {}
         for name, rows in self._rows.items():
@@ -237,70 +251,42 @@ class Recorder:
         return columns
 
     def _record_flips(self) -> None:
-        for one in self._followed:
+        for one in self.watched:
             connections, options = one.events
             self._rows.setdefault("connection", []).append(connections.numpy())
             self._rows.setdefault("option", []).append(options.numpy())
 
-    def _positions(self) -> list[Tensor]:
-        """u = A / |c| of the sampled connections, float64."""
-        return [
-            weight.latent[sample].double().cpu() * weight.line.scale
-            for weight, sample in zip(self.weights, self._samples, strict=True)
-        ]
-
     def _measure(self, step: int) -> None:
         rows = self._rows
         rows.setdefault("measured", []).append(step)
-        rows.setdefault("c", []).append([weight.line.c for weight in self.weights])
+        rows.setdefault("c", []).append([one.c for one in self.watched])
         for name, values in (self._staircase() | self._probabilities()).items():
             rows.setdefault(name, []).append(values)
 
     def _staircase(self) -> dict[str, list[Any]]:
-        if not self._followed:
-            return {}
-        found: dict[str, list[Any]] = {"margin": [], "speed": [], "steps_to_flip": []}
-        after = self._positions()
-        befores = self._before if len(self._before) == len(after) else after
-        for one, sample, u, before in zip(self._followed, self._samples, after, befores, strict=True):
-            lower, upper = _intervals(one, sample)
-            below, above = u - lower, upper - u
-            change = u - before
-            ahead = torch.where(change > 0, above, below)
-            found["margin"].append(quantiles(torch.minimum(below, above)))
-            found["speed"].append(quantiles(change.abs()))
-            found["steps_to_flip"].append(quantiles(ahead / change.abs()))
+        found: dict[str, list[Any]] = {}
+        if not self._follows:
+            return found
+        befores = self._before or [one.positions() for one in self.watched]
+        for one, before in zip(self.watched, befores, strict=True):
+            for name, values in zip(("margin", "speed", "steps_to_flip"), one.staircase(before), strict=True):
+                found.setdefault(name, []).append(quantiles(values, LEVELS))
         return found
 
     def _probabilities(self) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
-        for softmax in self._softmaxes:
-            for name, value in softmax.measure().items():
-                if self._readings or name in ("entropy", "top"):
+        for one in self.watched:
+            for name, value in one.softmax().items():
+                if self._follows or name in ("entropy", "top"):
                     found.setdefault(name, []).append(value)
         return found
 
 
 def estimated_bytes(machine: SlotMachine, steps: int) -> int:
     """Roughly the size of a trace "full"."""
-    connections = sum(weight.numel() for weight in machine.form.parameters())
+    connections = sum(math.prod(reel.shape) for reel in machine.reels.values())
     rate = BYTES_A_FLIP[machine.selection] * FLIPS_A_MILLION[machine.selection]
     return int(rate * connections / 1e6 * steps)
-
-
-def _sample(weight: LatentWeight) -> Tensor:
-    """Up to SAMPLE connections, evenly spread."""
-    count = len(weight.latent)
-    return (
-        torch.linspace(0, count - 1, min(SAMPLE, count), dtype=torch.float64).long().to(weight.latent.device)
-    )
-
-
-def _intervals(one: LatentWeight | GreedyReading, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of the sampled connections, float64 on the CPU."""
-    if isinstance(one, GreedyReading) and one.sample is not None:
-        return one.lower.double().cpu(), one.upper.double().cpu()
-    return one.lower[sample].double().cpu(), one.upper[sample].double().cpu()
 
 
 def _differences(connections: Any, changed: Any) -> Any:

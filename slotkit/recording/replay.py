@@ -43,6 +43,22 @@ def reels_of(folder: RunFolder, init: Init | None = None) -> dict[str, Reel]:
     }
 
 
+def channel_dims_of(folder: RunFolder) -> dict[str, int]:
+    """Tensor name -> the dimension that counts output channels, 1 in a transposed convolution.
+
+    Raises SlotkitError if neither config.toml nor a trace says so.
+    """
+    recorded, trace = folder.recorded(), Trace(folder.path / "trace")
+    if recorded is not None:
+        return dict(recorded["channel_dims"])
+    if (trace.folder / "about.json").is_file():
+        return {name: int(tensor["channel_dim"]) for name, tensor in trace.about()["tensors"].items()}
+    raise SlotkitError(
+        f"{folder.name} has no trace, which would say what dimension of its tensors counts channels. Train "
+        "with --trace summary."
+    )
+
+
 def first_selection(reel: Reel) -> Tensor:
     """The option of the highest initial score of every connection: int64 (connections,)."""
     count = int(torch.Size(reel.shape).numel())
@@ -76,7 +92,8 @@ def selections_at(
             "--trace full."
         )
     reels = reels_of(folder, init)
-    selected = [first_selection(reel) for reel in reels.values()]
+    start = trace.start()
+    selected = [start[name] if start else first_selection(reel) for name, reel in reels.items()]
     shaped = {
         name: index.view(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
     }

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.weight import LatentWeight
 from slotkit.recording.trace import DECIDED, LEVELS
 
 
+class Source(Protocol):
+    """Where the numbers come from: one tensor under observation.
+
+    Attributes:
+        sample: the connections (m,) that are measured.
+    """
+
+    sample: Tensor
+
+    def scores_of(self, some: Tensor) -> Tensor:
+        """The K scores of some connections, float64 (m, K)."""
+
+    def options_of(self, some: Tensor) -> Tensor:
+        """Their K options (m, K)."""
+
+    def bound(self) -> float:
+        """No |option| of the tensor is larger."""
+
+
 class Softmax:
-    """The probabilities of a weight's sampled connections (m,), and how far their expected weights go.
+    """The probabilities of a tensor's sampled connections (m,), and how far their expected weights go.
 
     Attributes:
         expected: the mean options (m,), weighted by their probabilities, float64, at the last measurement or,
             before the first one, when this was made.
-        bound: no |option| of the weight is larger.
+        bound: no |option| of the tensor is larger.
     """
 
-    def __init__(self, weight: LatentWeight, sample: Tensor) -> None:
-        self.weight, self.sample = weight, sample
-        self.bound = _bound(weight)
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.bound = source.bound()
         self.expected = self._read()[1]
 
     def measure(self) -> dict[str, Any]:
@@ -36,8 +54,8 @@ class Softmax:
         entropies = torch.special.entr(probabilities).sum(dim=-1)
         top = probabilities.amax(dim=-1)
         return {
-            "entropy": quantiles(entropies),
-            "top": quantiles(top),
+            "entropy": quantiles(entropies, LEVELS),
+            "top": quantiles(top, LEVELS),
             "mean_entropy": float(entropies.mean()),
             "decided": float((top >= DECIDED).double().mean()),
             "drift": float(drift),
@@ -52,23 +70,16 @@ class Softmax:
 
     def _read(self) -> tuple[Tensor, Tensor]:
         """Probabilities (m, K) and expected weights (m,) as the scores are now, float64, on the CPU."""
-        probabilities = self.weight.scores_of(self.sample).softmax(dim=-1).cpu()
-        options = self.weight.rows(self.sample)[0].cpu().double()
+        source = self._source
+        probabilities = source.scores_of(source.sample).softmax(dim=-1).cpu()
+        options = source.options_of(source.sample).cpu().double()
         return probabilities, (probabilities * options).sum(dim=-1)
 
 
-def _bound(weight: LatentWeight) -> float:
-    """Of the distribution of the options if it has one, else the largest |option|."""
-    bound = weight.arrays().largest_option
-    if math.isfinite(bound) and bound > 0:
-        return bound
-    return max(float(weight.rows(part)[0].abs().max()) for part in weight.parts()) or 1.0
-
-
-def quantiles(values: Tensor) -> Any:
-    """Quantiles at LEVELS, by the nearest lower rank. Infinity (no threshold ahead) counts, NaN doesn't."""
+def quantiles(values: Tensor, levels: Sequence[float]) -> Any:
+    """Quantiles by the nearest lower rank. Infinity (no threshold ahead) counts, NaN doesn't."""
     ordered = values[~values.isnan()].sort().values
     if not len(ordered):
-        return np.full(len(LEVELS), np.nan)
-    ranks = [int(level * (len(ordered) - 1)) for level in LEVELS]
+        return np.full(len(levels), np.nan)
+    ranks = [int(level * (len(ordered) - 1)) for level in levels]
     return ordered[ranks].numpy()

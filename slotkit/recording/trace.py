@@ -10,6 +10,9 @@ their first step. about.json has
     reading                     under PS "greedy": whose flips and thresholds they are; old traces lack it
     sample                      with a reading: of how many connections of a tensor its flips are counted, at
                                 most; null in a full trace, which has all
+    start                       if the scores were not the initial ones when it began: the digest of
+                                start.safetensors, which has the options in use then (tensor -> int32 (n,))
+    form, update                "dense", and which scores get a gradient; the latent form's lack them
     reels                       `ReelSettings.to_dict`: with a tensor's name and shape, its options and scores
     tensors                     name -> shape and channel_dim, in the order of the columns
 
@@ -33,6 +36,10 @@ q = len(LEVELS), e flips):
     connection   uint32 (e,)        trace "full": the flips, step by step and tensor by tensor, connections as
     option       uint8/16/32 (e,)   differences within a step and tensor
 
+In the dense form the margin is the gap between the highest score and the next one, speed is the change of
+that gap, and steps_to_flip is when the first of the other scores reaches the highest if all go on as in that
+step; c is not a number, because other optimizers than SGD leave no line.
+
 Under PS margin, speed, steps_to_flip, connection and option are of the greedy reading, which has every
 connection's option of the highest score.
 """
@@ -41,12 +48,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder, remove, write_bytes, write_text
@@ -60,9 +71,10 @@ LEVELS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 # A reel is decided if its likeliest option has this probability, or more.
 DECIDED = 0.99
 
-# Format 2 has the greedy reading of a PS run; all other traces are of format 1.
-FORMATS = (1, 2)
+# Format 2 has the greedy reading of a PS run, format 3 is of the dense form; others are of format 1.
+FORMATS = (1, 2, 3)
 
+START = "start.safetensors"
 CHUNK_NAME = re.compile(r"steps-\d{8,12}\.npz")
 
 # The run of a trace whose description can't be read.
@@ -86,7 +98,8 @@ class Trace:
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         make_folder(self.folder)
-        told = {"format": 2 if "reading" in about else 1, "levels": LEVELS, **about}
+        kind = 3 if "form" in about else 2 if "reading" in about else 1
+        told = {"format": kind, "levels": LEVELS, **about}
         text = json.dumps(told, indent=2) + "\n"
         write_text(self.folder / "about.json", text)
 
@@ -104,7 +117,7 @@ class Trace:
             if about["format"] not in FORMATS:
                 raise SlotkitError(
                     f"{path} is of trace format {about['format']}, and this slotkit reads "
-                    f"{' and '.join(map(str, FORMATS))}. Update slotkit."
+                    f"{', '.join(map(str, FORMATS))}. Update slotkit."
                 )
             TraceAbout.model_validate(about)
             return about
@@ -126,6 +139,32 @@ class Trace:
         data = pack(columns)
         write_bytes(self.folder / chunk_name(first_step), data)
         return len(data), _digest(data)
+
+    def write_start(self, options: Mapping[str, Tensor]) -> str:
+        """The options in use when the recording began. Returns the digest of the file, for about.json."""
+        make_folder(self.folder)
+        data = save({name: index.cpu().to(torch.int32) for name, index in options.items()})
+        write_bytes(self.folder / START, data)
+        return _digest(data)
+
+    def start(self) -> dict[str, Tensor]:
+        """The options in use when the recording began, int64 (n,) by tensor; empty if they were those of the
+        highest initial scores. Raises SlotkitError if the file is missing or damaged.
+        """
+        about, path = self.about(), self.folder / START
+        if about.get("start") is None:
+            return {}
+        with naming(path, "Put the file back, or record again."):
+            data = path.read_bytes()
+            if _digest(data) != about["start"]:
+                raise ValueError("it is not the file that was written")
+            found = {name: index.long() for name, index in load(data).items()}
+            sizes = {name: math.prod(tensor["shape"]) for name, tensor in about["tensors"].items()}
+            if {name: index.numel() for name, index in found.items()} != sizes:
+                raise ValueError("it has other tensors than about.json")
+            if any(index.min() < 0 or index.max() >= about["k"] for index in found.values()):
+                raise ValueError(f"it has an option that is not one of {about['k']}")
+            return found
 
     def check_written(self, written: Sequence[Sequence[Any]] | None, first: int) -> None:
         """Hold the chunks that begin before step `first` to what was written: each as (step, length, digest).

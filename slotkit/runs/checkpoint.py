@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,30 @@ from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
+from slotkit.runs.residuals import Near, decode, encode
 from slotkit.runs.schema import About, Header, naming
 
 HEADER = "slotkit"
-FORMAT = 1
+# Format 2 has tensors that are coded, see `slotkit.runs.residuals`. Files without one are of format 1.
+PLAIN, CODED = FORMATS = 1, 2
 
-# Marks in the JSON: one stands for a tensor and names its entry in the file, one for a mapping whose keys
-# are not strings.
-TENSOR, PAIRS = "$tensor", "$pairs"
+# Marks in the JSON: one stands for a tensor and names its entry in the file, one for a coded tensor, one for
+# a mapping whose keys are not strings.
+TENSOR, RESIDUAL, PAIRS = "$tensor", "$residual", "$pairs"
 
 
 def save(path: Path, state: Mapping[str, Any], aside: Path | None = None, **about: Any) -> str:
     """Write a state: nested mappings and lists of tensors, numbers, texts and None. Returns its checksum.
 
-    A tensor that occurs twice in the state is written once. `aside` is where the file of before goes.
+    A tensor that occurs twice in the state is written once; a `Near` is written as its residual, if that is
+    smaller. `aside` is where the file of before goes.
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps({"state": _encode(state, "", tensors, {}), "about": about})
     # One entry only: of several, safetensors chooses the order, and equal states should give equal files.
     checksum = _checksum(tree, tensors)
-    header = {HEADER: json.dumps({"format": FORMAT, "checksum": checksum, "tree": tree})}
+    told = {"format": CODED if f'"{RESIDUAL}"' in tree else PLAIN, "checksum": checksum, "tree": tree}
+    header = {HEADER: json.dumps(told)}
     write_whole(path, lambda file: save_file(tensors, file, metadata=header), aside)
     return checksum
 
@@ -50,35 +55,55 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """`load`, and the checksum."""
+    with _naming(path):
+        tree, tensors, checksum = _read(path)
+        state = _decode(tree["state"], tensors)
+        if not isinstance(state, dict):
+            raise ValueError("its state is not a table")
+        return state, tree["about"], checksum
+
+
+def told(path: Path) -> tuple[dict[str, Any], str]:
+    """What a whole checkpoint says of itself, and its checksum: its state is not decoded."""
+    with _naming(path):
+        tree, _, checksum = _read(path)
+        about: dict[str, Any] = tree["about"]
+        return about, checksum
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     if not path.exists():
         raise SlotkitError(
             f"There is no checkpoint {path}. The run has not come that far, or it was deleted."
         )
     with naming(path, "Use another one, or train again.", "is not a whole slotkit checkpoint"):
-        with safe_open(path, framework="pt") as file:
-            header = Header.model_validate_json((file.metadata() or {})[HEADER])
-            if header.format != FORMAT:
-                raise ValueError(f"it is of format {header.format} and this slotkit reads {FORMAT}")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if _checksum(header.tree, tensors) != header.checksum:
-            raise ValueError("its checksum is wrong")
-        tree = json.loads(header.tree)
-        state, about = _decode(tree["state"], tensors), tree["about"]
-        if not isinstance(state, dict):
-            raise ValueError("its state is not a table")
-        About.model_validate(about)
-        return state, about, header.checksum
+        yield
 
 
-def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, str]) -> Any:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """The tree, the entries of the file and the checksum, which is right."""
+    with safe_open(path, framework="pt") as file:
+        header = Header.model_validate_json((file.metadata() or {})[HEADER])
+        if header.format not in FORMATS:
+            raise ValueError(f"it is of format {header.format} and this slotkit reads {PLAIN} and {CODED}")
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if _checksum(header.tree, tensors) != header.checksum:
+        raise ValueError("its checksum is wrong")
+    tree: dict[str, Any] = json.loads(header.tree)
+    About.model_validate(tree["about"])
+    return tree, tensors, header.checksum
+
+
+def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, dict[str, Any]]) -> Any:
     """`value` as JSON, its tensors put into `tensors` under their path."""
-    if isinstance(value, Tensor):
-        memory = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        entry = known.get(memory) if value.numel() else None
-        if entry is None:
-            entry = known[memory] = path
-            tensors[entry] = value.detach().contiguous().cpu()
-        return {TENSOR: entry}
+    if isinstance(value, Tensor | Near):
+        tensor = value.tensor if isinstance(value, Near) else value
+        memory = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        mark = known.get(memory) if tensor.numel() else None
+        if mark is None:
+            mark = known[memory] = _encode_one(value, path, tensors)
+        return mark
     if isinstance(value, Mapping):
         encoded = {
             key: _encode(entry, f"{path}/{key}" if path else str(key), tensors, known)
@@ -90,6 +115,17 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, 
     return value
 
 
+def _encode_one(value: Tensor | Near, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    coded = encode(value, path) if isinstance(value, Near) else None
+    if coded is not None:
+        told, entries = coded
+        tensors.update(entries)
+        return {RESIDUAL: told}
+    tensor = value.tensor if isinstance(value, Near) else value
+    tensors[path] = tensor.detach().contiguous().cpu()
+    return {TENSOR: path}
+
+
 def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The opposite of `_encode`."""
     if isinstance(tree, list):
@@ -98,6 +134,8 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tree
     if tree.keys() == {TENSOR}:
         return tensors[tree[TENSOR]]
+    if tree.keys() == {RESIDUAL}:
+        return decode(tree[RESIDUAL], tensors)
     if tree.keys() == {PAIRS}:
         pairs = [(key, _decode(entry, tensors)) for key, entry in tree[PAIRS]]
         if not all(isinstance(key, str | int) for key, _ in pairs):

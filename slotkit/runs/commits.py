@@ -84,7 +84,7 @@ class Commits:
             move(commit.path, self.last)
         self._named = commit.about.get("best")
         if self._named is None and commit.best is not None:  # a run of before
-            _, about, checksum = checkpoint.read(self.best)
+            about, checksum = checkpoint.told(self.best)
             self._named = {"epoch": about["epoch"], "checksum": checksum}
         self._about = commit.about | {"best": self._named}
         self._prune()
@@ -108,7 +108,7 @@ class Commits:
     def _put_best_aside(self) -> None:
         """A best network that is not the commit's: that of the one before, if it is whole."""
         try:
-            _, about, _ = checkpoint.read(self.best)
+            about, _ = checkpoint.told(self.best)
         except SlotkitError:
             return
         move(self.best, self.earlier / _best_name(about["epoch"]))
@@ -226,11 +226,11 @@ def _find_best(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> Path 
         if not about.get("epoch") or "settings" in about:
             return None
         # A checkpoint of before names none: the one that is there.
-        checkpoint.read(best)
+        checkpoint.told(best)
         return best
     for place in (best, _next_best(folder), folder.path / "earlier" / _best_name(named["epoch"])):
         try:
-            if checkpoint.read(place)[2] == named["checksum"]:
+            if checkpoint.told(place)[1] == named["checksum"]:
                 return place
         except SlotkitError:
             continue

@@ -14,7 +14,8 @@ from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 
-# Settings that do not change the bits of a run: where data lies, and how often a checkpoint is written.
+# Settings that do not change the bits of a run: where data lies, how often a checkpoint is
+# written, and who else is told.
 FREE = (
     "data.dir",
     "data.download",
@@ -22,6 +23,7 @@ FREE = (
     "recording.checkpoint_minutes",
     "recording.keep_epochs",
     "recording.keep_last",
+    "recording.loggers",
 )
 
 # What else a checkpoint does not hold a run to: epochs may be added, and the device and how often a loss is

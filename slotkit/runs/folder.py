@@ -24,15 +24,25 @@ from uuid import uuid4
 
 import tomli_w
 
-from slotkit.config import Config, Resolved
+from slotkit.config import Config, Resolved, flatten, nest
 from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
 from slotkit.files import append_line, check_utf8, cut, flush, make_folder, move, remove, write_text
 from slotkit.runs.lock import is_locked, locked
-from slotkit.runs.schema import ENTRIES, EpochEntry, StepEntry, Summary, Tables, naming, read_json, read_text
+from slotkit.runs.schema import (
+    ENTRIES,
+    EpochEntry,
+    LogEntry,
+    StepEntry,
+    Summary,
+    Tables,
+    naming,
+    read_json,
+    read_text,
+)
 
 # Tables of config.toml beside the settings.
-NOT_SETTINGS = ("origins", "environment", "parent")
+NOT_SETTINGS = ("origins", "environment", "parent", "recorded")
 
 # What a run lies in until it is whole ends with this, and is left for so long if its process was killed.
 BESIDE, STALE_SECONDS = ".new", 3600
@@ -60,8 +70,10 @@ class RunFolder:
         environment: Mapping[str, Any],
         parent: Mapping[str, Any] | None = None,
         fill: Callable[[RunFolder], None] = lambda folder: None,
+        recorded: Mapping[str, Any] | None = None,
     ) -> RunFolder:
-        """Make a new folder with the resolved configuration in it, and the parent run if there is one.
+        """Make a new folder with the resolved configuration in it, the parent run if there is one, and what a
+        loop that is not slotkit's own was `recorded` with.
 
         `fill` writes what else belongs to the run before its first step. The folder has its name only
         when all of that is in it.
@@ -79,7 +91,7 @@ class RunFolder:
         folder = cls(runs_dir / f".{wanted}.{uuid4().hex[:8]}{BESIDE}")
         try:
             make_folder(folder.path / "checkpoints")
-            folder.write_config(resolved, environment, parent)
+            folder.write_config(resolved, environment, parent, recorded)
             folder.write_summary({"status": "running"})
             fill(folder)
             return cls(_put_in_place(folder.path, place, exactly=name is not None))
@@ -125,12 +137,21 @@ class RunFolder:
         resolved: Resolved,
         environment: Mapping[str, Any],
         parent: Mapping[str, Any] | None = None,
+        recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        """config.toml: every setting, where it came from, where the run was made, and its parent run."""
-        tables = without_none(resolved.config.model_dump(mode="json"))
+        """config.toml: every setting, where it came from, where the run was made, its parent run, and what
+        slotkit.record was told.
+        """
+        told = resolved.config.model_dump(mode="json")
+        if recorded is not None:
+            # Of a loop that is not slotkit's own only these are known.
+            told = nest({path: value for path, value in flatten(told) if path in resolved.origins})
+        tables = without_none(told)
         extra = {"origins": dict(resolved.origins), "environment": dict(environment)}
         if parent is not None:
             extra["parent"] = dict(parent)
+        if recorded is not None:
+            extra["recorded"] = dict(recorded)
         write_text(self.path / "config.toml", tomli_w.dumps({**tables, **extra}))
 
     def has_config(self) -> bool:
@@ -144,6 +165,26 @@ class RunFolder:
             return Config.model_validate(
                 {key: value for key, value in tables.items() if key not in NOT_SETTINGS}
             )
+
+    def recorded(self) -> dict[str, Any] | None:
+        """What slotkit.record knows of a loop of one's own (`RecordedTable`); None of other runs."""
+        told: dict[str, Any] | None = self.tables().get("recorded")
+        return told
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its path. Of a loop of one's own only what is known, and what it was told as
+        `config` under config.NAME.
+        """
+        values, told = dict(flatten(self.config().model_dump(mode="json"))), self.recorded()
+        if told is None:
+            return values
+        origins = self.tables()["origins"]
+        known = {path: value for path, value in values.items() if path in origins}
+        with naming(self.path / "config.toml", RESTORE):
+            lost = [path for path in ("method", "model.name", "data.dataset", "slots.k") if path not in known]
+            if lost:
+                raise ValueError(f"its origins lack {', '.join(lost)}")
+        return known | dict(flatten(told.get("config", {}), "config."))
 
     def tables(self) -> dict[str, Any]:
         """config.toml as it is, with origins, environment and parent; the settings are not looked at."""
@@ -315,7 +356,7 @@ def _git_commit() -> str:
     return done.stdout.strip() or "none"
 
 
-def _entry(entry: Any) -> StepEntry | EpochEntry:
+def _entry(entry: Any) -> StepEntry | EpochEntry | LogEntry:
     """A line of metrics.jsonl, checked."""
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in ENTRIES:

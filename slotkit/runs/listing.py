@@ -19,6 +19,9 @@ SEEDS = ("seeds.reels", "seeds.data", "seeds.training")
 # Settings that a row has anyway.
 SHOWN = ("method", "model.name", "data.dataset", "slots.k", "slots.selection", "training.epochs")
 
+# Settings that slotkit does not know beforehand: a network's options, and what slotkit.record was told.
+FREELY_NAMED = ("model.options.", "config.")
+
 # What rows can be sorted by beside a setting, and how it is found.
 COLUMNS: dict[str, Callable[[Listed], Any]] = {
     "run": lambda row: row.name,
@@ -118,8 +121,7 @@ def _one_seed(
 
 def read(folder: RunFolder) -> Listed:
     """One run. Raises SlotkitError if it is damaged."""
-    settings = dict(flatten(folder.config().model_dump(mode="json")))
-    return Listed(folder.name, folder.status(), settings, folder.summary())
+    return Listed(folder.name, folder.status(), folder.settings(), folder.summary())
 
 
 def _read(folder: RunFolder) -> Listed:
@@ -155,7 +157,7 @@ def _value_of(name: str, whose: str) -> Callable[[Listed], Any]:
         return COLUMNS[name]
     if name == "seed":
         path = SEEDS[0]
-    elif path not in dict(flatten(Config().model_dump())) and not path.startswith("model.options."):
+    elif path not in dict(flatten(Config().model_dump())) and not path.startswith(FREELY_NAMED):
         columns = ", ".join(COLUMNS)
         raise SlotkitError(
             f"{name} (from {whose}) is neither a setting, such as k or training.lr, nor one of {columns}."

@@ -59,6 +59,8 @@ class Summary(Told):
     name: str | None = None
     reason: str | None = None
     epochs: Count = 0
+    steps: Count = 0
+    logged: dict[str, float] = {}
     best_epoch: Count | None = None
     seconds: Seconds = 0.0
     validation: dict[str, Reading] = {}
@@ -67,7 +69,7 @@ class Summary(Told):
 
     @model_validator(mode="after")
     def _finished_is_whole(self) -> Self:
-        if self.status == "finished" and not self.test.get("best"):
+        if self.status == "finished" and self.kind != "recorded" and not self.test.get("best"):
             raise ValueError("a finished run has a reading of its best network")
         return self
 
@@ -78,6 +80,16 @@ class Environment(Told):
     __pydantic_extra__: dict[str, str | int | float | bool]
 
 
+class RecordedTable(Told):
+    """What `slotkit.record` was told of a loop that is not slotkit's own."""
+
+    network: str
+    optimizer: str
+    init: str
+    channel_dims: dict[str, Annotated[int, Field(ge=0, le=1)]]
+    config: dict[str, Any] = {}
+
+
 class Tables(BaseModel):
     """What config.toml has beside the settings."""
 
@@ -86,6 +98,7 @@ class Tables(BaseModel):
     origins: dict[str, str] = {}
     environment: Environment = Environment()
     parent: dict[str, str | int | list[str] | list[int]] | None = None
+    recorded: RecordedTable | None = None
 
 
 class StepEntry(Told):
@@ -116,7 +129,19 @@ class EpochEntry(Told):
     best: bool
 
 
-ENTRIES: dict[str, type[StepEntry] | type[EpochEntry]] = {"step": StepEntry, "epoch": EpochEntry}
+class LogEntry(Told):
+    """A line of metrics.jsonl: numbers that a loop of one's own has logged."""
+
+    kind: Literal["log"]
+    step: Count
+    values: dict[str, float]
+
+
+ENTRIES: dict[str, type[StepEntry] | type[EpochEntry] | type[LogEntry]] = {
+    "step": StepEntry,
+    "epoch": EpochEntry,
+    "log": LogEntry,
+}
 
 
 class Header(Told):
@@ -164,11 +189,13 @@ class TraceTensor(Told):
 class TraceAbout(Told):
     """trace/about.json."""
 
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     levels: list[Fraction] = Field(min_length=1, max_length=1000)
     run: str = ""
     level: Literal["summary", "full"]
     selection: Literal["greedy", "probabilistic"]
+    form: Literal["dense"] | None = None
+    start: Checksum | None = None
     reading: Literal["greedy"] | None = None
     sample: Positive | None = None
     every: Positive
@@ -178,7 +205,9 @@ class TraceAbout(Told):
 
     @model_validator(mode="after")
     def _reading_agrees(self) -> Self:
-        if (self.reading is not None) != (self.format == 2):
+        if (self.form is not None) != (self.format == 3):
+            raise ValueError(f"format {self.format} and the form {self.form} don't go together")
+        if self.form is None and (self.reading is not None) != (self.format == 2):
             raise ValueError(f"format {self.format} and the reading {self.reading} don't go together")
         if self.reading is not None and self.selection == "greedy":
             raise ValueError("it has a reading, which greedy selection needs none of")

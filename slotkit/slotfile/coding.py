@@ -33,7 +33,7 @@ def packed_bytes(n: int, k: int) -> int:
 
 
 def pack(indices: Tensor, k: int) -> bytes:
-    """int64 (n,) with values 0 .. K - 1 -> packed_bytes(n, K) bytes.
+    """Integers (n,) with values 0 .. K - 1 -> packed_bytes(n, K) bytes.
 
     Bit b of index i is bit i * bits + b of the payload; bit j of the payload is bit j % 8 (value
     2**(j % 8)) of byte j // 8. The rest of the last byte is zero.
@@ -77,10 +77,10 @@ def frequencies(counts: Sequence[int]) -> list[int]:
 
 
 def encode(symbols: Tensor, alphabet: int) -> tuple[bytes, list[int]]:
-    """int64 (n,), n >= 1, with values 0 .. alphabet - 1 -> bytes (little-endian 32-bit words) and counts."""
+    """int32 (n,), n >= 1, with values 0 .. alphabet - 1 -> bytes (little-endian 32-bit words) and counts."""
     counts: list[int] = torch.bincount(symbols, minlength=alphabet).tolist()
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(symbols.numpy().astype(np.int32), _model(counts))
+    coder.encode_reverse(symbols.numpy(), _model(counts))
     return coder.get_compressed().astype("<u4").tobytes(), counts
 
 
@@ -93,7 +93,7 @@ def decode(data: bytes, counts: Sequence[int]) -> Tensor:
     if len(words) and not words[-1]:
         raise SlotkitError("the coded bytes end in a zero word, which no encoder writes")
     coder = constriction.stream.stack.AnsCoder(words)
-    symbols = np.asarray(coder.decode(_model(counts), sum(counts)), dtype=np.int64)
+    symbols = np.asarray(coder.decode(_model(counts), sum(counts)), dtype=np.int32)
     found = np.bincount(symbols, minlength=len(counts)).tolist()
     if not coder.is_empty() or found != list(counts):
         raise SlotkitError("the coded bytes do not decode to symbols with these counts")

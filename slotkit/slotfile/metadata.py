@@ -7,15 +7,17 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, uint8
 
 from slotkit.errors import SlotkitError
 from slotkit.reel import LATEST_SPEC, SHARINGS, Reel, ReelSettings
-from slotkit.slotfile.architecture import Architecture, first_reason
+from slotkit.slotfile.architecture import LARGEST_LIMIT, Architecture, Outline, first_reason
 from slotkit.slotfile.coding import LARGEST_ALPHABET
 
-FORMAT = 1
+# The latest. A file says 2 only if it is of a network that has no name: older readers know 1.
+FORMAT = 2
 KEY = "slotkit"
 CHECKSUM_KEY = "slotkit_blake2b"
 INDICES, TENSORS = "indices/", "tensors/"
@@ -23,6 +25,22 @@ INDICES, TENSORS = "indices/", "tensors/"
 # Format 1 has the names that these inits had when it was fixed.
 INITS = {"glorot-uniform": "authors", "glorot-deviation": "paper"}
 
+# What safetensors calls the types that a stored tensor may have, and those that weights of reels may have.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES_OF_DTYPES = {dtype: name for name, dtype in DTYPES.items()}
+
+Dtype = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -49,6 +67,10 @@ class ReelRecord(Strict):
     def connections(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float32
+
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
         if (self.counts is None) != (self.coding == "packed"):
@@ -58,12 +80,27 @@ class ReelRecord(Strict):
         return self
 
 
+class OwnReelRecord(ReelRecord):
+    """One of a network of the user's own, whose weights may be rounded to a narrower type."""
+
+    dtype: Literal["F64", "F32", "F16", "BF16"]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+
+class Entry(Strict):
+    """Type and shape of a tensor that is not reels."""
+
+    dtype: Dtype
+    shape: tuple[Annotated[int, Field(ge=0, le=LARGEST_LIMIT)], ...] = Field(max_length=16)
+
+
 class Metadata(Strict):
     """Everything in a slot file except the bytes of its tensors."""
 
-    format: Literal[1]
     made_by: str = Field(max_length=64)
-    architecture: Architecture
     reading: Literal["greedy", "in use"]
     reel_spec: Literal[1, 2]
     seed: int = Field(ge=0, lt=2**63)
@@ -71,7 +108,7 @@ class Metadata(Strict):
     init: Literal["paper", "authors"]
     sharing: Literal["none", "layer", "channel", "network"]
     symmetric: bool
-    reels: tuple[ReelRecord, ...] = Field(min_length=1, max_length=2**16)
+    reels: tuple[Any, ...]
     zeros: tuple[Name, ...] = Field((), max_length=2**16)
     ones: tuple[Name, ...] = Field((), max_length=2**16)
     stored: dict[Name, Checksum] = Field({}, max_length=2**16)
@@ -111,6 +148,72 @@ class Metadata(Strict):
         settings = ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric)
         return settings.reel(record.name, record.shape, record.channel_dim)
 
+    @property
+    def network(self) -> str:
+        """What it is of, in words."""
+        raise AssertionError("Named and Own define it")
+
+    def outline(self, limit: int) -> Outline:
+        """Names, types and shapes of the network's state. Raises SlotkitError for more elements."""
+        raise AssertionError("Named and Own define it")
+
+
+class Named(Metadata):
+    """Format 1: of a network that is built from a name."""
+
+    format: Literal[1]
+    architecture: Architecture
+    reels: tuple[ReelRecord, ...] = Field(min_length=1, max_length=2**16)
+
+    @property
+    def network(self) -> str:
+        return self.architecture.model
+
+    def outline(self, limit: int) -> Outline:
+        return self.architecture.outline(limit)
+
+
+class Own(Metadata):
+    """Format 2: of a network of the user's own, of which the file has names, types and shapes.
+
+    Attributes:
+        entries: of each tensor in `zeros`, `ones` and `stored`.
+        ties: further names of tensors -> the name that stands for them.
+    """
+
+    format: Literal[2]
+    reels: tuple[OwnReelRecord, ...] = Field(min_length=1, max_length=2**16)
+    entries: dict[Name, Entry] = Field(max_length=2**16)
+    ties: dict[Name, Name] = Field(max_length=2**16)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if set(self.entries) != {*self.zeros, *self.ones, *self.stored}:
+            raise ValueError("the entries are not those of zeros, ones and stored")
+        if not set(self.ties.values()) <= set(self.names) or set(self.ties) & set(self.names):
+            raise ValueError("a tie is to no tensor of the file, or to itself")
+        shapes = [record.shape for record in self.reels] + [entry.shape for entry in self.entries.values()]
+        if sum(map(math.prod, shapes)) > LARGEST_LIMIT:
+            raise ValueError(f"there are more than {LARGEST_LIMIT} elements")
+        return self
+
+    @property
+    def network(self) -> str:
+        return "its own list"
+
+    def outline(self, limit: int) -> Outline:
+        told = {record.name: (record.torch_dtype, record.shape) for record in self.reels}
+        told |= {name: (DTYPES[entry.dtype], entry.shape) for name, entry in self.entries.items()}
+        told |= {name: told[first] for name, first in self.ties.items()}
+        tensors = {
+            name: torch.empty(shape, dtype=dtype, device="meta") for name, (dtype, shape) in told.items()
+        }
+        first = {name: self.ties.get(name, name) for name in tensors}
+        return Outline(tensors, first, frozenset(record.name for record in self.reels))
+
+
+FORMATS: dict[int, type[Metadata]] = {1: Named, 2: Own}
+
 
 class _Versions(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
@@ -135,7 +238,7 @@ def parse(text: str, checksum: str | None) -> Metadata:
     if checksum != digest(text.encode()):
         raise SlotkitError("its metadata doesn't have the checksum it was written with")
     try:
-        return Metadata.model_validate_json(text)
+        return FORMATS.get(versions.format, Named).model_validate_json(text)
     except ValidationError as fault:
         raise SlotkitError(f"its metadata is wrong: {first_reason(fault)}") from None
 

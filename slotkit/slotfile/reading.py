@@ -7,6 +7,8 @@ with nothing allocated, the payloads' checksums; only then are indices decoded a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +17,27 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.machine import SlotMachine
 from slotkit.slotfile.architecture import DEFAULT_LIMIT, LARGEST_LIMIT, Outline
 from slotkit.slotfile.coding import decode, packed_bytes, unpack
 from slotkit.slotfile.metadata import (
     CHECKSUM_KEY,
+    DTYPES,
     INDICES,
     KEY,
     TENSORS,
     Metadata,
+    Named,
     ReelRecord,
     digest,
     parse,
     raw,
     state_digest,
 )
-from slotkit.slotfile.symbols import from_symbols
+from slotkit.slotfile.network import places_in
+from slotkit.slotfile.symbols import Share, Work, from_indices, from_symbols, silent
 
 LARGEST_HEADER = 8 << 20
-
-# What safetensors calls the types that a stored tensor may have.
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -54,43 +46,60 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises SlotkitError as `load` does for a file that can't be read.
     """
     path = Path(path)
-    try:
-        with _open(path) as file:
-            return _metadata(file).model_dump(mode="json")
-    except (SafetensorError, OSError, SlotkitError) as fault:
-        raise _refusal(path, fault) from None
+    with _refusing(path), _open(path) as file:
+        return _metadata(file).model_dump(mode="json")
 
 
-def load(path: Path | str, limit: int = DEFAULT_LIMIT) -> nn.Module:
-    """The network of a slot file: ordinary, on the CPU, in evaluation mode, needing no slotkit any more.
+def load(
+    path: Path | str, into: nn.Module | None = None, limit: int = DEFAULT_LIMIT, report: Share = silent
+) -> nn.Module:
+    """The network of a slot file: ordinary, in evaluation mode, needing no slotkit any more.
 
-    Every entry of its state_dict has the bits it was saved with: weights float32 of their layer's
-    shape, biases and statistics in their own types. It is the module that `slotkit.models.create`
-    gives, so the input is (n, channels, height, width) and the output (n, classes).
+    Every entry of its state_dict has the bits it was saved with. A file with an architecture is built by
+    `slotkit.models.create` on the CPU, so the input is (n, channels, height, width) and the output
+    (n, classes). A file of a network of your own is loaded into one.
 
     Args:
-        path: a file that `slotkit export` or `slotkit.slotfile.save` wrote. It may come from a stranger:
+        path: a file that `slotkit export` or `slotkit.save` wrote. It may come from a stranger:
             nothing in it is executed, and no path or address in it is followed.
-        limit: the most elements (parameters and buffers) that the network may have; 2**31 at most.
-            The default, 2**28, is 1 GiB in float32.
+        into: the network to load into, built as the saved one was, and returned: on its device, its
+            parameters the same objects. Its names, shapes and types are compared with the file's before
+            anything is changed. Buffers that are not persistent stay as they are.
+        limit: the most elements (parameters and buffers) that a network which is built may have; 2**31 at
+            most. The default, 2**28, is 1 GiB in float32.
+        report: called with the share of the work that is done, 0 to 1.
 
     Raises:
         SlotkitError: there is no such file, it is damaged, it was made by a newer slotkit, it names a
-            network that can't be built here, or it has more elements than `limit`.
+            network that can't be built here, or it has more elements than `limit`; or `into` is another
+            network, or missing.
     """
     path = Path(path)
-    try:
-        with _open(path) as file:
+    if into is not None and not isinstance(into, nn.Module):
+        hint = ": give its .model, when to_learned() has ended it" if isinstance(into, SlotMachine) else ""
+        raise SlotkitError(f"`into` is a {type(into).__name__}. Give a network, an nn.Module{hint}.")
+    with _refusing(path):
+        file = _open(path)
+    with file:
+        with _refusing(path):
             about = _metadata(file)
             _check_entries(file, about)
-            outline = about.architecture.outline(min(limit, LARGEST_LIMIT))
+            outline = about.outline(min(limit, LARGEST_LIMIT))
             _check_network(about, outline, file)
-            payloads = _read(file, about)
-        state = _state(about, outline, payloads)
-    except (SafetensorError, OSError, SlotkitError) as fault:
-        raise _refusal(path, fault) from None
-    model = about.architecture.build()
-    model.load_state_dict({name: state[outline.first[name]] for name in outline.entries})
+        if into is not None:
+            places = places_in(into, outline, path)
+        elif isinstance(about, Named):
+            places = {name: name for name in outline.entries}
+        else:
+            raise SlotkitError(
+                f"{path} is of a network of your own ({', '.join(list(outline.entries)[:3])}, ...), and a "
+                "file holds no code. Build the network and give it: slotkit.load(path, into=model)."
+            )
+        with _refusing(path):
+            state = _state(about, outline, _read(file, about), report)
+            model = about.architecture.build() if into is None and isinstance(about, Named) else into
+    assert model is not None
+    model.load_state_dict({name: state[outline.first[own]] for name, own in places.items()})
     return model.eval()
 
 
@@ -136,18 +145,18 @@ def _check_network(about: Metadata, outline: Outline, file: Any) -> None:
     if set(about.names) != set(own):
         odd = sorted(set(about.names) ^ set(own))
         raise SlotkitError(
-            f"its tensors are not those of {about.architecture.model}: they differ in "
+            f"its tensors are not those of {about.network}: they differ in "
             f"{', '.join(map(repr, odd[:3]))[:200]}"
         )
     for record in about.reels:
         entry = outline.entries[record.name]
         if (
             entry.shape != record.shape
-            or entry.dtype != torch.float32
+            or entry.dtype != record.torch_dtype
             or record.name not in outline.parameters
         ):
             raise SlotkitError(
-                f"{record.name} has shape {record.shape}, and in {about.architecture.model} it is "
+                f"{record.name} has shape {record.shape}, and in {about.network} it is "
                 f"{tuple(entry.shape)} of {entry.dtype}"
             )
     for name in about.stored:
@@ -155,7 +164,7 @@ def _check_network(about: Metadata, outline: Outline, file: Any) -> None:
         if DTYPES.get(there.get_dtype()) != entry.dtype or tuple(there.get_shape()) != entry.shape:
             raise SlotkitError(
                 f"{name} is {there.get_dtype()} of shape {there.get_shape()}, and in "
-                f"{about.architecture.model} {entry.dtype} of shape {list(entry.shape)}"
+                f"{about.network} {entry.dtype} of shape {list(entry.shape)}"
             )
 
 
@@ -168,15 +177,18 @@ def _read(file: Any, about: Metadata) -> dict[str, Tensor]:
     return payloads
 
 
-def _state(about: Metadata, outline: Outline, payloads: dict[str, Tensor]) -> dict[str, Tensor]:
+def _state(
+    about: Metadata, outline: Outline, payloads: dict[str, Tensor], report: Share
+) -> dict[str, Tensor]:
     """Every tensor of the network by its first name."""
     # All indices are decoded before any option is computed, so that damaged ones are found early.
     coded = {r.name: _decode(about, r, bytes(raw(payloads[INDICES + r.name]))) for r in about.reels}
+    work = Work(sum(record.connections for record in about.reels), report)
     state = {}
     for record in about.reels:
-        reel, values = about.reel(record), coded[record.name]
-        selected = values if record.counts is None else from_symbols(reel, values)
-        state[record.name] = reel.chosen(selected.reshape(record.shape))
+        made = from_indices if record.counts is None else from_symbols
+        values = made(about.reel(record), coded[record.name], work)
+        state[record.name] = values.reshape(record.shape).to(record.torch_dtype)
     for names, value in ((about.zeros, 0), (about.ones, 1)):
         for name in names:
             state[name] = torch.full_like(outline.entries[name], value, device="cpu")
@@ -187,7 +199,7 @@ def _state(about: Metadata, outline: Outline, payloads: dict[str, Tensor]) -> di
 
 
 def _decode(about: Metadata, record: ReelRecord, data: bytes) -> Tensor:
-    """Indices or, in the entropy coding, symbols: int64 (connections,)."""
+    """Indices, int64 (connections,), or, in the entropy coding, symbols, int32."""
     try:
         if record.counts is None:
             return unpack(data, record.connections, about.k)
@@ -196,9 +208,14 @@ def _decode(about: Metadata, record: ReelRecord, data: bytes) -> Tensor:
         raise SlotkitError(f"the indices of {record.name} are damaged: {fault}") from None
 
 
-def _refusal(path: Path, fault: Exception) -> SlotkitError:
-    reason = str(fault).rstrip(".")
-    return SlotkitError(
-        f"{path} can't be loaded as a slot file: {reason}. Fetch the file again, or make it anew with "
-        "`slotkit export RUN`."
-    )
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Say of a bad file, in one sentence, what is wrong and what to do."""
+    try:
+        yield
+    except (SafetensorError, OSError, SlotkitError) as fault:
+        reason = str(fault).rstrip(".")
+        raise SlotkitError(
+            f"{path} can't be loaded as a slot file: {reason}. Fetch the file again, or make it anew with "
+            "`slotkit export RUN` or slotkit.save."
+        ) from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,30 +12,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
-from slotkit.machine import SlotMachine
+from slotkit.machine import SlotMachine, check_reading
 from slotkit.reel import Reel
-from slotkit.slotfile.architecture import Architecture, Outline, ordinary_state
+from slotkit.slotfile.architecture import Architecture, Outline, first_reason, ordinary_state
 from slotkit.slotfile.coding import LARGEST_ALPHABET, encode, pack
 from slotkit.slotfile.metadata import (
     CHECKSUM_KEY,
-    FORMAT,
+    DTYPES,
+    FORMATS,
     INDICES,
     INITS,
     KEY,
+    NAMES_OF_DTYPES,
     TENSORS,
-    Metadata,
     digest,
     raw,
     state_digest,
 )
-from slotkit.slotfile.symbols import to_symbols
-
-READINGS = ("greedy", "in use")
+from slotkit.slotfile.network import own_outline
+from slotkit.slotfile.symbols import Share, Work, silent, to_symbols
 
 
 @dataclass(frozen=True)
@@ -71,47 +73,58 @@ class Sizes:
 
 def save(
     path: Path | str,
-    model: nn.Module,
     machine: SlotMachine,
-    architecture: Architecture,
+    architecture: Architecture | None = None,
     reading: str = "greedy",
+    report: Share = silent,
 ) -> Sizes:
     """Write a slot machine's network as a seed and selected indices; `slotkit.load` gives it back bit by bit.
 
     Args:
         path: the file; it is written whole or not at all.
-        model: the network, in either form, with float32 weights.
-        machine: its slot machine.
-        architecture: what the network was built from, see `slotkit.slotfile.architecture`.
+        machine: of any network. Under DistributedDataParallel one process writes.
+        architecture: what `slotkit.load` builds the network from (`slotkit.slotfile.architecture`), for
+            networks of slotkit and timm with float32 weights. Without it the file has names, shapes and
+            types, and is loaded into a network that is there: `slotkit.load(path, into=model)`.
         reading: "greedy" (the highest scores) or "in use" (what the weights are now: under
             probabilistic selection the last sample).
+        report: called with the share of the work that is done, 0 to 1.
 
     Raises:
-        SlotkitError: another init than those of format 1, weights that are not float32, a model
-            that is not of this architecture, or a disk that refuses.
+        SlotkitError: another init or kind of options than those of a slot file, weights that somebody else
+            has written, a tensor of a type that it can't hold, a model that is not of this architecture, or
+            a disk that refuses.
     """
-    if reading not in READINGS:
-        raise SlotkitError(f"There is no reading {reading!r}. Choose one of {', '.join(READINGS)}.")
+    if not isinstance(machine, SlotMachine):
+        raise SlotkitError(
+            f"slotkit.save takes the slot machine that slotify returned, and {type(machine).__name__} came. "
+            "An ordinary network is written with torch.save(model.state_dict(), path)."
+        )
+    check_reading(reading)
     path = Path(path)
-    outline = architecture.outline()
-    _check_reels(machine, outline, model)
-    with machine.using("greedy") if reading == "greedy" else nullcontext():
-        state = ordinary_state(model, outline)
-        # Not machine.selected: `_check_weights` has its own words for weights that somebody wrote.
-        selected = {name: machine.form.selected(name).detach().cpu().reshape(-1) for name in machine.reels}
-    state = {name: state[name] for name in outline.own}
-    records, payloads = _code_reels(machine, selected, state)
-    index_bytes = sum(map(len, payloads.values()))
+    _check_inits(machine)
+    with _read(machine, reading), torch.no_grad():
+        if architecture is None:
+            outline = own_outline(machine.model, machine.reels)
+            state = {name: _copy(outline.entries[name]) for name in outline.own}
+        else:
+            outline = architecture.outline()
+            _check_architecture(machine, outline)
+            state = ordinary_state(machine.model, outline)
+            state = {name: state[name] for name in outline.own}
+        values = {name: _options(machine, name, state[name]) for name in machine.reels}
+    records, payloads = _code_reels(machine, values, Work(sum(map(len, values.values())), report))
+    if architecture is None:
+        records = [each | {"dtype": NAMES_OF_DTYPES[state[each["name"]].dtype]} for each in records]
     others = {name: value for name, value in state.items() if name not in machine.reels}
     zeros = [name for name, value in others.items() if _is_all(value, 0)]
-    ones = [name for name, value in others.items() if _is_all(value, 1)]
+    ones = [name for name, value in others.items() if name not in zeros and _is_all(value, 1)]
     stored = {name: value for name, value in others.items() if name not in {*zeros, *ones}}
     reel = next(iter(machine.reels.values()))
     settings = reel.settings.to_dict()
     about = {
-        "format": FORMAT,
         "made_by": f"slotkit {version('slotkit')}",
-        "architecture": architecture.model_dump(mode="json"),
+        **(_own(outline, others) if architecture is None else _named(architecture)),
         "reading": reading,
         "reel_spec": reel.spec,
         **settings,
@@ -122,19 +135,62 @@ def save(
         "stored": {name: digest(raw(value)) for name, value in stored.items()},
         "blake2b": state_digest(state),
     }
-    text = json.dumps(about)
-    Metadata.model_validate_json(text)  # what the reader would refuse is never written
+    text = _checked(about)
     tensors = {INDICES + name: _bytes(data) for name, data in payloads.items()}
     tensors |= {TENSORS + name: value for name, value in stored.items()}
     header = {KEY: text, CHECKSUM_KEY: digest(text.encode())}
     write_whole(path, lambda file: save_file(tensors, file, metadata=header))
     dense = sum(value.numel() * value.element_size() for value in state.values())
-    return Sizes(path.stat().st_size, index_bytes, sum(map(len, selected.values())), dense)
+    index_bytes, connections = sum(map(len, payloads.values())), sum(map(len, values.values()))
+    return Sizes(path.stat().st_size, index_bytes, connections, dense)
 
 
-def _check_reels(machine: SlotMachine, outline: Outline, model: nn.Module) -> None:
-    if machine.model is not model:
-        raise SlotkitError("The machine belongs to another model. Give the model that slotify changed.")
+def _read(machine: SlotMachine, reading: str) -> AbstractContextManager[Any]:
+    """Within the block the weights are those of the reading."""
+    if reading == "in use":
+        return nullcontext()
+    if machine.form.follows():
+        machine.form.check()  # to choose them anew takes longer than all the rest
+        return nullcontext()
+    return machine.using("greedy")
+
+
+def _named(architecture: Architecture) -> dict[str, Any]:
+    return {"format": 1, "architecture": architecture.model_dump(mode="json")}
+
+
+def _own(outline: Outline, others: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a file says of a network that has no name."""
+    for name, value in others.items():
+        if value.dtype not in NAMES_OF_DTYPES:
+            raise SlotkitError(
+                f"{name} is of type {value.dtype}, which a slot file can't hold: it has {', '.join(DTYPES)}: "
+                "make a buffer of another type persistent=False, or save the ordinary state_dict."
+            )
+    entries = {
+        name: {"dtype": NAMES_OF_DTYPES[value.dtype], "shape": list(value.shape)}
+        for name, value in others.items()
+    }
+    ties = {name: first for name, first in outline.first.items() if first != name}
+    return {"format": 2, "entries": entries, "ties": ties}
+
+
+def _checked(about: Mapping[str, Any]) -> str:
+    """The metadata as text. What the reader would refuse is never written."""
+    text = json.dumps(about)
+    try:
+        FORMATS[about["format"]].model_validate_json(text)
+    except ValidationError as fault:
+        raise SlotkitError(f"This network can't be written down: {first_reason(fault)}.") from None
+    return text
+
+
+def _copy(value: Tensor) -> Tensor:
+    """Contiguous, on the CPU, its own memory."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _check_inits(machine: SlotMachine) -> None:
     for name, reel in machine.reels.items():
         if not isinstance(reel.init, str) or reel.init not in INITS:
             kind = "a mixture" if isinstance(reel.init, str) else "an object"
@@ -147,20 +203,51 @@ def _check_reels(machine: SlotMachine, outline: Outline, model: nn.Module) -> No
                 f"{name} has options of the kind {reel.kind!r}, which a file can't hold. Only independent "
                 "options and symmetric pairs can be exported."
             )
+
+
+def _check_architecture(machine: SlotMachine, outline: Outline) -> None:
+    for name in machine.reels:
         if outline.first.get(name) != name:
             raise SlotkitError(
                 f"The architecture given has no tensor {name}, which is a reel of the model. Give the name "
-                "and options that the model was built with."
+                "and options that the model was built with, or leave the architecture out."
+            )
+        weight = machine.model.get_submodule(name.rpartition(".")[0])
+        dtype = getattr(weight, name.rpartition(".")[2]).dtype
+        if dtype != torch.float32:
+            raise SlotkitError(
+                f"{name} is of type {dtype}. A slot file with an architecture holds float32 weights: leave "
+                "the architecture out, or convert the model with model.float() before slotify (training with "
+                "--precision bf16 keeps them float32)."
             )
 
 
+def _options(machine: SlotMachine, name: str, weight: Tensor) -> Tensor:
+    """The options that a weight's values are, float32 (n,), as they are without rounding to its type."""
+    if weight.dtype == torch.float32:
+        return weight.reshape(-1)
+    reel = machine.reels[name]
+    # Options that differ may round to the same value: only the machine knows. Not machine.selected, because
+    # there are words of our own for weights that somebody wrote.
+    options = reel.chosen(machine.form.selected(name).detach().cpu())
+    if not torch.equal(options.to(weight.dtype), weight):
+        raise _changed(name)
+    return options.reshape(-1)
+
+
+def _changed(name: str) -> SlotkitError:
+    return SlotkitError(
+        f"The weights of {name} are not the selected options: something else wrote to them. Call "
+        "machine.spin(), or save the ordinary state_dict."
+    )
+
+
 def _code_reels(
-    machine: SlotMachine, selected: dict[str, Tensor], state: dict[str, Tensor]
+    machine: SlotMachine, values: Mapping[str, Tensor], work: Work
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     records, payloads = [], {}
     for name, reel in machine.reels.items():
-        _check_weights(reel, selected[name], state[name])
-        data, counts = _code(reel, selected[name])
+        data, counts = _code(reel, values[name], work)
         payloads[name] = data
         record: dict[str, Any] = {"name": name, "shape": list(reel.shape), "channel_dim": reel.channel_dim}
         record |= {"coding": "entropy", "counts": counts} if counts else {"coding": "packed"}
@@ -168,27 +255,18 @@ def _code_reels(
     return records, payloads
 
 
-def _check_weights(reel: Reel, selected: Tensor, weight: Tensor) -> None:
-    if weight.dtype != torch.float32:
-        raise SlotkitError(
-            f"{reel.name} is of type {weight.dtype}. A slot file holds float32 weights: convert the model "
-            "with model.float() before slotify (training with --precision bf16 keeps them float32)."
-        )
-    if not torch.equal(reel.chosen(selected.reshape(reel.shape)), weight):
-        raise SlotkitError(
-            f"The weights of {reel.name} are not the selected options: something else wrote to them. Call "
-            "machine.spin(), or save the ordinary state_dict."
-        )
-
-
-def _code(reel: Reel, selected: Tensor) -> tuple[bytes, list[int] | None]:
+def _code(reel: Reel, values: Tensor, work: Work) -> tuple[bytes, list[int] | None]:
     """The shorter of the two codings, and the counts of the entropy coding, whose text adds to its length."""
-    packed = pack(selected, reel.k)
-    if reel.k == 1 or reel.k + 1 > LARGEST_ALPHABET:
-        return packed, None
-    coded, counts = encode(to_symbols(reel, selected), reel.k + 1)
-    if len(coded) + len(json.dumps(counts)) < len(packed):
-        return coded, counts
+    ranked = 1 < reel.k < LARGEST_ALPHABET
+    found = to_symbols(reel, values, work, ranked)
+    if found is None:
+        raise _changed(reel.name)
+    symbols, indices = found
+    packed = pack(indices, reel.k)
+    if ranked:
+        coded, counts = encode(symbols, reel.k + 1)
+        if len(coded) + len(json.dumps(counts)) < len(packed):
+            return coded, counts
     return packed, None
 
 

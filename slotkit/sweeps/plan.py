@@ -16,6 +16,7 @@ from slotkit.data import sources
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.listing import SEEDS, shown
 from slotkit.sweeps.spec import RECIPE, Block, Spec
+from slotkit.training.checks import check_settings
 
 # What a run takes from its dataset if the settings leave it open.
 FROM_DATASET = ("data.validation", "data.mean", "data.std")
@@ -87,6 +88,12 @@ def plan(spec: Spec) -> list[Planned]:
     return list(found.values())
 
 
+def check(planned: Iterable[Planned], here: bool = True) -> None:
+    """Raise SlotkitError for a run that would be refused; see `slotkit.training.checks`."""
+    for one in planned:
+        check_settings(resolve(one.layers).config, here)
+
+
 def words(varied: Mapping[str, Any], seed: int | None = None) -> str:
     """What a run is, for people: "k 2, selection greedy, seed 0"."""
     told = [f"{name} {shown(value)}" for name, value in varied.items()]
@@ -97,7 +104,7 @@ def _runs(block: Block, told: Mapping[str, Any]) -> Iterator[Planned]:
     for cell in _cells(block):
         recipe = cell.get(RECIPE, block.recipe)
         values = {path: value for path, value in cell.items() if path != RECIPE}
-        upper = [*block.settings, *([Overrides("the sweep", values)] if values else [])]
+        upper = [*block.base, *block.settings, *([Overrides("the sweep", values)] if values else [])]
         layers = [*([] if recipe is None else recipes.below(recipe, upper)), *upper]
         resolved = dict(flatten(resolve(layers).config.model_dump(mode="json")))
         varied = {RECIPE: recipe} if RECIPE in told or RECIPE in cell else {}

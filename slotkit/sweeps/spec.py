@@ -38,10 +38,11 @@ class Block:
     """Some runs: every combination of `grid`, with each row of `rows`, once a seed.
 
     Attributes:
-        settings: what they share, lowest first.
+        settings: what they share, lowest first; none of it can be varied.
         grid: path, or "recipe" -> its values.
         rows: sets of values that belong together.
         seeds: none where the settings say them.
+        base: settings between the recipe and all of these, which may be varied.
     """
 
     recipe: str | None
@@ -49,6 +50,7 @@ class Block:
     grid: Mapping[str, Sequence[Any]]
     rows: Sequence[Mapping[str, Any]]
     seeds: Sequence[int]
+    base: tuple[Overrides, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,16 @@ def from_options(
     seeds: Sequence[int] | None = None,
     upper: Sequence[Overrides] = (),
     name: str | None = None,
+    base: Sequence[Overrides] = (),
 ) -> Spec:
-    """The same from --grid, --recipe, --seeds and settings."""
+    """The same from --grid, --recipe, --seeds, settings that hold for all, and those that may be varied."""
     axes: dict[str, list[Any]] = {}
     for text in grid:
         path, values = parse_axis(text)
         if path in axes:
             raise SlotkitError(f"--grid has {path} twice. Give all its values at once, as in {path}=2,4,8.")
         axes[path] = values
-    block = _check(Block(recipe, tuple(upper), axes, (), seeds or ()), "--grid")
+    block = _check(Block(recipe, tuple(upper), axes, (), seeds or (), tuple(base)), "--grid")
     axis_names = [short_name(path) for path in axes] or ["seeds"]
     return Spec(
         name or "-".join(["sweep", *([recipe] if recipe else []), *axis_names]), "the options", (block,)

@@ -165,7 +165,7 @@ class Comparison:
         if which.startswith("step-"):
             data = self.source.config.data
             place = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
-            return evaluate(self.parent, which, part, [place])["learned"].as_dict()
+            return evaluate(self.parent, which, part, [place])["greedy"].as_dict()
         images = self.source.images(part)
         return read(self.source.trainee, images, "greedy", self.source.config).as_dict()
 

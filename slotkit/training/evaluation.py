@@ -8,7 +8,7 @@ last     the weights of the last training step
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -73,19 +73,28 @@ def selecting_kind(config: Config) -> str:
     return config.evaluation.ps if config.probabilistic else reading_kinds(config)[0]
 
 
-def read(trainee: Trainee, images: ImageSet, kind: str, config: Config) -> Reading:
-    """Evaluate one reading on `images`, in evaluation mode."""
+def nothing() -> None:
+    """What happens between two batches where nothing has to."""
+
+
+def read(
+    trainee: Trainee, images: ImageSet, kind: str, config: Config, between: Callable[[], None] = nothing
+) -> Reading:
+    """Evaluate one reading on `images`, in evaluation mode.
+
+    `between` is called after every batch. It may raise: then the network is as it was before.
+    """
     with evaluation_mode(trainee.model, config.evaluation.keep_dropout):
         if trainee.machine is None or kind == "last":
-            pairs = [_measure(trainee, images, config)]
+            pairs = [_measure(trainee, images, config, between)]
         elif kind == "greedy":
             with trainee.machine.using("greedy"):
-                pairs = [_measure(trainee, images, config)]
+                pairs = [_measure(trainee, images, config, between)]
         else:
             pairs = []
             for draw in range(config.evaluation.draws):
                 with trainee.machine.using("probabilistic", draw):
-                    pairs.append(_measure(trainee, images, config))
+                    pairs.append(_measure(trainee, images, config, between))
     accuracies, losses = zip(*pairs, strict=True)
     return Reading(kind, accuracies, statistics.fmean(losses))
 
@@ -121,12 +130,15 @@ def outputs(trainee: Trainee, images: ImageSet, config: Config) -> Iterator[tupl
         yield trainee.forward(pixels), labels
 
 
-def _measure(trainee: Trainee, images: ImageSet, config: Config) -> tuple[float, float]:
+def _measure(
+    trainee: Trainee, images: ImageSet, config: Config, between: Callable[[], None]
+) -> tuple[float, float]:
     correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
     loss = torch.zeros(
         (), dtype=torch.float64, device="cpu" if trainee.device.type == "mps" else trainee.device
     )
     for logits, labels in outputs(trainee, images, config):
+        between()
         correct += (logits.argmax(dim=-1) == labels).sum()
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").to(loss.device)
     return correct.item() / len(images), loss.item() / len(images)

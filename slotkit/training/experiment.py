@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +20,9 @@ from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.files import write_whole
+from slotkit.loggers import registry
+from slotkit.loggers.contract import Training
+from slotkit.loggers.loggers import Loggers
 from slotkit.recording.recorder import Recorder, estimated_bytes
 from slotkit.recording.trace import Trace
 from slotkit.runs import checkpoint
@@ -29,9 +30,11 @@ from slotkit.runs.commits import Commit, Commits, find
 from slotkit.runs.fingerprint import FREE, fingerprint, load
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.runs.schema import naming
-from slotkit.training.evaluation import Reading, read, reading_kinds
+from slotkit.training.checks import check_settings
+from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
 from slotkit.training.journal import Journal
-from slotkit.training.loop import Epoch, Event, Note, fit, steps_in
+from slotkit.training.loop import Epoch, Event, Note, Step, fit, steps_in
+from slotkit.training.measures import flips_of, measures_of, tests_of
 from slotkit.training.prepare import Prepared, own_settings, prepare, reopen
 from slotkit.training.resume import (
     ONLY_ITS_OWN,
@@ -42,7 +45,9 @@ from slotkit.training.resume import (
     summary_of,
     write_continued,
 )
+from slotkit.training.signals import Signals, heard
 from slotkit.training.state import TrainingState
+from slotkit.training.trainee import build
 
 Report = Callable[[Event], None]
 
@@ -59,25 +64,28 @@ def run(
     parent: Mapping[str, Any] | None = None,
     start: Mapping[str, Any] | None = None,
     data: Identity | None = None,
+    begun: Callable[[RunFolder], None] = lambda folder: None,
 ) -> RunFolder:
     """Train, evaluate and leave a run folder.
 
     The best checkpoint is the one with the highest validation accuracy (the earliest of equals).
-    The test set is read once, at the end, for the last and the best.
+    The test set is read once, at the end: by the last and the best network, and by the one before the first
+    step, which is a random combination of options.
 
     Args:
         report: called with every `Event` of the training loop.
         parent: the run that this one goes back to, for config.toml.
         start: a `Trainee.state` to begin with; kept as the checkpoint "start".
         data: what the data have to be, if that is known: those of the runs that it is compared with.
+        begun: called with the folder when it is made.
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
             folder is valid then and its summary says "failed", "diverged", "interrupted" or "stopped".
     """
     with _deterministic(resolved.config.training.deterministic):
+        check_settings(resolved.config)
         prepared = prepare(resolved, data)
-        _check_trace(prepared)
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
 
         def fill(folder: RunFolder) -> None:
@@ -89,6 +97,7 @@ def run(
                 checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0, **held)
 
         folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent, fill)
+        begun(folder)
         with folder.locked():
             if start is not None:
                 prepared.trainee.load(dict(start))
@@ -104,10 +113,17 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
 
     Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
-    done = finished(folder, continued(folder, changes))
+    if folder.recorded() is not None:
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own. Run that loop again with resume=True: it "
+            "goes on from the last checkpoint."
+        )
+    wanted = continued(folder, changes)
+    done = finished(folder, wanted)
     if done:
         report(done)
         return folder
+    registry.check(wanted.config.recording.loggers)
     with folder.locked():
         resolved = continued(folder, changes)
         commit = find(folder, lambda commit: check_rest(folder, commit))
@@ -131,6 +147,8 @@ def evaluate(
 ) -> dict[str, Reading]:
     """Every reading of a checkpoint ("best", "last", "epoch-N", "step-N") of a run on "validation" or "test".
 
+    "start" is the network before the first step, made anew from the seeds. "step-N" has the greedy reading.
+
     Args:
         changes: settings laid over the run's own, such as another data folder or device.
         other_data: read test images that are not those of the run, too; see `reopen`.
@@ -143,15 +161,25 @@ def evaluate(
             "Which of the training images are validation images is known of a run's own data only. With "
             "--other-data, leave --split at test."
         )
+    if folder.recorded() is not None and part != "test":
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own, and which images that held out is not "
+            "known. Evaluate on --split test."
+        )
+    way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
+    if which == "start" and not folder.checkpoint(which).is_file():
+        prepared = reopen(folder, resolve([own_settings(folder), *changes]), way_on, other_data, tell)
+        return _readings(prepared, part, at_start=True)
     state, _ = load(folder, which)
     # Weights without scores, as `slotkit.recording.replay` writes them: an ordinary network.
-    ordinary = [Overrides(f"checkpoint {which}", {"method": "learned"})] if "weights" in state else []
+    replayed = "weights" in state and folder.config().method == "slot"
+    ordinary = [Overrides(f"checkpoint {which}", {"method": "learned"})] if replayed else []
     resolved = resolve([own_settings(folder), *ordinary, *changes])
-    way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
     prepared = reopen(folder, resolved, way_on, other_data, tell)
     with naming(folder.checkpoint(which), "Use another one, or train again."):
         prepared.trainee.load(state)
-    return _readings(prepared, part)
+    readings = _readings(prepared, part)
+    return {"greedy": replace(readings["learned"], kind="greedy")} if replayed else readings
 
 
 def evaluate_untrained(folder: RunFolder) -> Reading:
@@ -159,9 +187,7 @@ def evaluate_untrained(folder: RunFolder) -> Reading:
 
     Raises SlotkitError if the data are not those of the run.
     """
-    prepared = reopen(folder, resolve([own_settings(folder)]))
-    kind = "greedy" if prepared.trainee.machine else "learned"
-    return read(prepared.trainee, prepared.images("test"), kind, prepared.config)
+    return next(iter(evaluate(folder, "start", "test").values()))
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -183,24 +209,21 @@ class _Training:
         self.commits = Commits(folder, self.config.recording.keep_last)
         self.held = fingerprint(folder, self.config)
         self.saved_at, self.saved = time.monotonic(), (-1, -1)
+        self.signals = Signals()
+        self.loggers: Loggers | None = None
 
     def complete(self, notes: Sequence[Note] = ()) -> None:
         """Train to the end and read the test set. `notes` are told first."""
-        with _signals() as (stop, interrupted):
+        with heard() as self.signals:
             try:
-                for event in self._events(notes):
-                    self.journal.write(event)
-                    self.report(event)
-                    self._save_if_due(event)
-                    if stop.is_set():
-                        self._save()
-                        raise StoppedError(f"SIGTERM after step {self.state.step}")
-                    if interrupted.is_set():
-                        raise KeyboardInterrupt
+                self._open_loggers()
+                self._train(notes)
                 self._save()
                 if self.recorder:
                     self.recorder.flush()
-                self.journal.finish(self._test())
+                test = self._test()
+                self.journal.finish(test)
+                self._log(tests_of(test))
             except StoppedError as fault:
                 self.journal.stop("stopped", str(fault))
                 raise
@@ -209,19 +232,63 @@ class _Training:
                 status = statuses.get(type(fault), "failed")
                 self.journal.stop(status, str(fault) or type(fault).__name__)
                 raise
+            finally:
+                if self.loggers:
+                    self.loggers.close()
+
+    def _train(self, notes: Sequence[Note]) -> None:
+        try:
+            for event in self._events(notes):
+                self._tell(event)
+                self._save_if_due(event)
+                self._stop_if_asked()
+        except StoppedError:
+            self._save()
+            raise
+
+    def _stop_if_asked(self) -> None:
+        """After every step, and after every batch of an evaluation."""
+        if self.signals.terminated:
+            raise StoppedError(f"SIGTERM after step {self.state.step}")
+        if self.signals.interrupted:
+            raise KeyboardInterrupt
+
+    def _tell(self, event: Event) -> None:
+        """The one place from which an event goes to the run's files, to who watches, and to the loggers."""
+        entry = self.journal.write(event)
+        if entry:
+            flips = flips_of(self.prepared.trainee) if isinstance(event, Step) else {}
+            self._log(measures_of(entry) | flips)
+        self.report(event)
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        if self.loggers:
+            self.loggers.log(self.state.step, values)
+
+    def _open_loggers(self) -> None:
+        names = self.config.recording.loggers
+        if not names:
+            return
+        settings = dict(flatten(self.config.model_dump(mode="json")))
+        training = Training(self.folder.path, self.folder.name, settings, self.state.step)
+        self.loggers = Loggers(names, training, lambda text: self._tell(Note(text)))
+        for entry in self.folder.metrics():
+            if entry["step"] == self.state.step:  # which the loggers are to be told once more
+                self._log(measures_of(entry))
 
     def _events(self, notes: Sequence[Note]) -> Iterator[Event]:
         machine = self.prepared.trainee.machine
         about = Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
         yield from notes or [about, *(Note(sentence) for sentence in self.prepared.dataset.notes)]
-        if machine and not self.recorder and self.config.recording.trace != "off":
-            yield Note("There will be no trace: the flight recorder is for the latent form.")
         if self.recorder and self.recorder.full:
             steps = (self.config.training.epochs - self.state.validated) * self.state.steps_per_epoch
             size = estimated_bytes(self.recorder.machine, steps)
             yield Note(f"The trace of every flip will take about {size / 1e6:.0f} MB.")
         validation = self.prepared.images("validation")
-        yield from fit(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder)
+        yield from fit(
+            *(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder),
+            self._stop_if_asked,
+        )
 
     def take_up(self, commit: Commit | None) -> list[Note]:
         """Go on from a commit. Raises SlotkitError, before a file is changed, if it can't be used."""
@@ -257,10 +324,10 @@ class _Training:
         recording = self.config.recording
         if isinstance(event, Epoch):
             if event.best:
-                self.commits.stage_best(self.prepared.trainee.state(), **self._told())
+                self.commits.stage_best(self.prepared.trainee.to_save(), **self._told())
             if event.epoch in recording.keep_epochs:
                 path = self.folder.checkpoint(f"epoch-{event.epoch}")
-                checkpoint.save(path, self.prepared.trainee.state(), **self._told())
+                checkpoint.save(path, self.prepared.trainee.to_save(), **self._told())
             if event.best or event.epoch % recording.checkpoint_epochs == 0:
                 self._save()
         elif time.monotonic() - self.saved_at > 60 * recording.checkpoint_minutes:
@@ -274,13 +341,13 @@ class _Training:
         """The checkpoint to resume from."""
         if self.saved == (self.state.step, self.state.validated):
             return
-        state = self.state.as_dict() | {"trace": self.recorder.state() if self.recorder else None}
+        state = self.state.to_save() | {"trace": self.recorder.state() if self.recorder else None}
         self.commits.commit(state, epochs=self.config.training.epochs, **self._told())
         self.saved_at = time.monotonic()
         self.saved = self.state.step, self.state.validated
 
     def _test(self) -> dict[str, dict[str, Reading]]:
-        last = _readings(self.prepared, "test")
+        last = _readings(self.prepared, "test", self._stop_if_asked)
         path = self.folder.checkpoint("best")
         with naming(path, "Train again."):
             state, about = load(self.folder, "best")
@@ -289,12 +356,27 @@ class _Training:
                     f"it is of epoch {about['epoch']}, not of {self.state.best_epoch}, the best"
                 )
             self.prepared.trainee.load(state)
-        return {"best": _readings(self.prepared, "test"), "last": last}
+        best = _readings(self.prepared, "test", self._stop_if_asked)
+        return {**self._test_of_start(), "best": best, "last": last}
+
+    def _test_of_start(self) -> dict[str, dict[str, Reading]]:
+        """The network before the first step, made anew. What fails here does not end a training of days."""
+        try:
+            prepared = _at_start(self.prepared, self.folder)
+            return {"start": _readings(prepared, "test", self._stop_if_asked, at_start=True)}
+        except (RuntimeError, MemoryError) as fault:
+            self._tell(
+                Note(
+                    f"The network before the first step could not be read: {fault}. `slotkit evaluate "
+                    f"{self.folder.path} --checkpoint start` tries it again."
+                )
+            )
+            return {}
 
 
 def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
     machine, recording = prepared.trainee.machine, prepared.config.recording
-    if recording.trace == "off" or machine is None or not machine.form.latents:
+    if recording.trace == "off" or machine is None:
         return None
     run = _trace_run(prepared.config)
     return Recorder(machine, Trace(folder.path / "trace"), recording.trace, recording.every, run)
@@ -308,47 +390,25 @@ def _trace_run(config: Config) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _check_trace(prepared: Prepared) -> None:
-    """Raise SlotkitError for a trace "full" of a run whose flips can't be recorded."""
-    config = prepared.config
-    if config.recording.trace == "full" and not (config.method == "slot" and config.form == "latent"):
-        raise SlotkitError(
-            "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
-            "summary (counts and statistics, latent form) or off."
-        )
+def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
+    """The same with a network as it was before the first step."""
+    dataset = prepared.dataset
+    trainee = build(prepared.config, (dataset.channels, *dataset.size), dataset.num_classes)
+    if folder.checkpoint("start").is_file():
+        trainee.load(load(folder, "start")[0])
+    return replace(prepared, trainee=trainee)
 
 
-def _readings(prepared: Prepared, part: str) -> dict[str, Reading]:
-    images = prepared.images(part)
+def _readings(
+    prepared: Prepared, part: str, between: Callable[[], None] = nothing, at_start: bool = False
+) -> dict[str, Reading]:
+    """Every reading of the network. Before the first step no last one has weights that could be read."""
+    images, kinds = prepared.images(part), reading_kinds(prepared.config)
     return {
-        kind: read(prepared.trainee, images, kind, prepared.config) for kind in reading_kinds(prepared.config)
+        kind: read(prepared.trainee, images, kind, prepared.config, between)
+        for kind in kinds
+        if not (at_start and kind == "last")
     }
-
-
-@contextmanager
-def _signals() -> Iterator[tuple[threading.Event, threading.Event]]:
-    """Two events. SIGTERM sets the first and does not end the process; Ctrl-C sets the second and raises.
-
-    The second is needed because KeyboardInterrupt can get lost: Python prints and ignores what is raised
-    while an object is deleted, or in a callback from compiled code. (Signals reach the main thread only.)
-    """
-    stop, interrupted = threading.Event(), threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop, interrupted
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.default_int_handler(number, frame)
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: stop.set())}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield stop, interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from slotkit.runs import checkpoint
 from slotkit.runs.fingerprint import check
 from slotkit.runs.folder import RunFolder, environment
 from slotkit.runs.schema import naming
+from slotkit.training.checks import check_settings
 from slotkit.training.comparison import Branch, Comparison, about_parent, first_summary
 from slotkit.training.experiment import Report
 from slotkit.training.loop import Note
@@ -54,8 +55,9 @@ DEFAULTS = Overrides(
 FREE = ("training.", "recording.", "learned_", "data.augment", "data.dir", "data.download")
 FREE_SEEDS = ("seeds.training", "seeds.reels")
 
-# Where the slot run is looked at, as the settings given say.
-PLACE = ("data.dir", "data.download", "training.device")
+# Where the slot run is looked at, as the settings given say. A dataset is given only to a run that
+# slotkit.record has made, which has none by name.
+PLACE = ("data.dataset", "data.dir", "data.download", "training.device")
 
 NEW_RUN = "Selected weights are trained on with the data of their run; on these, train a new run."
 
@@ -68,6 +70,7 @@ def finetune(
     scratch: bool = False,
     name: str | None = None,
     report: Report = lambda event: None,
+    begun: Callable[[RunFolder], None] = lambda folder: None,
 ) -> RunFolder:
     """Train the selected weights of `parent` on, and leave one folder that compares.
 
@@ -79,6 +82,7 @@ def finetune(
             of a run with a trace of every flip; its slot epochs are the whole ones before that step.
         overrides: settings of training the weights, over DEFAULTS and what the slot run has for
             network, images and batches; `training.epochs` are those after the latest checkpoint.
+        begun: called with the folder when it is made.
         scratch: also train learned weights from `learned_init` for as many epochs in total.
 
     Returns:
@@ -93,6 +97,11 @@ def finetune(
     given = {path: value for each in overrides for path, value in each.values.items() if path in PLACE}
     source = reopen(parent, resolve([own_settings(parent), Overrides("slotkit finetune", given)]), NEW_RUN)
     resolved = at_its_place(resolved)
+    if parent.recorded() is not None:
+        notes.append(
+            f"{parent.name} was recorded in a loop of one's own: its scores may have been trained on images "
+            "that are validation images here."
+        )
     about = about_parent(parent, [branch for branch in branches if branch.checkpoint])
 
     def fill(folder: RunFolder) -> None:
@@ -107,6 +116,7 @@ def finetune(
         about,
         fill,
     )
+    begun(folder)
     with folder.locked():
         comparison = Comparison(folder, parent, source, resolved, report)
         for note in notes:
@@ -162,15 +172,23 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
         )
     for given in overrides:
         for path in given.values:
-            if not path.startswith(FREE) and path not in FREE_SEEDS:
+            own = path == "data.dataset" and parent.recorded() is not None
+            if not path.startswith(FREE) and path not in FREE_SEEDS and not own:
                 raise SlotkitError(
                     f"{path} (from {given.origin}) can't differ from the slot run's: its weights fit that "
                     "network and split. How they are trained may: training.*, recording.*, data.augment, "
                     "data.dir, learned_init, learned_others, seeds.training and seeds.reels."
                 )
+    resolved = resolve([*own_layers(parent), *overrides])
+    check_settings(resolved.config)
+    return resolved
+
+
+def own_layers(parent: RunFolder) -> list[Overrides]:
+    """What is laid over by the settings that are given: the slot run's, without those of its scores."""
     own = own_settings(parent)
     kept = {path: value for path, value in own.values.items() if path not in OF_SCORES}
-    return resolve([Overrides(own.origin, kept), DEFAULTS, *overrides])
+    return [Overrides(own.origin, kept), DEFAULTS]
 
 
 def parse_checkpoints(text: str) -> list[str]:
@@ -225,7 +243,7 @@ def _describe(parent: RunFolder, which: str) -> tuple[int, int, str]:
         raise SlotkitError(
             f"The run {parent.name} has no checkpoint {which}; it has {', '.join(there) or 'none'}. {advice}"
         )
-    _, about, checksum = checkpoint.read(path)
+    about, checksum = checkpoint.told(path)
     check(parent, path, about)
     with naming(path, "Use another one, or train again."):
         return about["step"], about["epoch"], checksum

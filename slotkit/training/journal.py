@@ -48,13 +48,15 @@ class Journal:
                 self._count(entry)
         self._write_summary()
 
-    def write(self, event: Event) -> None:
-        """One event of the training loop."""
+    def write(self, event: Event) -> dict[str, Any] | None:
+        """One event of the training loop. Returns what metrics.jsonl has of it, if anything."""
+        entry: dict[str, Any] | None = None
         if isinstance(event, Step):
             if event.loss is not None:
                 told = {"epoch": event.epoch, "step": event.step, "lr": event.lr, "loss": event.loss}
-                self.folder.append("metrics.jsonl", {"kind": "step", **told})
-            return
+                entry = {"kind": "step", **told}
+                self.folder.append("metrics.jsonl", entry)
+            return entry
         if isinstance(event, Epoch):
             entry = {
                 "kind": "epoch",
@@ -70,6 +72,7 @@ class Journal:
             self._count(entry)
             self._write_summary()
         self.folder.log(line(event))
+        return entry
 
     def finish(self, test: Mapping[str, Mapping[str, Reading]]) -> None:
         self.values["status"] = "finished"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +18,7 @@ from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
 from slotkit.recording.recorder import Recorder
-from slotkit.training.evaluation import Reading, read, selecting_kind
+from slotkit.training.evaluation import Reading, nothing, read, selecting_kind
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import Trainee
 
@@ -71,13 +71,15 @@ def fit(
     config: Config,
     state: TrainingState | None = None,
     recorder: Recorder | None = None,
+    between: Callable[[], None] = nothing,
 ) -> Iterator[Event]:
     """Train for `config.training.epochs`, or until validation stops improving for `patience` epochs.
 
     Steps and epochs are counted from 1. Dropout is seeded in each step from (seeds.training, step),
     order and augmentation from (seeds.data, epoch, step): nothing depends on a generator's history.
     At every event `state` is whole: training goes on from it with the same bits. `recorder` sees
-    every step.
+    every step. `between` is called after every batch of an evaluation, and may raise: `state` is whole then,
+    too.
 
     Raises DivergedError when the loss is not finite.
     """
@@ -93,7 +95,7 @@ def fit(
             return
         started = time.perf_counter()
         yield from _steps(state, train, config, recorder)
-        yield _validate(state, validation, config, started)
+        yield _validate(state, validation, config, started, between)
 
 
 def _steps(
@@ -124,11 +126,13 @@ def _steps(
         yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured)
 
 
-def _validate(state: TrainingState, validation: ImageSet, config: Config, started: float) -> Epoch:
+def _validate(
+    state: TrainingState, validation: ImageSet, config: Config, started: float, between: Callable[[], None]
+) -> Epoch:
     epoch, lr = state.validated + 1, state.last_lr
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
     state.trainee.seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
-    reading = read(state.trainee, validation, selecting_kind(config), config)
+    reading = read(state.trainee, validation, selecting_kind(config), config, between)
     better = reading.accuracy > state.best_accuracy
     if better:
         state.best_accuracy, state.best_epoch = reading.accuracy, epoch

@@ -20,6 +20,7 @@ from slotkit.data.identity import Identity, differences, identity_of
 from slotkit.data.images import Dataset, ImageSet, Split, split
 from slotkit.data.oddities import oddities
 from slotkit.errors import SlotkitError
+from slotkit.models import OWN
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.trainee import Trainee, build, find_device
@@ -85,6 +86,11 @@ def reopen(
 
     Raises SlotkitError as `prepare`, and with the differences if the data or the split have changed.
     """
+    if resolved.config.data.dataset == OWN:
+        raise SlotkitError(
+            f"{folder.name} was recorded in a loop of one's own, so slotkit doesn't have its data. Name them "
+            "with --dataset, and what makes its network with --model-factory package.module:function."
+        )
     resolved = fill_from_source(resolved)
     dataset = _load(resolved.config.data)
     before, now = folder.data(), identity_of(dataset)
@@ -102,6 +108,8 @@ def reopen(
 
 def is_there(data: DataSettings) -> bool:
     """Whether the files of a run's data are in place."""
+    if data.dataset == OWN:
+        return False
     return sources.is_present(*_place(data))
 
 
@@ -126,6 +134,8 @@ def fill_from_source(resolved: Resolved) -> Resolved:
 def own_settings(folder: RunFolder) -> Overrides:
     """Every setting that a run was made with, to be overridden by what is given now."""
     values = {path: value for path, value, _ in Resolved(folder.config(), {}).explain() if value is not None}
+    if values["data.dataset"] == OWN:
+        return Overrides(f"run {folder.name}", values)
     with naming(folder.path / "config.toml", "Restore it, or train again."):
         source = sources.find(values["data.dataset"])
     if source.is_there and folder.data() is None:

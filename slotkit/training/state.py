@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slotkit.config import TrainingSettings
 from slotkit.errors import SlotkitError
+from slotkit.runs.residuals import optimizer_state, with_reels
 from slotkit.training.schedules import schedule
 from slotkit.training.trainee import Trainee, check_like
 
@@ -55,6 +56,12 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict()["state"],
         }
         return self.trainee.state() | {"training": own}
+
+    def to_save(self) -> dict[str, Any]:
+        """`as_dict` for `slotkit.runs.checkpoint.save`, which remakes what comes from the seed."""
+        state = with_reels(self.as_dict(), self.trainee.machine)
+        moments = optimizer_state(self.optimizer, self.trainee.machine)["state"]
+        return state | {"training": state["training"] | {"optimizer": moments}}
 
     def load(self, state: dict[str, Any]) -> float:
         """Take over an `as_dict` of the same settings; the number of epochs may differ.

@@ -19,6 +19,7 @@ from slotkit.models import create
 from slotkit.optim import SlotAdam
 from slotkit.others import treat_others
 from slotkit.picking import pick
+from slotkit.runs.residuals import with_reels
 
 
 @dataclass
@@ -63,6 +64,10 @@ class Trainee:
     def state(self) -> dict[str, Any]:
         """All that has been trained, as `SlotMachine.state_dict` or as {"weights": model.state_dict()}."""
         return self.machine.state_dict() if self.machine else {"weights": self.model.state_dict()}
+
+    def to_save(self) -> dict[str, Any]:
+        """`state` for `slotkit.runs.checkpoint.save`, which remakes what comes from the seed."""
+        return with_reels(self.state(), self.machine)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over a `state` of a trainee built from the same configuration.

@@ -125,4 +125,4 @@ def test_a_replayed_step_of_a_ps_run_is_its_greedy_reading(tmp_path: Path) -> No
         for which in ("step-20", "last")
     )
     print(replayed, last)
-    assert replayed["readings"]["learned"] == last["readings"]["greedy"]
+    assert replayed["readings"]["greedy"] == last["readings"]["greedy"]

@@ -65,7 +65,7 @@ def test_two_seeds_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
         (("x", "--epochs", "3"), "x is analysed as it is, so options of training can't go with it."),
         (("x",), "There is no sweep 'x', neither as a path nor in runs"),
         (("--seeds", "1,1"), "--seeds 1,1 has a seed twice"),
-        (("--seeds", "a"), "--seeds a is not a list of integers such as 0,1,2."),
+        (("--seeds", "a"), "--seeds a is not a list of integers such as 0,1,2, or a range such as 0-4."),
         (("--factors", "init"), "There is no factor 'init' here."),
         (("--set", "training.rate=1"), "training.rate (from --set training.rate) is not a setting."),
     ],

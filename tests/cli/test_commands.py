@@ -54,7 +54,7 @@ def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path, forks: Forks) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     told = process.err.read_text()
-    assert "Interrupted. `slotkit runs list` shows the run; `slotkit train --resume RUN` goes on" in told
+    assert "Interrupted. `slotkit train --resume runs/long` goes on with it." in told
     assert "Traceback" not in told
     folder = RunFolder(tmp_path / "runs" / "long")
     assert folder.summary()["status"] == "interrupted"
@@ -155,14 +155,20 @@ def test_recipes_and_data_are_listed() -> None:
         (["train", "--dataset", "mnist"], "Run `slotkit data fetch mnist --data-dir "),
         (["train", "--recipe", "paper-lenet"], "There is no recipe 'paper-lenet'. Did you mean paper-lenet-"),
         (["train", "--seeds", "0,0"], "--seeds 0,0 has a seed twice: the runs would be equal."),
-        (["train", "--seeds", "a"], "--seeds a is not a list of integers such as 0,1,2."),
+        (
+            ["train", "--seeds", "a"],
+            "--seeds a is not a list of integers such as 0,1,2, or a range such as 0-4.",
+        ),
         (
             ["train", "--seeds", "1,2", "--seed", "3"],
             "--seeds makes several runs, so --seed and --name can't go",
         ),
         (["train", "--model", "conv6", "--set", "model.options.padding=authors"], "too small for conv6"),
         (["evaluate", "nothing"], "There is no run 'nothing'"),
-        (["evaluate", "x", "--checkpoint", "first"], "--checkpoint is 'first'. Choose best, last, epoch-N"),
+        (
+            ["evaluate", "x", "--checkpoint", "first"],
+            "--checkpoint is 'first'. Choose best, last, start (before",
+        ),
         (["evaluate", "x", "--split", "train"], "--split is 'train'. Choose test or validation."),
         (["recipes", "show", "x"], "There is no recipe 'x'."),
         (["data", "fetch", "digits"], "digits is not downloaded"),

@@ -130,3 +130,21 @@ def test_step_and_epoch_do_not_go_together(
 ) -> None:
     told = refuse(monkeypatch, capsys, "finetune", parent, "--epoch", "1", "--step", "3")
     assert told.endswith("Error: --step and --epoch both name where to start. Give one of them.\n")
+
+
+def test_several_seeds_are_several_comparisons_and_a_table_over_them(parent: str) -> None:
+    typed = ("finetune", parent, "--epochs", "1", "--from-scratch", "--seeds", "0-1", "--device", "cpu")
+    done = invoke(*typed)
+    assert done.exit_code == 0
+    *_, headings, finetuned, scratch = done.stdout.splitlines()
+    assert headings.split() == ["network,", "over", "seeds", "epochs", "test"]
+    assert finetuned.startswith("finetuned from epoch")
+    assert finetuned.endswith("± 0.00 % (n = 2)")
+    assert "the same result with every seed. Seeds decide dropout and the start from scratch" in done.stderr
+    assert scratch.startswith("from scratch")
+    assert scratch.endswith("% (n = 2)")
+    folders = [path for path in Path("runs").iterdir() if "finetune" in path.name]
+    configs = [RunFolder(path).config() for path in folders]
+    assert {config.seeds.training for config in configs} == {0, 1}
+    assert {config.training.device for config in configs} == {"cpu"}
+    assert len(json.loads(invoke(*typed, "--json").stdout)) == 2

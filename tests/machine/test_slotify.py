@@ -105,7 +105,10 @@ def test_refusals_leave_the_model_as_it_was(settings: dict[str, Any], text: str)
 @pytest.mark.parametrize(
     ("where", "text"),
     [
-        (None, "Linear has no weight to slotify"),
+        (
+            None,
+            "Linear is already a slot machine: every weight of its Linear and Conv layers belongs to one.",
+        ),
         (
             "*.original",
             "parametrizations.weight.original belongs to a slot machine already. Leave it out of `where`.",
@@ -162,3 +165,25 @@ def test_unknown_reel(ask: str) -> None:
         SlotkitError, match=r"There is no reel 'fc3'\. This machine has fc1\.weight, fc2\.weight\."
     ):
         getattr(machine, ask)("fc3")
+
+
+def test_a_reel_is_suggested() -> None:
+    with pytest.raises(
+        SlotkitError, match=r"There is no reel 'fc1'\. Did you mean fc1\.weight\? This machine"
+    ):
+        slotify(network()).options("fc1")
+
+
+@pytest.mark.parametrize(("form", "engine"), [("latent", "eager"), ("dense", "auto")])
+def test_a_slot_machine_is_not_made_twice(form: str, engine: str) -> None:
+    model = network()
+    machine = slotify(model, form=form, engine=engine)
+    before = snapshot(model)
+    with pytest.raises(SlotkitError) as fault:
+        machines.slotify(model)
+    assert str(fault.value) == (
+        f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv layers "
+        "belongs to one. Go on with that machine, or slotify a new model."
+    )
+    assert same_snapshot(snapshot(model), before)
+    assert machine.model is model

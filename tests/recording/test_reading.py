@@ -20,8 +20,8 @@ from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import runnable
 from slotkit.machine import SlotMachine, slotify
 from slotkit.recording import recorder, replay, trace
+from slotkit.recording.latent_watch import LatentWatch
 from slotkit.recording.reading import GreedyReading
-from slotkit.recording.softmax import Softmax
 from slotkit.recording.trace import LEVELS, Trace, flips
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
@@ -228,10 +228,11 @@ def test_a_bound_of_ones_own_options(tmp_path: Path) -> None:
     """Without a distribution that is known, the bound is the largest option."""
     weight = build(3, engine="eager").form.latents["0.weight"]
     everything = torch.arange(240)
-    assert Softmax(weight, everything).bound == pytest.approx(math.sqrt(6 / 32), rel=1e-6)
+    watch = LatentWatch(weight, everything, True, False)
+    assert watch.bound() == pytest.approx(math.sqrt(6 / 32), rel=1e-6)
     arrays = weight.arrays()
     object.__setattr__(arrays, "largest_option", math.inf)
-    assert Softmax(weight, everything).bound == float(weight.rows(everything)[0].abs().max())
+    assert watch.bound() == float(weight.rows(everything)[0].abs().max())
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -391,7 +392,7 @@ def counts_of(folder: RunFolder) -> Any:
         ({"about": {"level": "summary"}}, "None as the sample of its reading does not go with its level"),
         ({"about": {"selection": "greedy"}}, "it has a reading, which greedy selection needs none of"),
         ({"about": {"reading": "sample"}}, "input should be 'greedy'"),
-        ({"about": {"format": 3}}, "is of trace format 3, and this slotkit reads 1 and 2. Update slotkit."),
+        ({"about": {"format": 4}}, "is of trace format 4, and this slotkit reads 1, 2, 3. Update slotkit."),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )

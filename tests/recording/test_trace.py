@@ -63,7 +63,7 @@ def test_a_replayed_step_is_a_checkpoint(tmp_path: Path) -> None:
     path = replay.write_checkpoint(folder, step)
     assert path.name == f"step-{step}.safetensors"
     replayed, kept = (evaluate(folder, which, "test") for which in (path.stem, "epoch-2"))
-    assert (replayed["learned"].accuracy, replayed["learned"].loss) == (
+    assert (replayed["greedy"].accuracy, replayed["greedy"].loss) == (
         kept["greedy"].accuracy,
         kept["greedy"].loss,
     )
@@ -168,13 +168,12 @@ def test_ps_counts_changed_reels(tmp_path: Path) -> None:
     assert set(columns) == {"lr", "changed", "measured", "c"} | of_the_reading | of_the_softmax
 
 
-@pytest.mark.parametrize("kind", [{"slots__form": "dense"}, {"method": "learned"}], ids=str)
-def test_full_where_nothing_flips_is_refused(kind: dict[str, Any], tmp_path: Path) -> None:
+def test_full_where_nothing_flips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SlotkitError) as caught:
-        run(settings(**kind), tmp_path, "run")
+        run(settings(method="learned"), tmp_path, "run")
     assert str(caught.value) == (
-        "recording.trace is full, which records the flips of a slot machine in the latent form. Choose "
-        "summary (counts and statistics, latent form) or off."
+        "recording.trace is full, which records the flips of a slot machine, and this run trains "
+        "ordinary learned weights (method=learned). Choose summary or off: then nothing is recorded."
     )
     assert not (tmp_path / "run").exists()
 
@@ -208,8 +207,8 @@ def test_damaged_traces_are_named(copied: RunFolder) -> None:
     chunk.rename(chunk.with_name("steps-00000007.npz"))
     with pytest.raises(SlotkitError, match=r"lacks steps 1 to 6: steps-00000001\.npz is missing"):
         replay.replay(copied, 10)
-    (copied.path / "trace" / "about.json").write_text(json.dumps({"format": 3}))
-    with pytest.raises(SlotkitError, match=r"is of trace format 3, and this slotkit reads 1 and 2. Update"):
+    (copied.path / "trace" / "about.json").write_text(json.dumps({"format": 4}))
+    with pytest.raises(SlotkitError, match=r"is of trace format 4, and this slotkit reads 1, 2, 3\. Update"):
         replay.replay(copied, 1)
     shutil.rmtree(copied.path / "trace")
     with pytest.raises(

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from itertools import pairwise
 
 import pytest
-from slotkit.reports.chart import HEIGHT, WIDTH, Chart, Line, Point, mean_point, nice_ticks, swatch
+from slotkit.reports.chart import HEIGHT, SHAPES, WIDTH, Chart, Line, Point, mean_point, nice_ticks, swatch
 
 
 def drawn(chart: Chart) -> ET.Element:
@@ -15,7 +15,12 @@ def drawn(chart: Chart) -> ET.Element:
 
 
 def centres(svg: ET.Element) -> list[tuple[float, float]]:
-    return [(float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in svg.iter("circle")]
+    """Of the marks, of whatever shape."""
+    return [(float(x), float(y)) for x, y in (mark.attrib["data-at"].split() for mark in marks(svg))]
+
+
+def marks(svg: ET.Element) -> list[ET.Element]:
+    return [part for part in svg.iter() if "data-at" in part.attrib]
 
 
 def test_points_are_where_their_values_are() -> None:
@@ -44,8 +49,9 @@ def test_everything_lies_within_the_chart() -> None:
     assert max(numbers) <= max(WIDTH, HEIGHT)
     (band,) = (rect for rect in svg.iter("rect") if "band" in rect.attrib["class"])
     assert 0 < float(band.attrib["y"]) < float(band.attrib["y"]) + float(band.attrib["height"]) < HEIGHT
-    (hollow,) = (rect for rect in svg.iter("rect") if "hollow" in rect.attrib["class"])
-    assert hollow.attrib["class"] == "hollow s0 dashed"
+    assert [mark.attrib["class"] for mark in marks(svg) if "hollow" in mark.attrib["class"]] == [
+        "hollow s0 dashed"
+    ]
 
 
 def test_ends_of_the_axis_can_be_given() -> None:
@@ -58,6 +64,63 @@ def test_ends_of_the_axis_can_be_given() -> None:
 def test_an_empty_chart_says_so_and_one_value_is_no_fault() -> None:
     assert "no values" in Chart("t", "x", "y", ()).svg()
     assert len(centres(drawn(Chart("t", "x", "y", (Line("a", (Point(8, 0),), 0),), log2=True)))) == 1
+
+
+def test_series_have_marks_of_their_own() -> None:
+    """The same colour comes again after 7 series, the same shape after 10: both together after 70."""
+    looks = set()
+    for series in range(70):
+        (mark,) = marks(drawn(Chart("t", "x", "y", (Line("a", (Point(1, 1),), series),))))
+        looks.add((mark.attrib["class"], mark.tag, mark.attrib.get("d")))
+    assert len(looks) == 70
+    assert len({look[1:] for look in looks}) == len(SHAPES) == 10
+
+
+def test_a_long_line_has_few_marks_and_two_lines_have_theirs_apart() -> None:
+    points = tuple(Point(x, x) for x in range(200))
+    lines = tuple(Line(name, points, at, marks=False) for at, name in enumerate("ab"))
+    found = marks(drawn(Chart("t", "x", "y", lines)))
+    assert len(found) == 10
+    assert len({mark.attrib["data-at"] for mark in found}) == 10
+
+
+def test_an_axis_that_does_not_begin_at_zero_is_marked_and_told() -> None:
+    zoomed = Chart("t", "K", "accuracy (%)", (Line("a", (Point(2, 99.4), Point(4, 100)), 0),))
+    assert zoomed.remarks() == ("The axis starts at 99.36 %.",)
+    assert 'class="axis break"' in zoomed.svg()
+    whole = Chart("t", "K", "accuracy (%)", (Line("a", (Point(2, 10), Point(4, 100)), 0),))
+    times = Chart("t", "K", "times", (Line("a", (Point(2, 99.4), Point(4, 100)), 0),))
+    for chart in (whole, times):
+        assert chart.remarks() == ()
+        assert 'class="axis break"' not in chart.svg()
+
+
+def test_lines_that_coincide_take_turns_and_are_told() -> None:
+    same = (Point(1, 1), Point(2, 3), Point(4, 2))
+    lines = (Line("a", same, 0), Line("b", (Point(1, 0), Point(4, 3)), 1), Line("c", same, 2))
+    chart = Chart("t", "x", "y", lines)
+    assert chart.remarks() == ("a and c coincide.",)
+    svg = drawn(chart)
+    turns = [path.attrib.get("style") for path in svg.iter("path") if "line" in path.attrib["class"].split()]
+    assert turns == [
+        "stroke-dasharray:7 7;stroke-dashoffset:0",
+        None,
+        "stroke-dasharray:7 7;stroke-dashoffset:-7",
+    ]
+    assert Chart("t", "x", "y", lines[:2]).remarks() == ()
+
+
+def test_single_points_and_levels_can_coincide_too() -> None:
+    points = (Line("a", (Point(1, 1),), 0), Line("b", (Point(1, 1),), 1))
+    assert Chart("t", "x", "y", points).remarks() == ("a and b coincide.",)
+    levels = (Line("a", (Point(0, 1),), 0, level=True), Line("b", (Point(0, 1),), 1, level=True))
+    assert Chart("t", "x", "y", levels).remarks() == ("a and b coincide.",)
+
+
+def test_curves_of_different_lengths_are_told() -> None:
+    lines = (Line("a", (Point(1, 1), Point(2, 3)), 0), Line("b", (Point(1, 2), Point(5, 1)), 1))
+    assert Chart("t", "epoch", "y", lines).remarks() == ("Curves end at different epochs: a at 2, b at 5.",)
+    assert Chart("t", "K", "y", lines).remarks() == ()
 
 
 def test_names_are_escaped() -> None:

@@ -194,6 +194,20 @@ def test_lines_say_no_more_than_tells_them_apart(html: str) -> None:
     assert "<code>slotkit analyze weights RUN</code> tests it." in html
 
 
+def test_figures_have_a_finding_as_title_and_lines_that_differ_in_grey(html: str) -> None:
+    figures = re.findall(r"<figure.*?</figure>", html, flags=re.DOTALL)
+    assert len(figures) >= 6
+    for figure in figures:
+        (title,) = re.findall(r"<figcaption>(.*?)</figcaption>", figure)
+        assert re.search(r"\d", title), title
+        signs = re.findall(r'<svg class="swatch".*?</svg>', figure)
+        assert len(set(signs)) == len(signs)
+        # What is left without colours: the shape of the mark, whether it is hollow, and the dashes.
+        grey = [re.sub(r" s\d", "", sign) for sign in signs]
+        assert len(set(grey)) == len(grey)
+        assert ("axis break" in figure) == ("The axis starts at" in figure)
+
+
 def test_a_second_variant_is_a_second_line(tmp_path: Path) -> None:
     cells_of = [
         (made.planned("authors-lenet-greedy", slots__k=k, training__lr=lr), {"greedy": 0.97 + lr / 100})

@@ -109,7 +109,11 @@ def _toml(whole: bytes, chance: random.Random) -> bytes:
 
 
 def _signed(tree: str, tensors: dict[str, torch.Tensor]) -> bytes:
-    header = {"format": 1, "checksum": checkpoint._checksum(tree, tensors), "tree": tree}
+    header = {
+        "format": 1 + ("$residual" in tree),
+        "checksum": checkpoint._checksum(tree, tensors),
+        "tree": tree,
+    }
     return bytes(save_tensors(tensors, {checkpoint.HEADER: json.dumps(header)}))
 
 
@@ -143,6 +147,17 @@ def _checkpoint_tensor(whole: bytes, chance: random.Random) -> bytes:
     tensors[name] = chance.choice(changed)()
     if chance.randrange(4) == 0:
         del tensors[chance.choice(sorted(tensors))]
+    return _signed(json.dumps(tree), tensors)
+
+
+def _checkpoint_residual(whole: bytes, chance: random.Random) -> bytes:
+    """A coded tensor whose streams, lengths or slopes are others than were written."""
+    tree, tensors = _parts(whole)
+    name = chance.choice([name for name in sorted(tensors) if ":" in name])
+    changed = tensors[name].reshape(-1).view(torch.uint8).clone()
+    for _ in range(chance.choice([1, 3, 40])):
+        changed[chance.randrange(len(changed))] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
+    tensors[name] = changed.view(tensors[name].dtype)
     return _signed(json.dumps(tree), tensors)
 
 
@@ -244,6 +259,7 @@ FORGERIES: dict[str, list[Mutation]] = {
     "about": [_json],
     "metrics": [_json_line],
     "checkpoint": [_checkpoint_tree, _checkpoint_tensor],
+    "coded": [_checkpoint_tree, _checkpoint_tensor, _checkpoint_residual],
     "chunk": [_column, _numbers, _members],
     "manifest": [_json, _manifest],
 }

@@ -109,10 +109,12 @@ def test_an_interrupted_write_is_never_seen_as_the_file(tmp_path: Path) -> None:
 
 
 def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "PLAIN", 3)
     checkpoint.save(tmp_path / "last.safetensors", machine().state_dict())
     monkeypatch.undo()
-    with pytest.raises(SlotkitError, match=r"checkpoint: it is of format 2 and this slotkit reads 1\. Use"):
+    with pytest.raises(
+        SlotkitError, match=r"checkpoint: it is of format 3 and this slotkit reads 1 and 2\. Use"
+    ):
         checkpoint.load(tmp_path / "last.safetensors")
 
 

@@ -96,7 +96,7 @@ def use(folder: RunFolder, name: str, last: int) -> list[Callable[[], Any]]:
 # Runs whose checkpoints hold other things.
 FORMS: dict[str, dict[str, Any]] = {
     "probabilistic": {"slots__selection": "PS", "recording__trace": "summary"},
-    "dense": {"slots__form": "dense", "slots__selection": "PS", "recording__trace": "off"},
+    "dense": {"slots__form": "dense", "slots__k": 4, "slots__selection": "PS", "recording__trace": "off"},
     "adam": {"training__optimizer": "adam", "training__lr": 0.01},
     "learned": {"method": "learned", "training__optimizer": "adam", "recording__trace": "off"},
 }
@@ -144,7 +144,10 @@ def test_damaged_files_are_refused_in_one_sentence(kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", FORMS)
 def test_so_are_checkpoints_of_every_form(form: str, tmp_path: Path) -> None:
-    check(make_killed(tmp_path, **FORMS[form]), FILES["checkpoint"], "checkpoint", tmp_path / "copy")
+    killed, name = make_killed(tmp_path, **FORMS[form]), FILES["checkpoint"]
+    is_coded = b"$residual" in (killed.path / name).read_bytes()
+    assert is_coded == (form == "dense")
+    check(killed, name, "coded" if is_coded else "checkpoint", tmp_path / "copy")
 
 
 def check(killed: RunFolder, name: str, kind: str, place: Path) -> None:

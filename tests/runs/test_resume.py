@@ -90,7 +90,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "probabilistic": {"slots__selection": "PS", "recording__trace": "summary", "evaluation__ps": "last"},
     "probabilistic-full": {"slots__selection": "PS", "training__lr": 20.0},
     "adam": {"training__optimizer": "adam", "training__lr": 0.01},
-    "dense": {"slots__form": "dense", "recording__trace": "off"},
+    "dense": {"slots__form": "dense", "recording__trace": "off", "training__weight_decay": 1e-4},
+    "dense-selected": {"slots__form": "dense", "slots__update": "selected", "recording__trace": "off"},
     "dense-probabilistic": {"slots__form": "dense", "slots__selection": "PS", "recording__trace": "off"},
     "learned": {"method": "learned", "recording__trace": "off"},
     "learned-adam": {"method": "learned", "training__optimizer": "adam", "recording__trace": "off"},
@@ -172,7 +173,8 @@ def test_sigterm_saves_and_says_how_to_go_on(
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
-    assert "`slotkit train --resume RUN` goes on from there." in process.err.read_text()
+    told = process.err.read_text()
+    assert f"`slotkit train --resume {tmp_path / 'long'}` goes on from there." in told
     folder = RunFolder(tmp_path / "long")
     assert folder.status() == "stopped"
     state, about = checkpoint.load(folder.checkpoint("last"))
@@ -248,7 +250,7 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(tmp_path: Path, kee
     assert path.read_bytes() == damaged
 
 
-@pytest.mark.parametrize("flag", ["--recipe", "--name", "--seed", "--seeds", "--show-config"])
+@pytest.mark.parametrize("flag", ["--recipe", "--config", "--name", "--seed", "--seeds", "--show-config"])
 def test_flags_that_make_a_new_run_are_refused(
     flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,10 +268,18 @@ def test_kept_epochs(tmp_path: Path) -> None:
     assert checkpoint.load(folder.checkpoint("epoch-1"))[1]["epoch"] == 1
 
 
-def test_a_form_without_a_recorder_says_so(tmp_path: Path) -> None:
-    events: list[Event] = []
-    resolved = settings(slots__form="dense", recording__trace="summary", training__epochs=1)
-    folder = run(resolved, tmp_path, "dense", events.append)
-    notes = [event.text for event in events if isinstance(event, Note)]
-    assert "There will be no trace: the flight recorder is for the latent form." in notes
-    assert not (folder.path / "trace").exists()
+def test_a_killed_run_in_the_dense_form_has_the_same_trace(tmp_path: Path) -> None:
+    """Recorded, stopped between two epochs and resumed: the same files as without the stop."""
+    dense: dict[str, Any] = {"slots__form": "dense", "slots__update": "selected", "training__epochs": 2}
+    whole = run(settings(**dense), tmp_path, "whole")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Epoch):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(**dense), tmp_path, "parts", stop)
+    parts = resume(RunFolder(tmp_path / "parts"), ())
+    files = [sorted((folder.path / "trace").iterdir()) for folder in (whole, parts)]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))

@@ -59,10 +59,55 @@ class Case:
     def write(self, path: Path) -> tuple[dict[str, Tensor], slotfile.Sizes]:
         """A file of the trained network; what load has to give back."""
         model, machine = self.trained()
-        sizes = slotfile.save(path, model, machine, self.architecture)
+        sizes = slotfile.save(path, machine, self.architecture)
         with machine.using("greedy"):
             plain = {name: value.detach().clone() for name, value in ordinary(model, self).items()}
         return plain, sizes
+
+
+class OwnNet(nn.Module):
+    """A class that no registry knows: a tied weight, and buffers of every sort."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.full = nn.Linear(6, 6)
+        self.tied = nn.Linear(6, 6, bias=False)
+        self.tied.weight = self.full.weight
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("passing", torch.zeros(3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).flatten(1)[:, :6]
+        result: Tensor = self.tied(self.full(x.to(self.full.weight.dtype)).relu())
+        return result
+
+
+@dataclass(frozen=True)
+class Own:
+    """An `OwnNet` and how it is slotified."""
+
+    slots: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+    def __str__(self) -> str:
+        return " ".join(["own", str(self.dtype), *(f"{key}={value}" for key, value in self.slots.items())])
+
+    def trained(self, steps: int = 3) -> SlotMachine:
+        torch.manual_seed(4)
+        model = OwnNet().to(self.dtype)
+        machine = slotify(model, **self.slots)
+        optimizer = machine.optimizer(lr=5.0)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.randn(5, 2, 5, 5, dtype=self.dtype)).square().mean().backward()
+            optimizer.step()
+        return machine
+
+    def write(self, path: Path) -> None:
+        slotfile.save(path, self.trained())
 
 
 def ordinary(model: nn.Module, case: Case) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import pytest
 from forks import Forks
 from hypothesis import given
 from hypothesis import strategies as st
-from slotfile.made import NARROW, Case, Parts
+from slotfile.made import NARROW, Case, Own, OwnNet, Parts, bits
 
 import slotkit
 from slotkit import slotfile
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 CASE = Case("vgg19", (1, 16, 16), {"bias": True}, {"k": 8, "others": "trained"})
 SMALL = Case("conv2", (2, 4, 4), {"bias": True}, {"k": 8, "others": "trained"})
+OWN = Own({"k": 8, "others": "kept"})
 
 # Runs in a process of its own, so that its peak memory is that of these files. How much work a file makes is
 # counted in calls of functions, which are the same on every machine.
@@ -27,16 +28,18 @@ CHILD = """
 import cProfile, collections, json, resource, sys
 from pathlib import Path
 from slotfile.hostile import bad_files
+from slotfile.made import OwnNet
 import slotkit
 good, path = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
 def load(path):
     profile = cProfile.Profile()
     try:
-        profile.runcall(slotkit.load, path)
+        profile.runcall(slotkit.load, path, OwnNet() if sys.argv[4] == "own" else None)
     finally:
         calls[str(path)] = max(calls[str(path)], sum(entry.callcount for entry in profile.getstats()))
 calls = collections.Counter()
-slotkit.load(sys.argv[1])
+load(sys.argv[1])
+calls.clear()
 load(sys.argv[1])
 import timm
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -58,14 +61,17 @@ print(json.dumps(result | {"good": calls[sys.argv[1]], "bad": calls[sys.argv[2]]
 """
 
 
-THOUSANDS = [pytest.param(*each, marks=pytest.mark.long) for each in ((SMALL, 2000), (CASE, 300))]
+THOUSANDS = [
+    pytest.param(*each, marks=pytest.mark.long) for each in ((SMALL, 2000), (CASE, 300), (OWN, 1000))
+]
 
 
-@pytest.mark.parametrize(("case", "number"), [(SMALL, 320), (CASE, 80), *THOUSANDS], ids=str)
-def test_thousands_of_bad_files(case: Case, number: int, tmp_path: Path, forks: Forks) -> None:
+@pytest.mark.parametrize(("case", "number"), [(SMALL, 320), (CASE, 80), (OWN, 160), *THOUSANDS], ids=str)
+def test_thousands_of_bad_files(case: Case | Own, number: int, tmp_path: Path, forks: Forks) -> None:
     case.write(tmp_path / "good")
     files = [str(tmp_path / name) for name in ("good", "bad")]
-    result = json.loads(forks.start(NARROW + CHILD, *files, str(number), cwd=tmp_path).checked())
+    kind = "own" if case is OWN else "named"
+    result = json.loads(forks.start(NARROW + CHILD, *files, str(number), kind, cwd=tmp_path).checked())
     assert sum(result["refused"].values()) + sum(result["loaded"].values()) + result["same"] == number
     # Changed and signed again, a file may be a good one: another made_by, or a JSON text that means the same.
     assert set(result["loaded"]) <= {"metadata", "text"}
@@ -170,9 +176,10 @@ def change(path: list[Any], value: Any) -> Any:
     [
         (
             ["format"],
-            2,
-            "it has format 2, and this slotkit knows format 1. Upgrade with `pip install -U slotkit`",
+            3,
+            "it has format 3, and this slotkit knows format 2. Upgrade with `pip install -U slotkit`",
         ),
+        (["format"], 2, "its metadata is wrong: reels.0.dtype is"),
         (["reel_spec"], 3, "it has reel spec 3, and this slotkit knows reel spec 2. Upgrade with"),
         (["reel_spec"], 0, "reel_spec is 0: input should be 1 or 2"),
         (["reel_spec"], 2, "sharing none is of reel spec 1, and the file says 2"),
@@ -240,7 +247,69 @@ def test_the_sentence_says_what_is_wrong(
     told = refused(place, parts.whole())
     assert sentence in told
     assert told.startswith(f"{place} can't be loaded as a slot file: ")
-    assert told.endswith(". Fetch the file again, or make it anew with `slotkit export RUN`.")
+    assert told.endswith(". Fetch the file again, or make it anew with `slotkit export RUN` or slotkit.save.")
+
+
+@pytest.fixture(scope="module")
+def good_own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The same of a network of one's own."""
+    path = tmp_path_factory.mktemp("good") / "x"
+    OWN.write(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (["format"], 1, "its metadata is wrong: architecture is"),
+        (["architecture"], {}, "architecture is {}: extra inputs are not permitted"),
+        (
+            ["reels", 0, "dtype"],
+            "I64",
+            "reels.0.dtype is 'I64': input should be 'F64', 'F32', 'F16' or 'BF16'",
+        ),
+        (
+            ["reels", 0, "dtype"],
+            "F16",
+            "conv.weight is (4, 2, 3, 3) float16 in the file and (4, 2, 3, 3) float32",
+        ),
+        (["entries", "norm.bias", "dtype"], "C64", "entries.norm.bias.dtype is 'C64': input should be"),
+        (["entries", "norm.bias", "shape"], [-4], "entries.norm.bias.shape.0 is -4: input should be greater"),
+        (["entries", "norm.bias", "shape"], [2**30, 4], "there are more than 2147483648 elements"),
+        (["entries", "norm.bias", "shape"], [2**20], "norm.bias is (1048576,) float32 in the file and (4,)"),
+        (
+            ["entries", "more"],
+            {"dtype": "F32", "shape": []},
+            "the entries are not those of zeros, ones and stored",
+        ),
+        (["ties", "tied.weight"], "nothing", "a tie is to no tensor of the file, or to itself"),
+        (["ties", "full.weight"], "full.weight", "a tie is to no tensor of the file, or to itself"),
+        (
+            ["ties"],
+            {},
+            "of another network than this OwnNet: the file lacks tied.weight. Nothing was changed.",
+        ),
+        (
+            ["ties", "tied.weight"],
+            "conv.weight",
+            "tied.weight is (4, 2, 3, 3) float32 in the file and (6, 6)",
+        ),
+        (["stored", "norm.running_mean"], "0" * 32, "doesn't have the checksum it was written with"),
+        (["blake2b"], "0" * 32, "its weights, made anew, are not those that were saved"),
+    ],
+)
+def test_the_sentence_about_a_network_of_ones_own(
+    path: list[Any], value: Any, sentence: str, good_own: bytes, place: Path
+) -> None:
+    parts = Parts.of(good_own)
+    change(path, value)(parts.about)
+    place.write_bytes(parts.whole())
+    into = OwnNet()
+    before = bits(into.state_dict())
+    with pytest.raises(SlotkitError) as fault:
+        slotkit.load(place, into=into)
+    assert sentence in str(fault.value)
+    assert bits(into.state_dict()) == before
 
 
 TIMM_REFUSED = (

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from torch import nn
 
 import slotkit
 from slotkit import slotfile
-from slotkit.slotfile.symbols import from_symbols, to_symbols
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -72,7 +70,7 @@ def test_the_cases_have_both_codings_and_moved_selections(tmp_path: Path) -> Non
         _, machine = case.trained()
         for name, reel in machine.reels.items():
             moved += int((machine.selected(name) != reel.scores().argmax(-1)).sum())
-        slotfile.save(tmp_path / "x", machine.model, machine, case.architecture)
+        slotfile.save(tmp_path / "x", machine, case.architecture)
         codings |= {record["coding"] for record in slotfile.describe(tmp_path / "x")["reels"]}
     assert codings == {"packed", "entropy"}
     assert moved > 200
@@ -105,26 +103,6 @@ def test_a_reader_written_from_the_pages_reads_the_file(case: Case, tmp_path: Pa
         assert not state[name].any(), name
 
 
-def test_ties_keep_the_index(tmp_path: Path) -> None:
-    class Few:
-        """Options of three values only, so that most connections have equal ones."""
-
-        def options(self, uniform: torch.Tensor, fans: Any) -> torch.Tensor:
-            return (uniform * 1.5).round()
-
-        def scores(self, uniform: torch.Tensor, fans: Any) -> torch.Tensor:
-            return uniform
-
-    reel = slotkit.Reel("fc.weight", (50, 40), 8, init=Few())
-    selected = torch.randint(8, (2000,))
-    symbols = to_symbols(reel, selected)
-    assert symbols.max() == 8
-    assert torch.equal(from_symbols(reel, symbols), selected)
-    assert torch.equal(
-        reel.chosen(selected.reshape(50, 40)), reel.options().gather(-1, selected.reshape(50, 40, 1))[..., 0]
-    )
-
-
 @pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("channel_dim", [0, 1])
@@ -138,7 +116,7 @@ def test_one_option_is_made_without_the_others(sharing: str, symmetric: bool, ch
 def test_the_loaded_network_is_ordinary_and_in_evaluation_mode(tmp_path: Path) -> None:
     case = Case("vgg19", (3, 16, 16), {}, {"k": 8})
     model, machine = case.trained()
-    slotfile.save(tmp_path / "x", model, machine, case.architecture)
+    slotfile.save(tmp_path / "x", machine, case.architecture)
     before = torch.random.get_rng_state()
     loaded = slotkit.load(tmp_path / "x")
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -153,9 +131,9 @@ def test_probabilistic_selection_is_written_greedily_or_as_it_is(tmp_path: Path)
     case = Case("conv2", (2, 4, 4), {}, {"k": 8, "selection": "PS"})
     model, machine = case.trained()
     sample = bits(ordinary(model, case))
-    slotfile.save(tmp_path / "greedy", model, machine, case.architecture)
+    slotfile.save(tmp_path / "greedy", machine, case.architecture)
     assert bits(ordinary(model, case)) == sample
-    slotfile.save(tmp_path / "sample", model, machine, case.architecture, reading="in use")
+    slotfile.save(tmp_path / "sample", machine, case.architecture, reading="in use")
     machine.spin("greedy")
     greedy = bits(ordinary(model, case))
     assert greedy != sample
@@ -181,6 +159,6 @@ def test_a_negative_zero_is_kept(tmp_path: Path) -> None:
     model, machine = case.trained()
     with torch.no_grad():
         model.get_parameter("fc1.bias").fill_(-0.0)
-    slotfile.save(tmp_path / "x", model, machine, case.architecture)
+    slotfile.save(tmp_path / "x", machine, case.architecture)
     assert torch.signbit(slotkit.load(tmp_path / "x").get_parameter("fc1.bias")).all()
     assert "fc2.bias" in slotfile.describe(tmp_path / "x")["zeros"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numba
@@ -20,6 +20,7 @@ from slotkit.latent.engines.cpu_choose import (
     Integers,
     Tables,
     step_tensor,
+    typed,
 )
 from slotkit.latent.engines.cpu_compiling import announce, serial
 from slotkit.latent.engines.cpu_proposals import new_proposals, new_work
@@ -148,20 +149,12 @@ def make_views(arrays: Arrays) -> Views:
     tables = (none, none) if arrays.tables is None else tuple(table.numpy() for table in arrays.tables)
     blocks = (len(latent) + BLOCK - 1) // BLOCK
     state = latent, velocity, lower, upper
-    return Views(_plain(arrays.weight), state, latent[:0], _typed(arrays.spec), tables, blocks)  # type: ignore[arg-type]
+    return Views(_plain(arrays.weight), state, latent[:0], typed(arrays.spec), tables, blocks)  # type: ignore[arg-type]
 
 
 def _plain(weight: Tensor) -> Floats:
     values: Floats = weight.detach().numpy()
     return values
-
-
-def _typed(spec: ReelSpec) -> ReelSpec:
-    """The spec in the types that the loops were compiled for."""
-    names = ("key_0", "key_1", "option_key_0", "option_key_1")
-    keys: dict[str, Any] = {name: np.uint64(getattr(spec, name)) for name in names}
-    sizes: dict[str, Any] = {"bound": np.float32(spec.bound), "score_scale": np.float32(spec.score_scale)}
-    return spec._replace(**keys, **sizes)
 
 
 ENGINE = Cpu()

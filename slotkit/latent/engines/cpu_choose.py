@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
@@ -37,6 +37,14 @@ FEW = 32
 SMALLEST_SINGLE, SMALLEST_DOUBLE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
 
 advance_one, advance_one_by_adam = inlined(line.advance), inlined(line.advance_by_adam)
+
+
+def typed(spec: ReelSpec) -> ReelSpec:
+    """The spec in the types that the loops are compiled for."""
+    names = ("key_0", "key_1", "option_key_0", "option_key_1")
+    keys: dict[str, Any] = {name: np.uint64(getattr(spec, name)) for name in names}
+    sizes: dict[str, Any] = {"bound": np.float32(spec.bound), "score_scale": np.float32(spec.score_scale)}
+    return spec._replace(**keys, **sizes)
 
 
 @inlined

@@ -223,17 +223,9 @@ def test_what_has_no_whole_trace_is_refused(tmp_path: Path) -> None:
         flips.analyze(folder)
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"method": "learned"}, "learned weights"),
-        ({"slots__form": "dense"}, "dense form"),
-    ],
-    ids=str,
-)
-def test_runs_without_flips_are_refused(settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    folder = make_run(tmp_path, "other", SHAPES, level="summary", **settings)
-    with pytest.raises(SlotkitError, match=sentence):
+def test_runs_without_flips_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "other", SHAPES, level="summary", method="learned")
+    with pytest.raises(SlotkitError, match="learned weights"):
         flips.analyze(folder)
 
 
@@ -285,10 +277,10 @@ def test_the_softmax_of_a_ps_run_over_time(tmp_path: Path) -> None:
         "weight drifts by 14 % of its bound (32 % at the first)."
     )
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in found.figure().axes]
-    assert titles[-3:] == [
-        "Entropy of the softmax",
-        "Drift of the expected weight",
-        "Decided: likeliest option 0.99 or more",
+    assert [title.replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ") for title in titles[-3:]] == [
+        "The entropy ends at 0.25 (b) to 0.5 nats (a)",
+        "The expected weight drifts by 10 (a) to 20 % (b) at the end",
+        "At the end 50 (a) to 100 % (b) of the reels are decided",
     ]
     assert "mean entropy" not in set(flips.analyze(mixture(tmp_path)).table["quantity"])
 

@@ -102,7 +102,7 @@ def test_certain_reels_are_all_one_network(tmp_path: Path) -> None:
 def test_a_known_mixture(tmp_path: Path) -> None:
     folder = made(tmp_path, scores=three_to_one)
     found = ps_variance.analyze(folder, draws=4)
-    assert found.summary.endswith("From the checkpoints alone: the dense form of made leaves no trace.")
+    assert "From the checkpoints alone, without a trace of made: There is no trace in" in found.summary
     table = found.table
     for layer in (*LAYERS, "all"):
         assert at_end(table, "entropy", layer) == pytest.approx(2 * math.log(2) - 0.75 * math.log(3))

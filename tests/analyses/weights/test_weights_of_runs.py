@@ -99,7 +99,7 @@ def test_dead_units(trained: dict[str, RunFolder], tmp_path: Path) -> None:
     checkpoint.save(folder.checkpoint("last"), state, step=about["step"], epoch=2)
     course = snapshots.open_course(folder, "last", 0)
     *_, (_, last) = course.snapshots()
-    (dead,) = activity.dead_units(course, [last], None)
+    (dead,) = activity.dead_units(course, [last], {})
     assert dead.keys() == {"fc1.weight", "fc2.weight"}
     assert bool(dead["fc1.weight"][7])
     # By hand, on the same images.

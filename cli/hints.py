@@ -1,0 +1,38 @@
+"""What to type next, fit for what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slotkit.runs.folder import RunFolder
+
+# With fewer options a connection than this, more of them are worth a try.
+MANY = 64
+
+
+def after_training(folders: Sequence[RunFolder]) -> list[tuple[str, str]]:
+    """(command, what it does) after runs that differ by their seed only; the last of them stands for all."""
+    folder = folders[-1]
+    config, origins = folder.config(), folder.tables()["origins"]
+    steps = [(f"slotkit evaluate {folder.path}", "")]
+    if len(folders) > 1:
+        steps.append((f"slotkit report {' '.join(str(one.path) for one in folders)}", "curves, as a page"))
+    if config.method == "learned":
+        return [*steps, (f"slotkit export {folder.path}", "the weights for plain PyTorch")]
+    if (folder.path / "trace" / "about.json").is_file():
+        steps.append((f"slotkit analyze flips {folder.path}", "which connections still flip"))
+    steps.append((f"slotkit finetune {folder.path}", "trains the selected weights further"))
+    if not any(origin.startswith("recipe ") for origin in origins.values()):
+        if config.slots.k < MANY:
+            again = f"slotkit train --config {folder.path}/config.toml --k {MANY}"
+            steps.append((again, "more options a connection"))
+        steps.append(("slotkit recipes list", "the paper's experiments"))
+    return steps
+
+
+def print_next(steps: Sequence[tuple[str, str]]) -> None:
+    """Below each other, the first after "next:"."""
+    for number, (command, words) in enumerate(steps):
+        print(f"{'' if number else 'next:':5} {command}{f'   ({words})' if words else ''}")

@@ -1,0 +1,1 @@
+"""Loggers: where the numbers of a training go beside its run folder (TensorBoard, W&B, MLflow)."""

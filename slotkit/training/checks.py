@@ -1,0 +1,88 @@
+"""Settings that no data can make right are refused before a folder is made, and by --show-config."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slotkit.config import Config
+from slotkit.data import sources
+from slotkit.data.batches import check_augmentation, check_normalisation
+from slotkit.errors import SlotkitError
+from slotkit.latent.engines.registry import find_engine
+from slotkit.loggers import registry
+from slotkit.machine import check_form
+from slotkit.models.registry import OWN, TIMM, create, find
+from slotkit.picking import names_picked
+from slotkit.reel import ReelSettings
+from slotkit.training.schedules import schedule
+from slotkit.training.trainee import find_device
+
+
+def check_settings(config: Config, here: bool = True) -> None:
+    """Raise SlotkitError for the first setting that a run of `config` would refuse, whatever its data.
+
+    `here` is whether it will be trained on this machine: another one may have other devices and packages.
+    """
+    check_augmentation(config.data.augment)
+    schedule(torch.optim.SGD([torch.zeros(1)], lr=config.training.lr), config.training, 1)
+    if config.method == "slot":
+        _check_slots(config)
+    _check_network(config)
+    if here:
+        registry.check(config.recording.loggers)
+        _check_device(config)
+    if config.recording.trace == "full" and config.method != "slot":
+        raise SlotkitError(
+            "recording.trace is full, which records the flips of a slot machine, and this run trains "
+            "ordinary learned weights (method=learned). Choose summary or off: then nothing is recorded."
+        )
+
+
+def _check_device(config: Config) -> None:
+    """The device, and whether the engine can run there."""
+    device, slots = find_device(config.training.device), config.slots
+    if config.method == "slot" and config.form == "latent":
+        reel = _reels(config).reel("weight", (1, 1), 0)
+        find_engine(slots.engine, torch.zeros(1, device=device), reel, slots.tables == "stored")
+
+
+def _reels(config: Config) -> ReelSettings:
+    slots = config.slots
+    return ReelSettings(slots.k, config.seeds.reels, slots.init, slots.sharing, slots.symmetric)
+
+
+def _check_slots(config: Config) -> None:
+    slots = config.slots
+    _reels(config)
+    check_form(config.form, slots.engine, slots.update, slots.tables)
+    if config.form == "dense" and config.training.optimizer == "adam":
+        raise SlotkitError(
+            "training.optimizer is adam, which trains latents, and slots.form is dense. Choose sgd, or the "
+            "latent form."
+        )
+
+
+def _check_network(config: Config) -> None:
+    """The network, its options and the weights that become reels, without memory for a number.
+
+    The size of one's own pictures is known when they are read: then only the network's name is looked at.
+    """
+    source, name = sources.find(config.data.dataset), config.model.name
+    shape = source.image_shape.split(" x ")
+    if source.classes is None or len(shape) != 3:
+        if name != OWN and not name.startswith(TIMM):
+            find(name)
+        return
+    channels, height, width = map(int, shape)
+    for path, values in (("data.mean", config.data.mean), ("data.std", config.data.std)):
+        check_normalisation(path, values, channels)
+    size = config.data.size
+    if name == OWN:  # anybody's code, which may need numbers: it is run when the network is made
+        return
+    with torch.device("meta"):
+        model: nn.Module = create(
+            name, (channels, size or height, size or width), source.classes, **config.model.options
+        )
+    if config.method == "slot" or config.learned_init == "reels":
+        names_picked(model, config.slots.where)

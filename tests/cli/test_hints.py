@@ -1,0 +1,51 @@
+"""The commands that are suggested fit the run, and work."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import invoke
+
+TINY = (
+    *("--epochs", "1", "--set", "training.limit_batches=3", "--device", "cpu", "--set", "slots.engine=eager"),
+    *("--name", "r"),
+)
+
+
+def suggested(stdout: str) -> list[str]:
+    """The commands below "next:"."""
+    lines = stdout.partition("next: ")[2].splitlines()
+    return [line.partition("   (")[0].strip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("flags", "commands"),
+    [
+        ((), ["evaluate", "analyze flips", "finetune", "train --config", "recipes list"]),
+        (("--trace", "off", "--k", "64"), ["evaluate", "finetune", "recipes list"]),
+        (("--method", "learned"), ["evaluate", "export"]),
+        (
+            ("--recipe", "authors-lenet-greedy", "--dataset", "digits", "--trace", "off"),
+            ["evaluate", "finetune"],
+        ),
+    ],
+)
+def test_what_is_suggested_fits_the_run(
+    flags: tuple[str, ...], commands: list[str], one_thread: None
+) -> None:
+    done = invoke("train", *TINY, *flags)
+    assert done.exit_code == 0
+    told = suggested(done.stdout)
+    for command, expected in zip(told, commands, strict=True):
+        assert command.startswith(f"slotkit {expected}")
+    assert len(told) == len(commands)
+
+
+def test_the_suggested_commands_work(one_thread: None) -> None:
+    evaluate, flips, finetune, more, _ = suggested(invoke("train", *TINY).stdout)
+    for command in (evaluate, flips, f"{finetune} --epochs 1"):
+        assert invoke(*shlex.split(command)[1:]).exit_code == 0, command
+    assert invoke(*shlex.split(more)[1:], "--show-config").exit_code == 0
+    assert Path("runs/r/analyses").is_dir()

@@ -1,0 +1,363 @@
+"""slotkit.record around a loop of one's own: the folder it leaves, resuming to the same bits, refusals."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from slotkit.analyses import flips, thresholds, weights
+from torch import nn
+
+import slotkit
+from slotkit.errors import SlotkitError
+from slotkit.export import SLOT_FILE, WEIGHTS, export
+from slotkit.machine import SlotMachine
+from slotkit.own_loop import Recording
+from slotkit.recording import replay
+from slotkit.runs.folder import RunFolder
+
+IMAGES = torch.randn(64, 12, generator=torch.Generator().manual_seed(3))
+LABELS = torch.arange(64) % 3
+
+KINDS: dict[str, dict[str, Any]] = {
+    "GS": {},
+    "PS": {"selection": "PS"},
+    "trained others": {"others": "trained"},
+    "dense, selected": {"form": "dense", "update": "selected"},
+}
+
+
+class Net(nn.Module):
+    """Nobody's registry has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(images))
+        return out
+
+
+def make(**kind: Any) -> tuple[SlotMachine, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    machine = slotkit.slotify(Net(), k=8, **kind)
+    return machine, machine.optimizer(lr=1.0, momentum=0.9, weight_decay=1e-3)
+
+
+class KilledError(Exception):
+    """The loop ends here."""
+
+
+def train(
+    path: Path,
+    steps: int = 30,
+    stop: int | None = None,
+    resume: bool = False,
+    kind: dict[str, Any] | None = None,
+    adam: bool = False,
+    meanwhile: Callable[[Recording], None] = lambda run: None,
+    **options: Any,
+) -> tuple[SlotMachine, Recording]:
+    """Her loop: batches from three random generators, a schedule, a checkpoint every 10 steps."""
+    machine, optimizer = make(**(kind or {}))
+    if adam:
+        optimizer = slotkit.SlotAdam(machine)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    options = {"trace": "full", "every": 5, "also": {"scheduler": scheduler}} | options
+    with slotkit.record(machine, optimizer, path, resume=resume, **options) as run:
+        machine.model.train()
+        while run.step < steps:
+            some = torch.randperm(64)[: random.randint(8, 16)]
+            noise = np.random.standard_normal()
+            loss = nn.functional.cross_entropy(machine.model(IMAGES[some] + 0.01 * noise), LABELS[some])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            if run.step % 5 == 0:
+                run.log(loss=loss)
+            meanwhile(run)
+            if run.step == stop:
+                raise KilledError
+            if run.step % 10 == 0:
+                run.checkpoint(epoch=run.step // 10)
+    return machine, run
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_loop_goes_on_with_the_same_bits(kind: dict[str, Any], tmp_path: Path) -> None:
+    whole, _ = train(tmp_path / "whole", kind=kind)
+    with pytest.raises(KilledError):
+        train(tmp_path / "parts", stop=17, kind=kind)
+    assert RunFolder(tmp_path / "parts").summary()["status"] == "failed"
+    parts, run = train(tmp_path / "parts", resume=True, kind=kind)
+    assert run.values == {"epoch": 1}
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+    chunks = [(tmp_path / run / "trace" / "steps-00000001.npz").read_bytes() for run in ("whole", "parts")]
+    assert chunks[0] == chunks[1]
+    metrics = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    assert len(metrics[0].splitlines()) == 6
+
+
+def test_adam_and_no_trace(tmp_path: Path) -> None:
+    whole, _ = train(tmp_path / "whole", adam=True, trace="off")
+    with pytest.raises(KilledError):
+        train(tmp_path / "parts", stop=25, adam=True, trace="off")
+    parts, _ = train(tmp_path / "parts", resume=True, adam=True, trace="off")
+    assert torch.equal(whole.selected("head.weight"), parts.selected("head.weight"))
+    assert not (tmp_path / "whole" / "trace").exists()
+
+
+def test_resume_without_a_checkpoint_begins_at_the_start(tmp_path: Path) -> None:
+    whole, run = train(tmp_path / "whole", resume=True)
+    assert run.step == 30
+    with pytest.raises(KilledError):
+        train(tmp_path / "parts", stop=7)
+    parts, run = train(tmp_path / "parts", resume=True)
+    assert run.values == {}
+    assert torch.equal(whole.selected("head.weight"), parts.selected("head.weight"))
+
+
+def test_what_the_folder_says(tmp_path: Path) -> None:
+    machine, run = train(tmp_path / "mine", config={"batch": 16, "augment": {"flip": True}, "seed": 5})
+    folder = RunFolder(tmp_path / "mine")
+    assert run.folder.path == folder.path
+    settings = folder.settings()
+    assert settings["slots.k"] == 8
+    assert settings["training.lr"] == 1.0
+    assert settings["config.augment.flip"] is True
+    assert "training.epochs" not in settings
+    assert "batch_size" not in (tmp_path / "mine" / "config.toml").read_text()
+    recorded = folder.recorded()
+    assert recorded is not None
+    assert (recorded["network"], recorded["optimizer"]) == ("Net", "SlotSGD")
+    summary = folder.summary()
+    assert (summary["status"], summary["kind"], summary["steps"]) == ("finished", "recorded", 30)
+    assert summary["logged"].keys() == {"loss"}
+    kept = sorted(path.stem for path in (tmp_path / "mine" / "checkpoints").iterdir())
+    assert kept == ["best", "last"]
+    last = {name: machine.selected(name) for name in machine.reels}
+    assert all(torch.equal(last[name], value) for name, value in replay.selections(folder, 30).items())
+
+
+def test_analyses_take_folders_recordings_and_machines(tmp_path: Path) -> None:
+    def ask(run: Recording) -> None:
+        if run.step == 20:  # while it is recorded
+            assert "K = 8" in flips.analyze(run).summary
+
+    machine, run = train(tmp_path / "mine", meanwhile=ask)
+    found = [flips.analyze(what).table for what in (tmp_path / "mine", run, machine, [machine])]
+    assert all(found[0].equals(other) for other in found)
+    assert "head.weight" in thresholds.analyze(machine).summary
+    seen = weights.analyze([machine])
+    assert "Nothing on dead units of mine" in seen.summary
+    assert set(seen.table["layer"]) == {"body.0.weight", "head.weight"}
+    for result in (flips.analyze(run), thresholds.analyze(run), seen):
+        assert result.figure().axes
+    other, _ = make()
+    with pytest.raises(SlotkitError) as caught:
+        flips.analyze([other])
+    assert str(caught.value) == (
+        "This machine was never recorded, and an analysis reads what was. Train it within "
+        "`with slotkit.record(machine, optimizer, folder):`, or name its run."
+    )
+
+
+def test_a_machine_that_was_trained_before(tmp_path: Path) -> None:
+    """The beginning is written down, since the seed does not give it."""
+    machine, optimizer = make()
+    for step in range(20):
+        if step == 10:
+            begun = machine.selected("head.weight").clone()
+            recording = slotkit.record(machine, optimizer, tmp_path / "late", trace="full", every=2)
+            run = recording.__enter__()
+        machine.model(IMAGES).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    run.__exit__(None, None, None)
+    folder = RunFolder(tmp_path / "late")
+    assert torch.equal(replay.selections(folder, 0)["head.weight"], begun)
+    assert torch.equal(replay.selections(folder, 10)["head.weight"], machine.selected("head.weight"))
+    table = weights.analyze(run, moments=0).table
+    start = table[
+        (table["layer"] == "head.weight") & (table["quantity"] == "frobenius") & (table["step"] == 0)
+    ]
+    value = float(machine.reels["head.weight"].chosen(begun).square().sum().sqrt())
+    assert float(start["value"].iloc[0]) == pytest.approx(value, rel=1e-6)
+
+
+def test_several_optimizers_and_a_best_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Net()
+    machine = slotkit.slotify(model, k=4, where="body.0.weight")
+    model.head.requires_grad_(True)
+    optimizers = [machine.optimizer(lr=1.0), torch.optim.AdamW(model.head.parameters())]
+    with slotkit.record(machine, optimizers, tmp_path / "two", trace="off") as run:
+        for step in range(4):
+            model(IMAGES).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            if step == 1:
+                best = model.head.weight.detach().clone()
+                run.checkpoint("best", accuracy=0.5)
+    assert run.step == 4
+    from slotkit.runs import checkpoint
+
+    state, about = checkpoint.load(tmp_path / "two" / "checkpoints" / "best.safetensors")
+    assert torch.equal(state["others"]["head.weight"], best)
+    assert about["step"] == 2
+
+
+def test_refusals(tmp_path: Path) -> None:
+    machine, optimizer = make()
+    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+
+    def enter(*arguments: Any, **options: Any) -> Any:
+        with slotkit.record(*arguments, **options) as run:
+            return run
+
+    place = tmp_path / "mine"
+    train(place, steps=2)
+    trained = slotkit.record(*make(), tmp_path / "open")
+    told = [
+        (
+            lambda: enter(machine, stranger, place),
+            "The SGD given trains no weight of this machine, so its steps are not the machine's. Give the "
+            "one that machine.optimizer(...) made, and of several that one first.",
+        ),
+        (
+            lambda: enter(machine, "sgd", place),
+            "The optimizer is 'sgd'. Give a torch optimizer, such as the one of machine.optimizer(...).",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, trace="all"),
+            "There is no trace 'all'. Choose one of summary, full, off.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, every=1),
+            "every is 1. Give the steps between two measurements, an integer from 2.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, config={"data": object}),
+            "config['data'] is <class 'object'>, and a run's config holds numbers, texts, true and false, "
+            "lists and tables. Write it as a text, or leave it out.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place),
+            f"There is a run {place} already. resume=True goes on with it; for another run choose another "
+            "path.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, trace="summary", resume=True),
+            f"{place} is recorded with trace='full' and every=5, and this loop asks for 'summary' and 100. "
+            "A trace is of one piece: give the same, or record into another folder.",
+        ),
+        (
+            lambda: train(place, steps=2, resume=True, also={}),
+            f"{place / 'checkpoints' / 'last.safetensors'} can't be read: it was written with 1 optimizers "
+            "and also=scheduler, and this loop has 1 optimizers and also=nothing. Use another one, or train "
+            "again.",
+        ),
+        (
+            lambda: trained.log(loss=1.0),
+            f"Nothing records into {tmp_path / 'open'} now. Call log and checkpoint inside of "
+            "`with slotkit.record(...) as run:`.",
+        ),
+    ]
+    for act, sentence in told:
+        with pytest.raises(SlotkitError) as caught:
+            act()
+        assert str(caught.value) == sentence
+    assert not (tmp_path / "open").exists()
+
+
+def test_refusals_inside_of_the_block(tmp_path: Path) -> None:
+    machine, optimizer = make()
+    with slotkit.record(machine, optimizer, tmp_path / "mine") as run:
+        with pytest.raises(SlotkitError, match=re.escape("log(loss=...) takes a number, and 'low' came.")):
+            run.log(loss="low")
+        with pytest.raises(
+            SlotkitError, match=r"can't name a checkpoint\. Give one such as best or epoch-10"
+        ):
+            run.checkpoint("../best")
+        with pytest.raises(
+            SlotkitError, match="A checkpoint holds tensors, numbers, texts, lists and tables"
+        ):
+            run.checkpoint(when=object())
+        other = slotkit.record(machine, optimizer, tmp_path / "other")
+        with pytest.raises(SlotkitError, match=r"This machine is being recorded into .*mine already"):
+            other.__enter__()
+    assert json.loads((tmp_path / "mine" / "summary.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_exported_without_its_class(kind: dict[str, Any], tmp_path: Path) -> None:
+    """Weights for plain PyTorch, and a slot file for her own class, from the checkpoint alone."""
+    machine, run = train(tmp_path / "mine", steps=8, kind=kind)
+    made = export(run.folder, "last")
+    with machine.using("greedy"):
+        expected = {name: value.clone() for name, value in ordinary(machine).items()}
+    again, plain = Net(), Net()
+    plain.load_state_dict(load_file(tmp_path / "mine" / "export" / WEIGHTS))
+    slotkit.load(tmp_path / "mine" / "export" / SLOT_FILE, into=again)
+    for network in (plain, again):
+        state = network.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+    assert made.connections == sum(reel.numel() for reel in map(machine.selected, machine.reels))
+    with pytest.raises(SlotkitError, match="--onnx needs the network itself"):
+        export(run.folder, "last", onnx=True)
+
+
+def ordinary(machine: SlotMachine) -> dict[str, torch.Tensor]:
+    """What an ordinary Net would hold."""
+    dense = machine.form.name == "dense"
+    own = machine.state_dict()["others"]
+    weights = (
+        {name: machine.model.get_parameter(name) for name in machine.reels}
+        if not dense
+        else {name: machine.reels[name].chosen(machine.selected(name)) for name in machine.reels}
+    )
+    return {**own, **weights}
+
+
+def test_loggers_get_what_is_logged(tmp_path: Path) -> None:
+    """By the same protocol as in `slotkit train`; one that fails ends no loop."""
+
+    class Kept:
+        def __init__(self, fails: bool = False) -> None:
+            self.told: list[tuple[int, dict[str, float]]] = []
+            self.fails, self.closed = fails, False
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            if self.fails:
+                raise OSError("no network")
+            self.told.append((step, dict(values)))
+
+        def close(self) -> None:
+            self.closed = True
+
+    kept, failing = Kept(), Kept(fails=True)
+    train(tmp_path / "mine", steps=10, loggers=[failing, kept])
+    assert [step for step, _ in kept.told] == [5, 10]
+    assert kept.closed
+    log = (tmp_path / "mine" / "log.txt").read_text()
+    assert "The logger Kept failed and gets nothing more: OSError: no network." in log
+    with pytest.raises(SlotkitError, match="There is no logger 'tensorbord'"):
+        train(tmp_path / "other", loggers=["tensorbord"])

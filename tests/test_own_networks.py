@@ -1,0 +1,128 @@
+"""Networks that no registry has: runs of slotkit.record are evaluated and finetuned with a factory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from slotkit.analyses import ps_variance, weights
+from torch import nn
+
+import slotkit
+from slotkit.config import Overrides
+from slotkit.errors import SlotkitError
+from slotkit.models import create, own_network
+from slotkit.runs.folder import RunFolder
+from slotkit.training.experiment import evaluate, resume
+from slotkit.training.finetune import finetune
+
+DIGITS = Overrides("--dataset", {"data.dataset": "digits"})
+
+
+def make(image: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(image[1] * image[2], 12), nn.ReLU(), nn.Linear(12, classes))
+
+
+def make_without_images() -> nn.Module:
+    return make((1, 8, 8), 10)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    torch.manual_seed(0)
+    model = make_without_images()
+    machine = slotkit.slotify(model, k=4)
+    optimizer = machine.optimizer(lr=0.5)
+    with slotkit.record(machine, optimizer, tmp_path_factory.mktemp("own") / "mine", every=2) as run:
+        for _ in range(5):
+            nn.functional.cross_entropy(model(torch.rand(32, 1, 8, 8)), torch.arange(32) % 10).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+        with machine.using("greedy"):
+            run.checkpoint("best")
+    return run.folder
+
+
+@pytest.mark.parametrize("factory", [make, make_without_images, "test_own_networks:make"], ids=str)
+def test_evaluated_with_a_factory(
+    factory: object, recorded: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    with own_network(factory):  # type: ignore[arg-type]
+        readings = evaluate(recorded, "best", "test", [DIGITS])
+    assert set(readings) == {"greedy"}
+    assert 0 < readings["greedy"].accuracy < 1
+
+
+def test_finetuned_sampled_and_looked_through(recorded: RunFolder, tmp_path: Path) -> None:
+    short = Overrides("test", {"training.epochs": 1, "training.limit_batches": 2})
+    notes: list[str] = []
+    with own_network(make):
+        folder = finetune(
+            recorded, tmp_path, overrides=[DIGITS, short], report=lambda e: notes.append(str(e))
+        )
+    (row,) = [row for row in folder.summary()["table"] if row["epochs"]]
+    assert row["test"]["n"] == 1
+    assert any("its scores may have been trained on images that are validation images" in n for n in notes)
+    table = ps_variance.analyze(recorded, draws=2, dataset="digits", model_factory=make).table
+    assert set(table["checkpoint"].dropna()) >= {"start", "last"}
+    found = weights.analyze(recorded, dataset="digits", model_factory=make)
+    assert (found.table["quantity"] == "dead units").any()
+
+
+def test_what_is_missing_is_said(recorded: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [
+        (
+            lambda: evaluate(recorded, "best", "test", []),
+            "mine was recorded in a loop of one's own, so slotkit doesn't have its data. Name them with "
+            "--dataset, and what makes its network with --model-factory package.module:function.",
+        ),
+        (
+            lambda: evaluate(recorded, "best", "test", [DIGITS]),
+            "The network of this run is one's own, which slotkit can't build. Give a function that returns "
+            "it, untrained: --model-factory package.module:function.",
+        ),
+        (
+            lambda: evaluate(recorded, "best", "validation", [DIGITS]),
+            "mine was recorded in a loop of one's own, and which images that held out is not known. "
+            "Evaluate on --split test.",
+        ),
+        (
+            lambda: resume(recorded, []),
+            "mine was recorded in a loop of one's own. Run that loop again with resume=True: it goes on from "
+            "the last checkpoint.",
+        ),
+    ]
+    for act, sentence in told:
+        with pytest.raises(SlotkitError) as caught:
+            act()
+        assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("factory", "sentence"),
+    [
+        ("nets", "'nets' names no function. Give package.module:function, such as nets:make."),
+        (
+            "no_such_module:make",
+            "no_such_module:make: No module named 'no_such_module'. Run the command where",
+        ),
+        ("os:no_such_function", "os:no_such_function: os has no function 'no_such_function'."),
+    ],
+)
+def test_factories_that_are_none(factory: str, sentence: str) -> None:
+    with pytest.raises(SlotkitError, match=re.escape(sentence)), own_network(factory):
+        pass
+
+
+def test_a_factory_that_returns_no_module() -> None:
+    with pytest.raises(SlotkitError, match="It has to return a torch module"), own_network(lambda: 3):  # type: ignore[arg-type,return-value]
+        create("own", (1, 8, 8), 10)
+
+
+def test_nothing_is_imported_because_a_file_says_so(recorded: RunFolder, tmp_path: Path) -> None:
+    """A config.toml with another model's name is that of no network."""
+    with pytest.raises(SlotkitError, match="There is no model 'os:system'"):
+        create("os:system", (1, 8, 8), 10)
