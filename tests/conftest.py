@@ -15,6 +15,7 @@ from hypothesis import settings
 from timm.models.vgg import cfgs
 
 import slotkit
+from slotkit.latent.engines.cpu_compiling import SOURCES
 from slotkit.models import conv
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -28,9 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """numba's cache on disk looks at a function's own file only: what it calls from others may be old."""
     if hasattr(config, "workerinput"):
         return
-    package = Path(slotkit.__file__).parent
-    sources, cached = list(package.rglob("*.py")), list(package.rglob("*.nb[ic]"))
-    newest = max(source.stat().st_mtime for source in sources)
+    cached = list(Path(slotkit.__file__).parent.rglob("*.nb[ic]"))
+    newest = max(source.stat().st_mtime for source in SOURCES)
     if any(file.stat().st_mtime < newest for file in cached):
         for file in cached:
             file.unlink(missing_ok=True)

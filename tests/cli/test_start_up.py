@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import pytest
 import torch
+from forks import Forks
 from torch import nn
 
 from slotkit.latent.engines import cpu_compiling
@@ -65,18 +66,12 @@ def started(place: Path, *arguments: str, program: str = PROGRAM, **variables: s
     return told, set(json.loads(imported))
 
 
-def test_training_on_digits_imports_nothing_heavy(tmp_path: Path) -> None:
-    _, imported = started(tmp_path, "train", "--epochs", "1")
-    assert {"torch", "numba"} <= imported
-    assert HEAVY & imported == set()
-
-
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     _, imported = started(tmp_path, "--help")
     assert (HEAVY | {"torch", "numba", "numpy", "logging", "pydantic"}) & imported == set()
 
 
-def test_an_optimizer_without_torchs_compiler_is_torchs_own() -> None:
+def test_an_optimizer_without_torchs_compiler_is_torchs_own(tmp_path: Path, forks: Forks) -> None:
     """In a process of its own, where the compiler isn't imported: the same bits, and still no compiler."""
     program = """
 import sys, torch
@@ -105,8 +100,7 @@ torch.optim.Optimizer.zero_grad.__wrapped__.__dict__["__dynamo_disable"] = lambd
 optimizer.zero_grad()
 assert len(calls) == 1, "with the compiler there, torch's decorated method is called"
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    forks.start(program, cwd=tmp_path).checked()
 
 
 def test_methods_that_torch_decorates_no_longer_are_called_as_they_are(
@@ -142,11 +136,17 @@ def test_slot_optimizers_need_no_compiler_and_can_be_compiled() -> None:
 WORDS = "compiling the CPU engine, once: this takes half a minute, and the next start finds it in "
 
 
-def test_a_first_start_says_that_it_compiles(tmp_path: Path) -> None:
+def test_a_first_start_says_that_it_compiles_and_no_start_imports_what_is_heavy(tmp_path: Path) -> None:
     """Once, though several loops are compiled, and before the first epoch; the second start says nothing."""
     cache = tmp_path / "cache"
     variables = {"NUMBA_CACHE_DIR": str(cache)}
-    first, second = (started(tmp_path, "train", "--epochs", "1", **variables)[0] for _ in range(2))
+    told, imported = zip(
+        *(started(tmp_path, "train", "--epochs", "1", **variables) for _ in range(2)), strict=True
+    )
+    for modules in imported:
+        assert {"torch", "numba"} <= modules
+        assert HEAVY & modules == set()
+    first, second = told
     assert first.count("compiling") == 1
     lines = first.splitlines()
     (line,) = (line for line in lines if line.startswith(f"{WORDS}{cache}"))

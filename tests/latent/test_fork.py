@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
+from forks import Forks
 
 PROGRAM = """
 import multiprocessing, sys
@@ -47,14 +47,7 @@ for selection in ("greedy", "probabilistic"):
 
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
-def test_a_forked_child_trains_on_with_the_same_bits(engine: str) -> None:
+def test_a_forked_child_trains_on_with_the_same_bits(engine: str, tmp_path: Path, forks: Forks) -> None:
     """With one thread, as plain PyTorch needs it too."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, engine],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert run.stdout == "greedy has the same bits\nprobabilistic has the same bits\n", run.stderr
+    told = forks.start(PROGRAM, engine, cwd=tmp_path).checked()
+    assert told == "greedy has the same bits\nprobabilistic has the same bits\n"

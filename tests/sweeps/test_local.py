@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from commands import invoke  # type: ignore[import-not-found]
+from forks import COMMAND, Fork, Forks  # type: ignore[import-not-found]
 from sweeps.made import assert_same_sweep, planned, table  # type: ignore[import-not-found]
 
 from slotkit.errors import SlotkitError
@@ -25,59 +25,31 @@ from slotkit.sweeps.local import Local
 from slotkit.sweeps.process import Worker
 from slotkit.sweeps.sweep import Sweep, start
 
-SLOTKIT = [sys.executable, "-c", "from slotkit.cli.main import main; main()"]
-
-# Eight runs that take a second or two each, with a checkpoint every epoch.
+# Runs that take a second or two each, with a checkpoint every epoch.
 FILE = """
-name = "eight"
+name = "some"
 seeds = [0, 1]
-settings.training = { epochs = 40, limit_batches = 8, device = "cpu", batch_size = 32 }
+settings.training = { epochs = EPOCHS, limit_batches = 8, device = "cpu", batch_size = 32 }
 settings.data.validation = 0.1
 grid.k = [2, 8]
-grid.selection = ["GS", "PS"]
 """
+TWICE = 'grid.selection = ["GS", "PS"]\n'
 
 # How often a test looks for what has to come. A clock would go on while a busy machine stops this process.
 LOOKS = 15_000
 
 
-def until(what: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+def until(what: Callable[[], Any], process: Fork | None = None) -> Any:
     """Wait for something that comes to pass while a process runs."""
     for _ in range(LOOKS):
         if found := what():
             return found
-        assert process is None or process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.err.read_text()
         time.sleep(0.02)
     raise AssertionError("it never came")
 
 
-Driver = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def driver() -> Iterator[Driver]:
-    """Starts `slotkit sweep` in a folder; ends what still runs after the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
-        one = subprocess.Popen(
-            [*SLOTKIT, "sweep", "eight.toml", *more],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(one)
-        return one
-
-    yield begin
-    for one in started:
-        one.kill()
-        one.communicate()
-
-
-def workers(of: subprocess.Popen[str]) -> list[int]:
+def workers(of: Fork) -> list[int]:
     """The processes that a driver has started."""
     found = Path(f"/proc/{of.pid}/task").glob("*/children")
     return [int(pid) for children in found for pid in children.read_text().split()]
@@ -98,32 +70,37 @@ def begun(place: Path, epochs: int) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process in /proc")
-def test_driver_killed_twice_and_a_worker_once(
-    tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, one_thread: None
+@pytest.mark.parametrize("drivers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_drivers_are_killed_and_a_worker(
+    drivers: int, tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
+    """A driver is killed, a worker of the next one, in the long form that driver too; the last one ends."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
-        (folder / "eight.toml").write_text(FILE)
+        text = FILE.replace("EPOCHS", str(20 * drivers)) + (TWICE if drivers == 2 else "")
+        (folder / "some.toml").write_text(text)
     monkeypatch.chdir(whole)
-    undisturbed = invoke("sweep", "eight.toml", "--executor", "inline")
+    undisturbed = invoke("sweep", "some.toml", "--executor", "inline")
     assert undisturbed.exit_code == 0
-    place = cut / "runs" / "eight"
-    first = driver(cut, "--jobs", "2")
+    place = cut / "runs" / "some"
+
+    def driver() -> Fork:
+        return forks.start(COMMAND, "sweep", "some.toml", "--jobs", str(drivers), cwd=cut)
+
+    first = driver()
     until(lambda: begun(place, 2), first)
     first.kill()
-    first.communicate()
-    second = driver(cut, "--jobs", "2")
+    last = driver()
     # The first driver's runs that were under way are saved by their workers, or go on from a checkpoint.
-    until(lambda: statuses(place).count("finished") >= 2 and begun(place, 2), second)
-    os.kill(workers(second)[0], signal.SIGKILL)
-    until(lambda: any(run.entry.failures for run in Sweep.open(place).runs()), second)
-    until(lambda: statuses(place).count("finished") >= 4 and begun(place, 2), second)
-    second.kill()
-    second.communicate()
-    third = driver(cut, "--jobs", "2")
-    out, err = third.communicate()
-    assert third.returncode == 0, err
+    until(lambda: statuses(place).count("finished") >= drivers and begun(place, 2), last)
+    os.kill(workers(last)[0], signal.SIGKILL)
+    until(lambda: any(run.entry.failures for run in Sweep.open(place).runs()), last)
+    if drivers == 2:
+        until(lambda: statuses(place).count("finished") >= 4 and begun(place, 2), last)
+        last.kill()
+        last = driver()
+    out = last.checked()
     # What was under way when a driver was killed, or a worker, was not begun anew.
     logs = [path.read_text() for path in place.glob("*/log.txt")]
     assert any("Resumed after step" in log for log in logs)
@@ -133,7 +110,7 @@ def test_driver_killed_twice_and_a_worker_once(
         "fewer --jobs."
     ]
     assert undisturbed.stdout == out
-    assert_same_sweep(whole / "runs" / "eight", place)
+    assert_same_sweep(whole / "runs" / "some", place)
     assert {row["n"] for row in table(place)} == {2}
 
 
@@ -258,6 +235,15 @@ def test_runs_wait_for_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None
     local._workers[2].job = None
     assert local.has_room(1 << 60), "a system that doesn't say how much memory it has"
     local.stop()
+
+
+def test_the_job_of_a_worker_that_died_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotkit.sweeps.local.Worker", Idle)
+    local = Local(Options(jobs=1))
+    local.start(given("a", 1))
+    assert not local.has_room(0)
+    monkeypatch.setattr(Idle, "alive", lambda self: False)
+    assert local.has_room(0)
 
 
 def test_one_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
