@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import triton
+from forks import Forks
 from latent.interpreted import CHECKS, MUTANTS
 from latent.trajectories import CPU
 from triton.backends.compiler import GPUTarget
@@ -24,28 +21,24 @@ from slotkit.latent.engines.registry import ENGINES, find_engine
 from slotkit.latent.engines.triton import Kind
 from slotkit.reel import Reel
 
-TESTS = Path(__file__).parent.parent
 
-
-@functools.cache
-def verdicts() -> dict[str, str]:
+@pytest.fixture(scope="module")
+def verdicts(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the program says, run once, in Triton's interpreter."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(TESTS)}
-    program = [sys.executable, "-m", "latent.interpreted"]
-    ran = subprocess.run(program, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    found: dict[str, str] = json.loads(ran.stdout)
+    program, place = "from latent.interpreted import main; main()", tmp_path_factory.mktemp("interpreted")
+    ran = forks.start(program, cwd=place, env={"TRITON_INTERPRET": "1"})
+    found: dict[str, str] = json.loads(ran.checked())
     return found
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_in_the_interpreter(name: str) -> None:
-    assert verdicts()[name] == ""
+def test_in_the_interpreter(name: str, verdicts: dict[str, str]) -> None:
+    assert verdicts[name] == ""
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_rule_is_noticed(name: str) -> None:
-    assert verdicts()[name], f"the checks pass with {name}"
+def test_a_broken_rule_is_noticed(name: str, verdicts: dict[str, str]) -> None:
+    assert verdicts[name], f"the checks pass with {name}"
 
 
 # The kernels that a GPU gets: sizes of options, dtypes and rules differ.
