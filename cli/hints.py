@@ -12,21 +12,24 @@ if TYPE_CHECKING:
 MANY = 64
 
 
-def after_training(folders: Sequence[RunFolder]) -> list[tuple[str, str]]:
-    """(command, what it does) after runs that differ by their seed only; the last of them stands for all."""
-    folder = folders[-1]
+def after_training(folders: Sequence[RunFolder], factory: str | None = None) -> list[tuple[str, str]]:
+    """(command, what it does) after runs that differ by their seed only; the last of them stands for all.
+
+    `factory` is what makes their network, if that is one's own: commands that build it need it again.
+    """
+    folder, own = folders[-1], "" if factory is None else f" --model-factory {factory}"
     config, origins = folder.config(), folder.tables()["origins"]
-    steps = [(f"slotkit evaluate {folder.path}", "")]
+    steps = [(f"slotkit evaluate {folder.path}{own}", "")]
     if len(folders) > 1:
         steps.append((f"slotkit report {' '.join(str(one.path) for one in folders)}", "curves, as a page"))
     if config.method == "learned":
-        return [*steps, (f"slotkit export {folder.path}", "the weights for plain PyTorch")]
+        return [*steps, (f"slotkit export {folder.path}{own}", "the weights for plain PyTorch")]
     if (folder.path / "trace" / "about.json").is_file():
         steps.append((f"slotkit analyze flips {folder.path}", "which connections still flip"))
-    steps.append((f"slotkit finetune {folder.path}", "trains the selected weights further"))
+    steps.append((f"slotkit finetune {folder.path}{own}", "trains the selected weights further"))
     if not any(origin.startswith("recipe ") for origin in origins.values()):
         if config.slots.k < MANY:
-            again = f"slotkit train --config {folder.path}/config.toml --k {MANY}"
+            again = f"slotkit train --config {folder.path}/config.toml --k {MANY}{own}"
             steps.append((again, "more options a connection"))
         steps.append(("slotkit recipes list", "the paper's experiments"))
     return steps

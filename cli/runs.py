@@ -93,11 +93,11 @@ def show(
         print(f"{summary['steps']:,} steps of a loop of one's own")
         print(table(("logged last", ""), [(name, f"{v:.6g}") for name, v in summary["logged"].items()]))
         return
-    rows = [
+    told_epochs = [
         (entry["epoch"], f"{entry['loss']:.4f}", percent(entry["validation"]), f"{entry['lr']:.4g}")
         for entry in epochs[-5:]
     ]
-    print(table(("epoch", "loss (nats)", "validation", "lr"), rows))
+    print(table(("epoch", "loss (nats)", "validation", "lr"), told_epochs))
     for which, readings in summary.get("test", {}).items():
         for kind, reading in readings.items():
             print(f"test accuracy, {WHICH.get(which, which)}: {percent(reading)} {kind}")

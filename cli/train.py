@@ -118,9 +118,14 @@ def train(
             summary = folder.summary() | {"folder": str(folder.path)}
             (print_json if as_json else print_comparison)(summary)
         else:
-            _print_result([folder], as_json)
+            _print_result([folder], as_json, model_factory)
         return
     if isinstance(flags["--k"][1], list):
+        if model_factory is not None:
+            raise SlotkitError(
+                f"--k {k} asks for several runs, which a sweep trains, and a sweep can't make a network of "
+                "one's own. Train one K after the other."
+            )
         places = {"--recipe": recipe, "--config": config, "--name": name, "--runs-dir": runs_dir}
         raise SlotkitError(
             f"--k {k} asks for several runs, and `slotkit train` makes one. A sweep trains them: "
@@ -137,9 +142,8 @@ def train(
     folders = []
     for one in resolved:
         begun = []
-        start = partial(_start, one, name, lambda folder, begun=begun: begun.append(str(folder.path)))
-        folders.append(_run(start, runs_dir, begun))
-    _print_result(folders, as_json)
+        folders.append(_run(partial(_start, one, name, begun), runs_dir, begun))
+    _print_result(folders, as_json, model_factory)
 
 
 def _number(k: str | None) -> int | list[int] | None:
@@ -227,13 +231,13 @@ def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begu
 def _start(
     resolved: Resolved,
     name: str | None,
-    begun: Callable[[RunFolder], None],
+    begun: list[str],
     runs_dir: Path,
     report: Report,
 ) -> RunFolder:
     from slotkit.training.experiment import run
 
-    return run(resolved, runs_dir, name, report, begun=begun)
+    return run(resolved, runs_dir, name, report, begun=lambda folder: begun.append(str(folder.path)))
 
 
 def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
@@ -245,7 +249,7 @@ def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Repor
     return (go_on if folder.is_comparison() else resume)(folder, changes, report)
 
 
-def _print_result(folders: list[RunFolder], as_json: bool) -> None:
+def _print_result(folders: list[RunFolder], as_json: bool, factory: str | None) -> None:
     from slotkit.training.experiment import mean_and_spread
 
     summaries = [folder.summary() | {"folder": str(folder.path)} for folder in folders]
@@ -268,4 +272,4 @@ def _print_result(folders: list[RunFolder], as_json: bool) -> None:
             )
             over = {"accuracy": mean, "spread": spread, "n": len(summaries)}
             print(f"test accuracy over seeds, best epoch: {percent(over)} {kind}")
-    print_next(after_training(folders))
+    print_next(after_training(folders, factory))

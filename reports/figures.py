@@ -107,12 +107,12 @@ def best(line: Line) -> str:
 
 def at_most(lines: Sequence[Line], what: str) -> str:
     """The best and the worst of lines at the largest x that all have, for a title; `what` names the x."""
-    shared = set.intersection(*({point.x for point in line.points} for line in lines if line.points))
-    drawn = [line for line in lines if line.points]
+    there = [line for line in lines if line.points]
+    shared = set.intersection(*({point.x for point in line.points} for line in there)) if there else set()
     if not shared:
-        return f"{len(drawn)} kinds of runs, and nothing that all of them have"
+        return f"{len(there)} kinds of runs, and nothing that all of them have"
     x = max(shared)
-    at = sorted((next(p.y for p in line.points if p.x == x), bare(line.name)) for line in drawn)
+    at = sorted((next(p.y for p in line.points if p.x == x), bare(line.name)) for line in there)
     (low, last), (high, first) = at[0], at[-1]
     return f"At {what}{x:.0f}, {first}: {high:.2f} %" + (f"; {last}: {low:.2f} %" if len(at) > 1 else "")
 
@@ -133,6 +133,7 @@ def ks(cells: Sequence[Cell], *papers: Mapping[int, Read]) -> tuple[float, ...]:
 
 def _against_k(greedy: Sequence[Cell], learned: Sequence[Cell], paper: Paper) -> Figure:
     lines = series(greedy, lambda cell: "greedy")
+    title = f"Greedy selection is {best(lines[0])}" if lines else "0 runs are finished"
     lines += _of_paper("greedy, the paper", paper.greedy, 0)
     for at, cell in enumerate(cell for cell in learned if cell.values):
         words = ", ".join(filter(None, ["learned weights", told(cell.variant, [c.variant for c in learned])]))
@@ -143,7 +144,6 @@ def _against_k(greedy: Sequence[Cell], learned: Sequence[Cell], paper: Paper) ->
         mean, low, high = paper.learned
         point = (Point(0, mean, low, high),)
         lines.append(Line("learned weights, the paper", point, 5, dashed=True, level=True))
-    title = f"Greedy selection is {best(lines[0])}" if lines else "No accuracy is known"
     chart = Chart(title, K, TEST, tuple(lines), log2=True, ticks=ks(greedy, paper.greedy))
     return Figure("accuracy-k", chart, (_bars(paper),))
 

@@ -19,7 +19,7 @@ from slotkit.form import Form
 from slotkit.latent.form import LatentForm
 from slotkit.optim import SlotSGD
 from slotkit.others import Treated, check_others, treat_others
-from slotkit.picking import Picked, Where, pick, unfreeze
+from slotkit.picking import Picked, Where, is_claimed, pick, unfreeze
 from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
@@ -365,11 +365,19 @@ class SlotMachine:
         for hook in self._hooks:
             hook.remove()
         for name in self._others_are.frozen:
-            unfreeze(self.model.get_parameter(name))
+            self._unfreeze(name)
         self._form = None
         for ending in self.endings:
             ending()
         return self.model
+
+    def _unfreeze(self, name: str) -> None:
+        """Give a parameter a gradient again, unless another machine has taken it since."""
+        prefix, _, last = name.rpartition(".")
+        holder = self.model.get_submodule(prefix)
+        value = holder._parameters.get(last)
+        if value is not None and not is_claimed(value, [(holder, last)]):
+            unfreeze(value)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, and what the options were made from.

@@ -332,8 +332,9 @@ class Reel:
         if owners.device.type == "cpu":
             from slotkit.philox_cpu import uniform_rows
 
-            words = np.uint64(key[0]), np.uint64(key[1])
-            uniform_rows(owners.contiguous().numpy(), count, third, stream, *words, symmetric, out.numpy())
+            low_key, high_key = np.uint64(key[0]), np.uint64(key[1])
+            numbers = owners.contiguous().numpy()
+            uniform_rows(numbers, count, third, stream, low_key, high_key, symmetric, out.numpy())
             return out
         convert = symmetric_uniform if symmetric else unit_uniform
         for first in range(0, len(owners), CHUNK):

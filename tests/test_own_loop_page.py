@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import slotkit
-
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -75,13 +73,3 @@ def test_killed_resumed_finished_and_reloaded(tmp_path: Path, monkeypatch: pytes
     assert (folder / "mine.slot.safetensors").stat().st_size < (
         folder / "analyses" / "flips.png"
     ).stat().st_size
-
-
-def test_the_readme_snippet_has_its_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three lines around a model of timm's run as they stand."""
-    pytest.importorskip("timm")
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    block = next(b for b in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "resnet18" in b)
-    names: dict[str, object] = {}
-    exec(block, names)
-    assert isinstance(names["machine"], slotkit.SlotMachine)

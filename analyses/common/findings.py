@@ -88,12 +88,14 @@ def percent(value: float) -> str:
     share = 100 * value
     if 0 < share < 1:
         return f"{share:.1g}"
-    return f"{share:.2f}" if 97 < share < 100 else f"{share:.0f}"
+    return f"{share:.2f}" if 99 < share < 100 else f"{share:.0f}"
 
 
 def whole(value: float) -> str:
-    """ "1,200", "3.4"; "no end of" what has no bound."""
-    return "no end of" if np.isinf(value) else f"{value:,.3g}" if value < 10 else f"{value:,.0f}"
+    """ "1,200", "3.4", "2.02 million"; "no end of" what has no bound."""
+    if value < 10 or np.isinf(value):
+        return "no end of" if np.isinf(value) else f"{value:.3g}"
+    return f"{value:,.0f}" if value < 1e6 else f"{float(f'{value:.3g}') / 1e6:,.10g} million"
 
 
 def plain(value: float) -> str:

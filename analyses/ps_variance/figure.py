@@ -109,7 +109,7 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
                 low, high = (one(rows, quantity, level=level) for level in (0.025, 0.975))
             means.append(100 * mean)
             ends.append((100 * (mean - low), 100 * (high - mean)))
-        drawn = axes.errorbar(
+        plotted = axes.errorbar(
             np.arange(len(groups)) + 0.15 * (i - 1.5),
             means,
             yerr=np.maximum(np.transpose(ends), 0),
@@ -117,7 +117,7 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
             color=GREYS[i],
             markersize=6,
         )
-        found.append((drawn, words))
+        found.append((plotted, words))
         best[words] = float(np.mean(means))
     _by_group(axes, groups)
     told = {name: f"{name} ({value:.2f}\N{NO-BREAK SPACE}%)" for name, value in best.items()}
@@ -164,7 +164,7 @@ def _course(
 ) -> None:
     picked = _percent(rows[rows["quantity"] == quantity])
     curves(axes, picked, hue, order)
-    say(axes, finding.format(span(at_end(picked, hue, order), plain, "%")), STEP, y)
+    say(axes, finding.format(span(at_end(picked, hue, order), _nearly, "%")), STEP, y)
 
 
 def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
@@ -187,8 +187,13 @@ def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None
     curves(axes, same, hue, order, line="")
     expected = _percent(rows[rows["quantity"] == "same option, expected"])
     curves(axes, expected, hue, order, DASHED)
-    finding = f"two samples share {span(at_end(same, hue, order), plain, '%')} of their options at the end"
+    finding = f"two samples share {span(at_end(same, hue, order), _nearly, '%')} of their options at the end"
     say(axes, finding, STEP, "reels with the same option (%) (dashed: sum p²)")
+
+
+def _nearly(value: float) -> str:
+    """Per cents: "99.97" is not called 100."""
+    return f"{value:.2f}" if 99 < value < 100 else plain(value)
 
 
 def _by_group(axes: Axes, groups: list[str]) -> None:

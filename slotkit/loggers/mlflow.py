@@ -1,4 +1,4 @@
-"""MLflow: a run of the experiment "slotkit" where MLFLOW_TRACKING_URI says, by default in RUN/mlruns."""
+"""MLflow: a run of the experiment "slotkit" where MLFLOW_TRACKING_URI says, by default in RUN/mlflow.db."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ EXPERIMENT = "slotkit"
 
 class MLflow:
     def __init__(self, training: Training) -> None:
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (training.folder / "mlruns").absolute().as_uri()
-        self.client = MlflowClient(tracking_uri=place)
+        # A database, because MLflow has given up folders of text files.
+        own = f"sqlite:///{(training.folder / 'mlflow.db').absolute()}"
+        self.client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or own)
         self.run = known_run(training.folder, "mlflow", lambda: self._begin(training))
         self.client.update_run(self.run, status="RUNNING")
         self.last: dict[str, int] = {}

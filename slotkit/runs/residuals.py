@@ -38,7 +38,7 @@ from slotkit.runs import residuals_cpu as cpu
 from slotkit.runs.schema import Count, Finite, Positive, Told
 
 PART = 1 << 18  # numbers
-SAMPLE = 1 << 15  # numbers that choose the prediction
+SAMPLE = 1 << 13  # numbers that choose the prediction
 LARGEST_RATIO = 1032  # of deflate: 258 bytes in 2 bits
 OWN_BYTES = 1024  # of a coded tensor in the header, at most
 
@@ -225,7 +225,8 @@ def decode(told: Any, tensors: Mapping[str, Tensor]) -> Tensor:
 def _best_prediction(reel: Reel, rows: Tensor) -> Prediction | None:
     """What packs a sample of evenly spread connections smallest; None if nothing is worth it."""
     n = len(rows)
-    connections = torch.linspace(0, n - 1, min(n, max(1, SAMPLE // reel.k))).long().unique()
+    count = min(n, max(1, SAMPLE // reel.k))
+    connections = torch.arange(count) * n // count
     given = rows[connections.to(rows.device)].cpu()
     made = Rows.of(reel, connections, given.dtype)
 
@@ -271,7 +272,7 @@ def _pack(values: Tensor, predicted: Tensor) -> bytes:
     cpu.to_planes(_bits(values), _bits(predicted), planes)
     # Runs of zeros and skewed bytes are all there is: a search for other repetitions finds nothing.
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    return packer.compress(planes) + packer.flush()
+    return packer.compress(planes.data) + packer.flush()
 
 
 def _unpack(stream: memoryview, predicted: Tensor, values: Tensor, name: str) -> None:

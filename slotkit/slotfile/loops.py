@@ -84,7 +84,7 @@ def code(values: Singles, first: int, spec: ReelSpec, symbols: Numbers, indices:
 
 
 @compiled
-def of_rank(rank: int, options: Singles, bound: np.float32, counts: Numbers, few: Singles) -> np.float32:
+def of_rank(rank: int, options: Singles, bound: float, counts: Numbers, few: Singles) -> float:
     """The value with that rank among options in (-bound, bound), 0 for the smallest.
 
     They are spread evenly, so one of K equal bins has a few of them, and only these are sorted. `counts` and
@@ -109,7 +109,7 @@ def of_rank(rank: int, options: Singles, bound: np.float32, counts: Numbers, few
                 at -= 1
             few[at] = value
             found += 1
-    return few[rank - below]
+    return float(few[rank - below])
 
 
 @compiled

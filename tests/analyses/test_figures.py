@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from slotkit.analyses import registry
 from slotkit.analyses.common.analysis import Analysis
-from slotkit.analyses.common.findings import layer_words, layers, left_out, lengths, span
+from slotkit.analyses.common.findings import layer_words, layers, left_out, lengths, percent, span, whole
 from slotkit.analyses.common.result import Result
 from slotkit.analyses.common.style import (
     COLOURS,
@@ -225,6 +225,16 @@ def test_all_is_left_out_where_it_repeats_a_layer() -> None:
         "fc2": "fc2",
         "all": "all layers",
     }
+
+
+def test_numbers_in_findings_can_be_read() -> None:
+    numbers = (0.5, 9.26, 1234.4, 2_015_004, 1.5e9, np.inf)
+    assert [whole(number) for number in numbers] == [
+        *("0.5", "9.26", "1,234", "2.02 million", "1,500 million", "no end of"),
+    ]
+    assert [percent(share) for share in (0, 0.004, 0.57, 0.9853, 0.99853, 1)] == [
+        *("0", "0.4", "57", "99", "99.85", "100"),
+    ]
 
 
 def test_findings_have_the_ends_and_their_names() -> None:

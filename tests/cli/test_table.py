@@ -62,7 +62,6 @@ def test_every_table_of_the_house_fits_80_columns(monkeypatch: pytest.MonkeyPatc
         ("runs", "list"),
         ("runs", "show", name),
         ("evaluate", name),
-        ("export", name),
         ("finetune", name, "--epochs", "1", "--from-scratch", "--name", "f"),
         ("sweep", "--k", "2,4", *TINY, "--grid", "momentum=0.0", "--executor", "inline", "--name", "s"),
         ("sweep", "status", "s"),

@@ -196,4 +196,4 @@ def test_mlflow_goes_on_with_its_run(training: Training, monkeypatch: pytest.Mon
     assert Client.metrics == [("id of mine", "train/loss", 1 / step, step) for step in range(1, 7)]
     assert Client.params == {"slots.k": 8}
     assert Client.statuses == ["RUNNING", "over"] * 2
-    assert Client.places == [(training.folder / "mlruns").as_uri()] * 2
+    assert Client.places == [f"sqlite:///{training.folder / 'mlflow.db'}"] * 2

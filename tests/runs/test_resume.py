@@ -173,8 +173,7 @@ def test_sigterm_saves_and_says_how_to_go_on(
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
-    told = process.err.read_text()
-    assert f"`slotkit train --resume {tmp_path / 'long'}` goes on from there." in told
+    assert f"`slotkit train --resume {tmp_path / 'long'}` goes on from there." in process.err.read_text()
     folder = RunFolder(tmp_path / "long")
     assert folder.status() == "stopped"
     state, about = checkpoint.load(folder.checkpoint("last"))

@@ -70,8 +70,8 @@ class OwnNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(2, 32, 3)
+        self.norm = nn.BatchNorm2d(32)
         self.full = nn.Linear(6, 6)
         self.tied = nn.Linear(6, 6, bias=False)
         self.tied.weight = self.full.weight

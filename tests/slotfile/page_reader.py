@@ -16,7 +16,7 @@ from typing import Any
 from oracle import SpecReel
 
 TWO_24, TWO_32 = 2**24, 2**32
-FORMATS = {"F32": "f", "I64": "q"}
+FORMATS = {"F32": "f", "F64": "d", "I64": "q", "BOOL": "?"}
 
 
 def read(data: bytes) -> dict[str, list[float]]:

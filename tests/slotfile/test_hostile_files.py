@@ -271,12 +271,12 @@ def good_own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (
             ["reels", 0, "dtype"],
             "F16",
-            "conv.weight is (4, 2, 3, 3) float16 in the file and (4, 2, 3, 3) float32",
+            "conv.weight is (32, 2, 3, 3) float16 in the file and (32, 2, 3, 3) float32",
         ),
         (["entries", "norm.bias", "dtype"], "C64", "entries.norm.bias.dtype is 'C64': input should be"),
         (["entries", "norm.bias", "shape"], [-4], "entries.norm.bias.shape.0 is -4: input should be greater"),
         (["entries", "norm.bias", "shape"], [2**30, 4], "there are more than 2147483648 elements"),
-        (["entries", "norm.bias", "shape"], [2**20], "norm.bias is (1048576,) float32 in the file and (4,)"),
+        (["entries", "norm.bias", "shape"], [2**20], "norm.bias is (1048576,) float32 in the file and (32,)"),
         (
             ["entries", "more"],
             {"dtype": "F32", "shape": []},
@@ -292,7 +292,7 @@ def good_own(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (
             ["ties", "tied.weight"],
             "conv.weight",
-            "tied.weight is (4, 2, 3, 3) float32 in the file and (6, 6)",
+            "tied.weight is (32, 2, 3, 3) float32 in the file and (6, 6)",
         ),
         (["stored", "norm.running_mean"], "0" * 32, "doesn't have the checksum it was written with"),
         (["blake2b"], "0" * 32, "its weights, made anew, are not those that were saved"),

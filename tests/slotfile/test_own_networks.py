@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from slotfile.made import Case, Own, OwnNet, bits
+from slotfile.page_reader import read
 from torch import Tensor, nn
 
 import slotkit
@@ -75,6 +76,21 @@ def test_the_cases_have_both_codings_and_moved(tmp_path: Path) -> None:
     assert moved > 20
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reader_written_from_the_page_reads_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
+    machine = Own({"k": 8, "others": "kept"}, dtype).trained()
+    slotkit.save(tmp_path / "x", machine)
+    found, about = read((tmp_path / "x").read_bytes()), slotfile.describe(tmp_path / "x")
+    state = machine.model.state_dict()
+    told = {*found, *about["zeros"], *about["ones"], *about["ties"]}
+    assert told == set(state)
+    for name, values in found.items():
+        assert values == state[name].reshape(-1).tolist(), name
+    for name, entry in about["entries"].items():
+        assert entry["shape"] == list(state[name].shape), name
+    assert {entry["dtype"] for entry in about["entries"].values()} >= {"BOOL", "I64"}
+
+
 def test_the_reading_in_use_is_the_sample(tmp_path: Path) -> None:
     machine = Own({"k": 8, "selection": "PS"}).trained()
     sample = bits(machine.model.state_dict())
@@ -134,7 +150,9 @@ def test_wrappers_of_either_side_do_not_matter(tmp_path: Path) -> None:
 def test_a_part_named_module_is_no_wrapper(tmp_path: Path) -> None:
     model = nn.ModuleDict({"module": nn.Linear(3, 3), "weight": nn.Identity()})
     slotkit.save(tmp_path / "x", slotkit.slotify(model, k=2))
-    with pytest.raises(SlotkitError, match=r"ModuleDict lacks module\.bias, module\.weight"):
+    with pytest.raises(
+        SlotkitError, match=r"ModuleDict lacks module\.weight, module\.bias; the file lacks modul\.weight"
+    ):
         slotkit.load(tmp_path / "x", into=nn.ModuleDict({"modul": nn.Linear(3, 3)}))
 
 
@@ -210,15 +228,15 @@ def test_another_network_is_refused_before_anything_is_changed(tmp_path: Path) -
         ". Nothing was changed. Build the network that was saved, with the same sizes and types, and load "
         "into that."
     )
-    assert refusal(changed(conv=nn.Conv2d(2, 4, 5), norm=nn.Identity())) == (
+    assert refusal(changed(conv=nn.Conv2d(2, 32, 5), norm=nn.Identity())) == (
         f"{path} is of another network than this OwnNet: OwnNet lacks norm.weight, norm.bias, "
-        "norm.running_mean and 2 more; conv.weight is (4, 2, 3, 3) float32 in the file and (4, 2, 5, 5) float32 in OwnNet"
-        + end
+        "norm.running_mean and 2 more; conv.weight is (32, 2, 3, 3) float32 in the file and (32, 2, 5, 5) "
+        f"float32 in OwnNet{end}"
     )
     assert refusal(changed(more=nn.Linear(2, 2))) == (
         f"{path} is of another network than this OwnNet: the file lacks more.weight, more.bias" + end
     )
-    assert "conv.weight is (4, 2, 3, 3) float32 in the file and (4, 2, 3, 3) bfloat16 in OwnNet" in refusal(
+    assert "conv.weight is (32, 2, 3, 3) float32 in the file and (32, 2, 3, 3) bfloat16 in OwnNet" in refusal(
         OwnNet().bfloat16()
     )
     machine = slotkit.slotify(untied(), k=2)
@@ -232,7 +250,7 @@ def test_what_can_not_be_loaded_into(tmp_path: Path) -> None:
     with pytest.raises(SlotkitError) as fault:
         slotkit.load(path)
     assert str(fault.value) == (
-        f"{path} is of a network of your own (conv.weight, full.weight, norm.running_mean, ...), and a file "
+        f"{path} is of a network of your own (conv.weight, full.weight, mask, ...), and a file "
         "holds no code. Build the network and give it: slotkit.load(path, into=model)."
     )
     for form in ("latent", "dense"):

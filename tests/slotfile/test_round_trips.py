@@ -103,6 +103,18 @@ def test_a_reader_written_from_the_pages_reads_the_file(case: Case, tmp_path: Pa
         assert not state[name].any(), name
 
 
+def test_a_file_with_an_architecture_is_one_that_older_readers_know(tmp_path: Path) -> None:
+    Case("lenet", (1, 2, 2), {}, {"k": 3}).write(tmp_path / "x")
+    about = slotfile.describe(tmp_path / "x")
+    assert about["format"] == 1
+    assert set(about) == {
+        *("format", "made_by", "architecture", "reading", "reel_spec", "seed", "k", "init", "sharing"),
+        *("symmetric", "reels", "zeros", "ones", "stored", "blake2b"),
+    }
+    told = {"name", "shape", "channel_dim", "coding", "counts", "blake2b"}
+    assert all(set(record) == told for record in about["reels"])
+
+
 @pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("channel_dim", [0, 1])

@@ -144,7 +144,7 @@ def test_counts_are_those_of_a_plain_loop(seed: int, tmp_path: Path) -> None:
 
 def test_counts_alone_give_a_partial_answer(tmp_path: Path) -> None:
     found = flips.analyze(mixture(tmp_path, level="summary"), windows=4)
-    assert set(found.table["quantity"]) == {"flip rate", "flips"}
+    assert set(found.table["quantity"]) == {"flip rate", "flips", "connections"}
     assert value(found.table, "flips") == pytest.approx(41 / 10)
     assert "partial answer" in found.summary
     found.figure()
