@@ -45,7 +45,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run.folder
 
 
-@pytest.mark.parametrize("factory", [make, make_without_images, "test_own_networks:make"], ids=str)
+@pytest.mark.parametrize(
+    "factory", [make, make_without_images, "test_own_networks:make"], ids=["of images", "without", "by name"]
+)
 def test_evaluated_with_a_factory(
     factory: object, recorded: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
