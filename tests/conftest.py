@@ -36,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
             file.unlink(missing_ok=True)
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-xdist sets the width of one, and tables that go into a pipe are as wide as they are."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """`-n 2`: each worker has one half of the tests, and takes some of the other's when it has none left.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slotkit.analyses.common.recorded import GREEDY
@@ -54,6 +55,7 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
     """
     settings = [_settings(folder) for folder in folders]
     _tell_data_apart(folders, settings)
+    _shorten_datasets(settings)
     keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
     groups = list(dict.fromkeys(keys))
     ones = [settings[keys.index(group)] for group in groups]
@@ -138,6 +140,22 @@ def _tell_data_apart(folders: Sequence[RunFolder], settings: Sequence[dict[str, 
         if data is not None and not known:
             seen.append(data)
         one["data"] = known[0] + 1 if known else max(1, len(seen))
+
+
+def _shorten_datasets(settings: Sequence[dict[str, Any]]) -> None:
+    """Datasets of one's own by their folder's name alone, if no two are the same: labels have little room."""
+    names = {one["data.dataset"] for one in settings if "data.dataset" in one}
+    shorter = {name: _short_dataset(name) for name in names}
+    if len(set(shorter.values())) == len(names):
+        for one in settings:
+            if "data.dataset" in one:
+                one["data.dataset"] = shorter[one["data.dataset"]]
+
+
+def _short_dataset(name: str) -> str:
+    """ "imagefolder:/data/birds" -> "imagefolder:birds"."""
+    kind, colon, folder = name.partition(":")
+    return f"{kind}:{Path(folder).name or folder}" if colon else name
 
 
 def _of_trace(folder: RunFolder) -> dict[str, Any]:

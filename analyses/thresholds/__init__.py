@@ -20,7 +20,7 @@ value. By quantity:
 
 In the dense form there is no u: the margin is the gap between the highest score and the next one (score
 units), speed is the change of that gap, and steps_to_flip is when the first of the other scores reaches the
-highest if all go on as in that step. It has no c.
+highest if all go on as in that step. It has neither a c nor reachable options.
 
 The prediction: a reel whose threshold lies tau steps ahead flips in the next step if tau <= 1. Positions are
 spread smoothly between thresholds, so the share of reels with tau below t grows as r * t for small t, and

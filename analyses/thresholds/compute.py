@@ -62,7 +62,8 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
             *_rates(recorded),
             *_lines(recorded),
             *_restarts(recorded),
-            *counted[kind],
+            # On a line only some options can ever win; scores of the dense form need not be on one.
+            *([] if recorded.about.get("form") == "dense" else counted[kind]),
         ]
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "level", "at", "value"])
         about = {

@@ -161,6 +161,9 @@ def _prediction(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> N
 
 def _reachable(axes: Axes, table: pd.DataFrame) -> None:
     rows = table[table["quantity"] == "reachable options"]
+    if rows.empty:  # of the dense form, whose scores need not be on a line
+        axes.remove()
+        return
     expected = rows.groupby("at")["value"].mean()
     ks = expected.index.to_numpy()
     axes.plot(ks, [reachable_law(k) for k in ks], color=GREY, linestyle=DOTTED)

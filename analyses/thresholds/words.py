@@ -50,11 +50,12 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
     yield from _rate_at_the_end(rows)
     yield from _restarts(rows, largest)
     k = int(rows["k"].iloc[0])
-    reachable = _mean(rows[(rows["quantity"] == "reachable options") & (rows["at"] == k)])
-    yield (
-        f"  Of K = {k} options {reachable:.2f} are reachable on average; the law of large K, "
-        f"(4/3) ln K + 0.845, has {reachable_law(k):.2f}."
-    )
+    reachable = rows[(rows["quantity"] == "reachable options") & (rows["at"] == k)]
+    if len(reachable):
+        yield (
+            f"  Of K = {k} options {_mean(reachable):.2f} are reachable on average; the law of large K, "
+            f"(4/3) ln K + 0.845, has {reachable_law(k):.2f}."
+        )
 
 
 def _verdict(mine: pd.DataFrame, first: float, margin: float, speed: float) -> str:

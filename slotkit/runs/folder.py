@@ -71,16 +71,19 @@ class RunFolder:
         parent: Mapping[str, Any] | None = None,
         fill: Callable[[RunFolder], None] = lambda folder: None,
         recorded: Mapping[str, Any] | None = None,
+        usual: str | None = None,
     ) -> RunFolder:
         """Make a new folder with the resolved configuration in it, the parent run if there is one, and what a
         loop that is not slotkit's own was `recorded` with.
+
+        Without a `name` it has the `usual` one, or one of its settings; -2, -3, ... where that is taken.
 
         `fill` writes what else belongs to the run before its first step. The folder has its name only
         when all of that is in it.
 
         Raises SlotkitError if a run of that name is there or the folder can't be made.
         """
-        wanted = name or default_name(resolved.config)
+        wanted = name or usual or default_name(resolved.config)
         if Path(wanted).name != wanted or wanted.startswith(".") or not wanted:
             raise SlotkitError(
                 f"{wanted!r} can't name a run: use one folder name, and --runs-dir for the place."

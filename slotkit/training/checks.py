@@ -17,6 +17,7 @@ from slotkit.picking import names_picked
 from slotkit.reel import ReelSettings
 from slotkit.training.schedules import schedule
 from slotkit.training.trainee import find_device
+from slotkit.uncompiled import SGD
 
 
 def check_settings(config: Config, here: bool = True) -> None:
@@ -25,7 +26,7 @@ def check_settings(config: Config, here: bool = True) -> None:
     `here` is whether it will be trained on this machine: another one may have other devices and packages.
     """
     check_augmentation(config.data.augment)
-    schedule(torch.optim.SGD([torch.zeros(1)], lr=config.training.lr), config.training, 1)
+    schedule(SGD([torch.zeros(1)], config.training.lr, 0.0, 0.0, 0.0, False), config.training, 1)
     if config.method == "slot":
         _check_slots(config)
     _check_network(config)

@@ -110,11 +110,12 @@ def finetune(
 
     folder = RunFolder.create(
         runs_dir,
-        name or f"{time.strftime('%Y%m%d-%H%M%S')}-finetune-{parent.name}",
+        name,
         resolved,
         environment(str(source.trainee.device), torch.get_num_threads()),
         about,
         fill,
+        usual=f"{time.strftime('%Y%m%d-%H%M%S')}-finetune-{parent.name}",
     )
     begun(folder)
     with folder.locked():

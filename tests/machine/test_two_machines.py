@@ -131,9 +131,9 @@ def test_a_model_that_is_one_machine_has_nothing_left(form: str) -> None:
     model = network()
     slotify(model, form)
     before = snapshot(model)
-    with pytest.raises(SlotkitError, match="Sequential has no weight to slotify"):
+    with pytest.raises(SlotkitError, match="Sequential is already a slot machine"):
         slotify(model, form)
-    with pytest.raises(SlotkitError, match="Sequential has no weight to slotify"):
+    with pytest.raises(SlotkitError, match="Sequential is already a slot machine"):
         randomize(model)
     assert same_snapshot(snapshot(model), before)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from slotkit.analyses import thresholds
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
@@ -185,3 +186,15 @@ def test_scores_in_half_precision_are_replayed(tmp_path: Path) -> None:
     found = replay.selections(RunFolder(tmp_path), 0)["weight"]
     assert torch.equal(found, machine.selected("weight"))
     assert not torch.equal(found, replay.first_selection(machine.reels["weight"]).view_as(found))
+
+
+def test_thresholds_of_the_dense_form(tmp_path: Path) -> None:
+    """Gaps of scores, in words and figure; nothing of c and of options that a line could reach."""
+    machine = build(update="selected")
+    recorded(machine, tmp_path, sgd(machine), 30)
+    found = thresholds.analyze(tmp_path)
+    quantities = set(found.table["quantity"])
+    assert not quantities & {"c", "c forgotten", "reachable options"}
+    assert "a margin is the gap between the highest score and the next one" in found.summary
+    assert "reachable" not in found.summary
+    assert len(found.figure().axes) == 5

@@ -49,7 +49,7 @@ def test_a_run_leaves_everything_that_is_promised(tmp_path: Path) -> None:
     assert summary["status"] == "finished"
     assert summary["epochs"] == 2
     assert summary["weights"] == 64 * 300 + 300 * 100 + 100 * 10
-    assert set(summary["test"]) == {"best", "last"}
+    assert set(summary["test"]) == {"best", "last", "start"}
     epochs = [entry for entry in folder.metrics() if entry["kind"] == "epoch"]
     assert [entry["epoch"] for entry in epochs] == [1, 2]
     assert summary["validation"]["last"]["accuracy"] == epochs[-1]["validation"]["accuracy"]

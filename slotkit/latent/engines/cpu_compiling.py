@@ -22,7 +22,8 @@ from slotkit.latent import line
 
 LOGGER = logging.getLogger("slotkit")
 
-_LOOPS = __name__.rpartition(".")[0]
+# What is compiled for how long is told by the package of the loop.
+_TOLD = {__name__.rpartition(".")[0]: "the CPU engine", "slotkit.slotfile": "the loops of slot files"}
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -72,18 +73,20 @@ inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always
 
 
 class _Announcement(event.Listener):
-    """Once in a process, at the first of the engine's loops that is compiled."""
+    """Once in a process and package, at the first of its loops that is compiled."""
 
     def __init__(self) -> None:
-        self.is_made = False
+        self._made: set[str] = set()
 
     def on_start(self, event: Any) -> None:
         dispatcher = event.data["dispatcher"]
-        if self.is_made or not dispatcher.py_func.__module__.startswith(_LOOPS):
+        package = dispatcher.py_func.__module__.rpartition(".")[0]
+        if package in self._made or package not in _TOLD:
             return
-        self.is_made = True
+        self._made.add(package)
         LOGGER.info(
-            "compiling the CPU engine, once: this takes half a minute, and the next start finds it in %s",
+            "compiling %s, once: this takes half a minute, and the next start finds it in %s",
+            _TOLD[package],
             dispatcher.stats.cache_path,
         )
 

@@ -76,3 +76,21 @@ def test_intervals_over_runs() -> None:
 def test_intervals_are_the_same_every_time() -> None:
     values = np.array([1.0, 5.0, 2.0, 7.0])
     assert mean_and_interval(values) == pytest.approx(mean_and_interval(values), abs=0)
+
+
+def test_datasets_of_ones_own_go_by_their_folders_name(tmp_path: Path) -> None:
+    """A whole path has no room in a figure; two of the same name are told by it."""
+
+    def labels(*datasets: str) -> list[str]:
+        folders = [
+            run(tmp_path, f"{len(datasets)}-{i}", data__dataset=name, slots__k=4, model__name="net")
+            for i, name in enumerate(datasets)
+        ]
+        return group_labels(folders)
+
+    assert labels("imagefolder:/data/birds") == ["net on imagefolder:birds, K = 4"]
+    assert labels("imagefolder:/data/birds", "digits") == ["dataset = imagefolder:birds", "dataset = digits"]
+    assert labels("imagefolder:/a/birds", "imagefolder:/b/birds", "digits")[:2] == [
+        "dataset = imagefolder:/a/birds",
+        "dataset = imagefolder:/b/birds",
+    ]
