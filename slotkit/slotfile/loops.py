@@ -16,10 +16,12 @@ from slotkit.latent.engines.cpu_choose import (
     symmetric_uniform,
     words_of,
 )
-from slotkit.latent.engines.cpu_compiling import compiled
+from slotkit.latent.engines.cpu_compiling import compiled, tell_of
 from slotkit.reel import OPTIONS, ReelSpec
 
 Numbers = npt.NDArray[np.int32]
+
+tell_of(__name__, "the loops of slot files")
 
 
 @compiled

@@ -22,8 +22,8 @@ from slotkit.latent import line
 
 LOGGER = logging.getLogger("slotkit")
 
-# What is compiled for how long is told by the package of the loop.
-_TOLD = {__name__.rpartition(".")[0]: "the CPU engine", "slotkit.slotfile": "the loops of slot files"}
+# The packages whose loops take long to compile, and what they are called when that is told.
+_told = {__name__.rpartition(".")[0]: "the CPU engine"}
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
@@ -81,17 +81,22 @@ class _Announcement(event.Listener):
     def on_start(self, event: Any) -> None:
         dispatcher = event.data["dispatcher"]
         package = dispatcher.py_func.__module__.rpartition(".")[0]
-        if package in self._made or package not in _TOLD:
+        if package in self._made or package not in _told:
             return
         self._made.add(package)
         LOGGER.info(
             "compiling %s, once: this takes half a minute, and the next start finds it in %s",
-            _TOLD[package],
+            _told[package],
             dispatcher.stats.cache_path,
         )
 
     def on_end(self, event: Any) -> None:
         pass
+
+
+def tell_of(module: str, words: str) -> None:
+    """Loops of the package of `module` are called `words` when it is told that they compile."""
+    _told[module.rpartition(".")[0]] = words
 
 
 def announce() -> None:
