@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numba
 import numpy as np
@@ -413,3 +414,18 @@ def test_compiled_powers_are_powers() -> None:
     assert (out <= 1).all()
     far = {power(np.float32(value)) for value in (-127.0, -1e9, -np.inf)}
     assert far == {2.0**-126}
+
+
+@pytest.mark.parametrize("kind", [{"k": 2}, {"k": 3}, {"k": 5}, {"k": 6, "symmetric": True}], ids=str)
+@pytest.mark.parametrize("size", [50.0, 1500.0, 1e6])
+def test_decided_reels_hold_one_of_their_own_options(kind: dict[str, Any], size: float) -> None:
+    """K that leaves gaps in the blocks of four numbers: what lies in a gap may be above every option."""
+    machine = slotify(nn.Linear(60, 40, bias=False), selection="probabilistic", **kind)
+    weight = machine.form.latents["weight"]
+    sign = torch.where(torch.arange(2400) % 2 == 0, 1.0, -1.0)
+    weight.latent.copy_(size * sign)
+    options = machine.options("weight")
+    for number in range(3):
+        with machine.using("probabilistic", number):
+            drawn = machine.model.weight.detach().unsqueeze(-1)
+            assert (drawn == options).any(dim=-1).all()

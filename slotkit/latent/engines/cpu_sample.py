@@ -34,6 +34,7 @@ from slotkit.latent.engines.cpu_proposals import (
     Draw,
     Proposals,
     Work,
+    fill_gaps,
     has_gaps,
     has_option,
     lane_of,
@@ -227,6 +228,8 @@ def attempt_all(  # noqa: PLR0912 (one pass over a block)
             for n in range(left):
                 owners[n] = (owners[n] // spec.stride) % spec.owners
         read_parts(owners[:left], parts[:left], draw, w)
+        # A number that is no option may lie beyond the top, where its length would be none that floats have.
+        fill_gaps(parts[:left], own_slopes, spec, w)
         walk(points[:left], own_slopes, tops, w, lanes, values, chances)
         sure = decide(here, draw, parts, lanes, chances)
         if attempt == 0:
