@@ -222,7 +222,7 @@ DRAWS: dict[str, tuple[str, str, Callable[[], None], tuple[str, str] | None]] = 
     "even-parts-too-short": ("np.float32(largest * 1.0001)", "np.float32(1.0001)", draws(0.0, k=8), None),
     "even-top-of-the-other-end": ("-draw.bound if cell & 1 else draw.bound", "draw.bound", draws(1.0, k=8, count=150), WIDE),
     "c-of-scores-forgotten": ("draw.c * scores[o] - draw.ceiling", "scores[o] - draw.ceiling", draws(0.0, init=BIASED, c=-0.5), None),
-    "options-beyond-k": ("if not has_option(parts[n], lanes[n], spec):", "if False:", draws(1.0, k=6), None),
+    "options-beyond-k": ("if not has_option(parts[n], lanes[n], spec):", "if False:", draws(0.0, k=6), None),
     "low-end-ignored": ("low[n] = max(least, end) if passed else least", "low[n] = 0", draws(4.0, k=16, count=150), None),
     "high-end-ignored": ("high[n] = most if passed else min(most, end)", "high[n] = 255", draws(4.0, k=16, count=150), None),
     "first-slot-only": ("np.int32(group[m]) + np.int32(slot) * np.int32(groups)", "np.int32(group[m])", CROWDED, ONE_GROUP),
