@@ -18,7 +18,8 @@ from slotkit.data.batches import batches
 from slotkit.data.images import ImageSet
 from slotkit.data.sources import load
 from slotkit.latent.engines.registry import runnable
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.models import create
 
 

@@ -29,7 +29,8 @@ if not IS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 from slotkit.latent.form import LatentForm  # noqa: E402
-from slotkit.machine import SlotMachine, slotify  # noqa: E402
+from slotkit.machine import SlotMachine  # noqa: E402
+from slotkit.making import slotify  # noqa: E402
 from slotkit.models import create  # noqa: E402
 
 DEVICE = torch.device("cuda" if IS_GPU else "cpu")

@@ -28,7 +28,7 @@ def train(seconds: float) -> None:
     """Print ms a step of both networks, each trained for so long after steps that compile and warm up."""
     import torch
 
-    from slotkit.machine import slotify
+    from slotkit.making import slotify
     from slotkit.models import create
 
     images, labels = torch.rand(128, 1, 28, 28), torch.randint(10, (128,))

@@ -107,7 +107,9 @@ def _thresholds(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
     found = table[(table["quantity"] == "margin") & (table["level"].astype(float) == 0.5)]
     lines = _by_layer(table, found)
     finding = f"The next threshold is {span(ends_of(lines), plain)} away at the end"
-    chart = Chart(finding, "training step", "median distance of u to its next threshold", lines)
+    dense = not (table["quantity"] == "c").any()
+    y = "median gap of scores to the next flip" if dense else "median distance of u to its next threshold"
+    chart = Chart(finding, "training step", y, lines)
     note = f"`slotkit analyze thresholds {row.folder.path}` has more."
     yield Figure(f"thresholds-{row.folder.name}", chart, (note,))
 

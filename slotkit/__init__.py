@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from slotkit.dead import dead_layers
     from slotkit.errors import SlotkitError
     from slotkit.layers import SlotConv1d, SlotConv2d, SlotConv3d, SlotLinear
-    from slotkit.machine import SlotMachine, randomize, slotify
+    from slotkit.machine import SlotMachine
+    from slotkit.making import randomize, slotify
     from slotkit.optim import SlotAdam, SlotSGD
     from slotkit.own_loop import record
     from slotkit.reel import Reel
@@ -32,10 +33,10 @@ PUBLIC = {
     "SlotkitError": "slotkit.errors",
     "dead_layers": "slotkit.dead",
     "load": "slotkit.slotfile",
-    "randomize": "slotkit.machine",
+    "randomize": "slotkit.making",
     "record": "slotkit.own_loop",
     "save": "slotkit.slotfile",
-    "slotify": "slotkit.machine",
+    "slotify": "slotkit.making",
 }
 
 __all__ = [

@@ -26,7 +26,8 @@ from slotkit.data.sources import find, load
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import ENGINES, runnable
 from slotkit.latent.state import STATE
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.models import create
 from slotkit.optim import SlotAdam
 from slotkit.selection import SELECTIONS, find_selection

@@ -239,6 +239,14 @@ class DenseForm:
     def scores(self, name: str) -> Tensor:
         return self._scores[name].detach()
 
+    def has_initial_scores(self) -> bool:
+        # In half precision scores are rounded, and the highest of them may be another one.
+        return all(
+            torch.finfo(scores.dtype).bits >= 32
+            and torch.equal(scores.detach(), self.reels[name].scores(scores.device).to(scores))
+            for name, scores in self._scores.items()
+        )
+
     def take_scores(self, scores: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self._scores.items():

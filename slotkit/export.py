@@ -101,7 +101,7 @@ def export(
             down, the packages of ONNX missing, or a folder that can't be written.
     """
     if folder.config().model.name == OWN:
-        return _export_own(folder, which, out, onnx)
+        return _export_own(folder, which, out, onnx, report)
     if onnx:
         _check_onnx()
     prepared = _rebuild(folder, which, changes, other_data)
@@ -141,7 +141,9 @@ def _made(folder: RunFolder, out: Path | None) -> Path:
     return place
 
 
-def _export_own(folder: RunFolder, which: str, out: Path | None, onnx: bool) -> Export:
+def _export_own(
+    folder: RunFolder, which: str, out: Path | None, onnx: bool, report: slotfile.Share
+) -> Export:
     """From the checkpoint alone: slotkit does not have the class of the network."""
     if onnx:
         raise SlotkitError(
@@ -158,7 +160,7 @@ def _export_own(folder: RunFolder, which: str, out: Path | None, onnx: bool) -> 
     with naming(folder.checkpoint(which), "Use another one, or record again."):
         machine = stand_in(state, channel_dims_of(folder))
     place = _made(folder, out)
-    sizes = slotfile.save(place / SLOT_FILE, machine)
+    sizes = slotfile.save(place / SLOT_FILE, machine, report=report)
     ordinary = {name: value.contiguous() for name, value in machine.to_learned().state_dict().items()}
     write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
     files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}

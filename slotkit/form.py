@@ -45,6 +45,9 @@ class Form(Protocol):
     def scores(self, name: str) -> Tensor:
         """(*weight.shape, K), detached."""
 
+    def has_initial_scores(self) -> bool:
+        """Whether all scores are those that the reels began with, in float32 at least."""
+
     def take_scores(self, scores: Mapping[str, Tensor]) -> None:
         """Replace the scores of all reels, each (*weight.shape, K). Momentum starts anew.
 

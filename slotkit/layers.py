@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from slotkit.dense import SlotWeight
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.reel import Init
 
 

@@ -31,8 +31,8 @@ class LoopState:
     ) -> None:
         self.machine, self.optimizers, self.also = machine, list(optimizers), also
 
-    def as_dict(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """For a checkpoint: the machine's state and, under "training", the rest with the loop's `values`."""
+    def to_save(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """For `slotkit.runs.checkpoint.save`: the machine's state and, under "training", the rest."""
         own = {
             "step": step,
             # Such a run has no epochs that slotkit knows of.
@@ -46,7 +46,7 @@ class LoopState:
         return with_reels(self.machine.state_dict(), self.machine) | {"training": own}
 
     def load(self, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Take over an `as_dict` that a checkpoint held. Returns its step and values.
+        """Take over what `to_save` gave and a checkpoint held. Returns its step and values.
 
         Raises SlotkitError, the part of a sentence, if it is of another number of optimizers or other names.
         """

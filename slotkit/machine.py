@@ -1,4 +1,4 @@
-"""slotify: turn any PyTorch model into a slot machine. SlotMachine: what there is to do with one."""
+"""SlotMachine: what there is to do with a model whose weights are selected. `making.py` makes one."""
 
 from __future__ import annotations
 
@@ -12,137 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from slotkit.dense import DenseForm
 from slotkit.draws import Draws
 from slotkit.errors import SlotkitError
 from slotkit.form import Form
-from slotkit.latent.form import LatentForm
 from slotkit.optim import SlotSGD
-from slotkit.others import Treated, check_others, treat_others
-from slotkit.picking import Picked, Where, is_claimed, pick, unfreeze
+from slotkit.others import Treated
+from slotkit.picking import is_claimed, unfreeze
 from slotkit.reel import (
     EVALUATION_DRAWS,
-    INITIAL_PICK,
-    Init,
     Reel,
-    ReelSettings,
 )
-from slotkit.selection import find_selection, find_update, pick_uniformly, take
+from slotkit.selection import find_selection
 from slotkit.states import check_machine_state
-
-FORMS = ("latent", "dense")
-TABLES = ("auto", "stored", "recomputed")
 
 # Which weights of a machine are taken: those of the highest scores, or what they are now.
 READINGS = ("greedy", "in use")
-
-
-# What is made in inference mode can't be trained outside of it.
-@torch.inference_mode(False)
-def slotify(
-    model: nn.Module,
-    k: int = 8,
-    selection: str = "greedy",
-    sharing: str = "none",
-    init: str | Init = "glorot-uniform",
-    seed: int = 0,
-    form: str = "latent",
-    engine: str = "auto",
-    where: Where = None,
-    others: str = "frozen",
-    update: str = "all",
-    symmetric: bool = False,
-    tables: str = "auto",
-    kind: str | None = None,
-) -> SlotMachine:
-    """Make a slot machine of `model`, in place.
-
-    Every picked weight gets K fixed random options and K scores a connection; its values, pretrained
-    or not, are replaced by the selected options. Biases and norms are made neutral, unless `others` says
-    otherwise. Nothing else changes in a training loop but the optimizer, which comes from
-    `SlotMachine.optimizer`. `SlotMachine.to_learned` gives the ordinary network back.
-
-    Args:
-        model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
-        k: options a connection, 1 or more.
-        selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
-        sharing: "none", "layer", "channel" or "network": which connections have the same K options. Those
-            of the network are K numbers, times the bound of each layer.
-        init: "glorot-uniform", "glorot-deviation", a mixture of them (`slotkit.inits.MIXED_INITS`) or an
-            object (`slotkit.inits.Init`).
-        seed: of options, scores and draws; the same seed gives the same bits on every device.
-        form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
-            ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
-            options and K scores, for any torch optimizer and for update="selected".
-        engine: of the latent form: "auto", "numba" (CPU), "triton" (CUDA) or "eager" (plain PyTorch,
-            every device).
-        where: which parameters become reels: None (every weight of the layers above), names or glob
-            patterns, or a predicate (name, parameter) -> bool.
-        others: what becomes of the non-slot parameters: "frozen" (biases 0, norms identity, as in the
-            paper's networks), "trained" (from the values that they have), or "kept" (as they are, untrained:
-            for pretrained ones).
-        update: "all" scores get a gradient (the paper) or only the "selected" one (CENG501).
-        symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
-            by a layer don't average to zero, and can leave every ReLU dead.
-        tables: of the latent form: options and scores "stored" (8 K bytes a connection), "recomputed"
-            when they are needed (no memory that grows with K, the same bits), or "auto".
-        kind: another kind of options, a name in `slotkit.kinds.KINDS`; None is what `symmetric` says.
-
-    Raises:
-        SlotkitError: for a value that is not accepted, or a model without such weights.
-    """
-    settings = ReelSettings(k, seed, init, sharing, symmetric, kind)
-    selection, update = find_selection(selection), find_update(update)
-    check_form(form, engine, update, tables)
-    check_others(others)
-    picked = pick(model, where)
-    # All reels are made before the model is changed, so that a refusal leaves it as it was.
-    reels = [_reel(one, settings) for one in picked]
-    if form == "dense":
-        chosen: Form = DenseForm(picked, reels, selection, update)
-    else:
-        chosen = LatentForm(picked, reels, selection, engine, tables)
-    return SlotMachine(model, chosen, treat_others(model, picked, others), selection)
-
-
-def randomize(
-    model: nn.Module, k: int = 1, init: str | Init = "glorot-uniform", seed: int = 0, where: Where = None
-) -> None:
-    """Give an ordinary network, in place, the weights of an untrained slot machine.
-
-    Each weight becomes one of the K options that the slot machine of the same seed would have,
-    picked uniformly: the start of the authors' learned-weight baselines (their `subnet_K_0`).
-    """
-    settings = ReelSettings(k, seed, init)
-    for one in pick(model, where):
-        reel = _reel(one, settings)
-        device = one.parameter.device
-        index = pick_uniformly(k, reel.draw(INITIAL_PICK, 0, device))
-        with torch.no_grad():
-            one.parameter.copy_(take(reel.options(device), index))
-
-
-def _reel(one: Picked, settings: ReelSettings) -> Reel:
-    return settings.reel(one.name, one.parameter.shape, one.channel_dim)
-
-
-def check_form(form: str, engine: str, update: str, tables: str) -> None:
-    """Raise SlotkitError for what the form doesn't have."""
-    if form not in FORMS:
-        raise SlotkitError(f"There is no form {form!r}. Choose one of {', '.join(FORMS)}.")
-    if tables not in TABLES:
-        raise SlotkitError(
-            f"There is no storage policy tables={tables!r}. Choose one of {', '.join(TABLES)}."
-        )
-    if form == "latent" and update == "selected":
-        raise SlotkitError(
-            "update='selected' moves one score of K, so the scores leave the line that the latent form "
-            "relies on. Use form='dense'."
-        )
-    if form == "dense" and (engine, tables) != ("auto", "auto"):
-        raise SlotkitError(
-            "engine and tables belong to the latent form. Leave them out, or use form='latent'."
-        )
 
 
 def check_reading(reading: str) -> None:

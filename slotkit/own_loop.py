@@ -33,7 +33,6 @@ from slotkit.loop_state import LoopState, Stateful
 from slotkit.machine import SlotMachine
 from slotkit.recording.recorder import Recorder
 from slotkit.recording.trace import Trace
-from slotkit.recording.watching import is_initial
 from slotkit.runs import checkpoint
 from slotkit.runs.commits import Commit, Commits, find
 from slotkit.runs.fingerprint import fingerprint
@@ -161,15 +160,13 @@ class Recording:
         stack, self._stack = self._stack, None
         assert stack is not None
         with stack:
-            if fault is None:
-                self._save()
-                if not self._kept_best:
-                    # Commands take "best" where no other checkpoint is named.
-                    self._keep("best", chosen=False)
-                self._finish("finished")
-            else:
-                status = "interrupted" if isinstance(fault, KeyboardInterrupt) else "failed"
-                self._finish(status, str(fault) or type(fault).__name__)
+            try:
+                if fault is None:
+                    self._save_end()
+            except BaseException as late:
+                self._finish(late)
+                raise
+            self._finish(fault)
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Write numbers into metrics.jsonl, at the step that was done last.
@@ -208,11 +205,11 @@ class Recording:
             raise
 
     def flush(self) -> None:
-        """Put what is recorded so far where analyses find it: the trace, and a checkpoint."""
-        if self.is_open:
-            if self._recorder:
-                self._recorder.flush()
-            self._save()
+        """Put the trace, as far as it goes, where analyses find it. Checkpoints are the loop's own business:
+        what it resumes from has to fit its values.
+        """
+        if self.is_open and self._recorder:
+            self._recorder.flush()
 
     def _begin(self, stack: ExitStack) -> None:
         there = self.folder.path.exists()
@@ -224,9 +221,11 @@ class Recording:
         if not there:
             self.folder = self._create()
         self._description = self.folder.config()
+        if there:
+            self._check_same_loop()
         stack.enter_context(self.folder.locked())
         commit = find(self.folder, lambda commit: check_rest(self.folder, commit)) if there else None
-        self._recorder = self._make_recorder()
+        self._recorder = self._make_recorder(there)
         self._commits = Commits(self.folder, self._settings.keep_last)
         self._started = time.perf_counter()
         if there:
@@ -247,24 +246,25 @@ class Recording:
         resolved, told = describe(self.machine, self._state.optimizers, self._settings, self._config)
         place = environment(device, torch.get_num_threads())
 
-        def fill(folder: RunFolder) -> None:
-            if not is_initial(self.machine):
-                held = fingerprint(folder, resolved.config)
-                checkpoint.save(folder.checkpoint("start"), self._network(), step=0, epoch=0, **held)
+        return RunFolder.create(path.parent, path.name, resolved, place, fill=self._keep_start, recorded=told)
 
-        return RunFolder.create(path.parent, path.name, resolved, place, fill=fill, recorded=told)
+    def _keep_start(self, folder: RunFolder) -> None:
+        """A machine that was trained before: what the run begins with is not made from the seed."""
+        if not self.machine.form.has_initial_scores():
+            held = fingerprint(folder, folder.config())
+            checkpoint.save(folder.checkpoint("start"), self._network(), step=0, epoch=0, **held)
 
-    def _make_recorder(self) -> Recorder | None:
+    def _make_recorder(self, resumes: bool) -> Recorder | None:
         trace, level = Trace(self.folder.path / "trace"), self._settings.trace
         if level == "off":
             return None
-        return Recorder(self.machine, trace, level, self._settings.every)
+        return Recorder(self.machine, trace, level, self._settings.every, resumes=resumes)
 
     def _take_up(self, commit: Commit | None) -> None:
         """Go on from a commit. Raises SlotkitError, before a file is changed, if it can't be used."""
-        self._check_same_loop()
         self._seconds = float(summary_of(self.folder).get("seconds", 0.0))
         if commit is None:
+            self._keep_start(self.folder)
             if self._recorder:
                 self._recorder.begin_anew()
             self._commits.begin_anew()
@@ -279,6 +279,9 @@ class Recording:
         self._saved, self._given = self.step, self.values
         for entry in self.folder.metrics():
             self._logged |= entry["values"]
+        before = (self.folder.recorded() or {}).get("config", {})
+        if before != self._config:
+            self.folder.log(f"config was {before} and is {self._config}")
         for fault in commit.faults:
             self.folder.log(f"{fault} An older checkpoint takes its place.")
         self.folder.log(f"resumed after step {self.step}")
@@ -298,8 +301,6 @@ class Recording:
                 f"loop asks for {self._settings.trace!r} and {self._settings.every}. A trace is of one "
                 "piece: give the same, or record into another folder."
             )
-        if told.get("config", {}) != self._config:
-            self.folder.log(f"config was {told.get('config', {})} and is {self._config}")
 
     def _say(self, sentence: str) -> None:
         self.folder.log(sentence)
@@ -316,7 +317,7 @@ class Recording:
         if self._saved == self.step:
             return
         trace = self._recorder.state() if self._recorder else None
-        state = self._state.as_dict(self.step, self._given) | {"trace": trace}
+        state = self._state.to_save(self.step, self._given) | {"trace": trace}
         self._writing(lambda: self._commits.commit(state, epoch=0, **self._told()))
         self._saved = self.step
         self._write_summary("running")
@@ -351,12 +352,22 @@ class Recording:
                 f"something else: {fault}. Look at the values of checkpoint(...) and the states of also=."
             ) from fault
 
-    def _finish(self, status: str, reason: str = "") -> None:
+    def _save_end(self) -> None:
+        self._save()
+        if not self._kept_best:
+            # Commands take "best" where no other checkpoint is named.
+            self._keep("best", chosen=False)
         if self._recorder:
-            if status == "finished":
-                self._recorder.flush()
+            self._recorder.flush()
+
+    def _finish(self, fault: BaseException | None) -> None:
+        if self._recorder:
             self._recorder.close()
-        self._write_summary(status, reason)
+        if fault is None:
+            self._write_summary("finished")
+        else:
+            status = "interrupted" if isinstance(fault, KeyboardInterrupt) else "failed"
+            self._write_summary(status, str(fault) or type(fault).__name__)
 
     def _write_summary(self, status: str, reason: str = "") -> None:
         told: dict[str, Any] = {

@@ -103,6 +103,12 @@ class ReelSettings:
         return told if self.kind is None else told | {"kind": self.kind}
 
     @classmethod
+    def of_machine(cls, settings: Mapping[str, Any], init: Init | None = None) -> ReelSettings:
+        """Out of the "settings" of a `SlotMachine.state_dict`, which have more. Raises as `from_dict`."""
+        names = {field.name for field in fields(cls)}
+        return cls.from_dict({name: value for name, value in settings.items() if name in names}, init)
+
+    @classmethod
     def from_dict(cls, settings: Mapping[str, Any], init: Init | None = None) -> ReelSettings:
         """The settings of a `to_dict`; `init` is the init object, if it was one.
 

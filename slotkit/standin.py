@@ -7,16 +7,13 @@ what calls the network needs the real one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from slotkit.dense import DenseForm
-from slotkit.form import Form
-from slotkit.latent.form import LatentForm
 from slotkit.machine import SlotMachine
+from slotkit.making import make_form
 from slotkit.others import Treated
 from slotkit.picking import Picked
 from slotkit.reel import Init, ReelSettings
@@ -34,8 +31,7 @@ def stand_in(
     Raises SlotkitError for a state that is none.
     """
     settings = state["settings"]
-    names = [field.name for field in fields(ReelSettings) if field.name in settings]
-    common = ReelSettings.from_dict({name: settings[name] for name in names}, init)
+    common = ReelSettings.of_machine(settings, init)
     dense = settings["form"] == "dense"
     scores: Mapping[str, Tensor] = state["scores"] if dense else state["others"]
     root = nn.Module()
@@ -51,11 +47,7 @@ def stand_in(
         dim = channel_dims.get(name, 0)
         picked.append(Picked(name, parameter, [(holder, last)], dim))
         reels.append(common.reel(name, shape, dim))
-    form: Form = (
-        DenseForm(picked, reels, settings["selection"], settings["update"])
-        if dense
-        else LatentForm(picked, reels, settings["selection"], "auto", "auto")
-    )
+    form = make_form(settings["form"], picked, reels, settings["selection"], settings["update"])
     machine = SlotMachine(root, form, Treated([], []), settings["selection"])
     machine.load_state_dict(state)
     return machine

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.machine import SlotMachine
 from slotkit.selection import take
 
 # The literal form: these tests are about what it stores and hands out.
-slotify = functools.partial(machines.slotify, form="dense")
+slotify = functools.partial(making.slotify, form="dense")
 
 CPU = torch.device("cpu")
 

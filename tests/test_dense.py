@@ -14,14 +14,14 @@ import torch
 from oracle import Array, Geometry, LiteralNetwork, LiteralReels, argmax, score_gradients
 from torch import Tensor, nn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.dense import DenseForm, SlotWeight
 from slotkit.machine import SlotMachine
 from slotkit.reel import Reel
 from slotkit.selection import StraightThrough, greedy, take
 
 # The literal form: these tests are about what it stores and hands out.
-slotify = functools.partial(machines.slotify, form="dense")
+slotify = functools.partial(making.slotify, form="dense")
 
 GEOMETRIES = {
     "linear": (Geometry(5, 4), ()),

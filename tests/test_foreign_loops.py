@@ -48,7 +48,8 @@ def check_same(machine: SlotMachine, place: Path, plain: tuple[SlotMachine, Path
 
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(plain: tuple[SlotMachine, Path], tmp_path: Path) -> None:
-    lightning = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning as lightning
+
     network, machine, optimizer = make()
 
     class Lit(lightning.LightningModule):  # type: ignore[name-defined,misc]
@@ -74,7 +75,8 @@ def test_lightning(plain: tuple[SlotMachine, Path], tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_accelerate(plain: tuple[SlotMachine, Path], tmp_path: Path) -> None:
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     network, machine, own = make()
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(BATCHES, batch_size=None)  # type: ignore[arg-type]
     accelerator = accelerate.Accelerator(cpu=True)

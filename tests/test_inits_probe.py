@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 from slotkit.inits import INITS, MIXED_INITS, Fans
 from slotkit.inits_probe import check_init
-from slotkit.machine import randomize, slotify
+from slotkit.making import randomize, slotify
 from slotkit.reel import Reel, ReelSettings
 
 Values = Callable[[Tensor], Any]

@@ -23,7 +23,7 @@ from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init
 from slotkit.kinds import KINDS, Kind, find_kind
 from slotkit.latent.engines.registry import ENGINES, runnable
 from slotkit.latent.weight import LatentWeight
-from slotkit.machine import slotify
+from slotkit.making import slotify
 from slotkit.models import create
 from slotkit.reel import INITIAL_PICK, SHARINGS, Reel, ReelSettings
 from slotkit.selection import pick_uniformly, take

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 from slotkit.latent.form import LatentForm
 from slotkit.latent.weight import LatentWeight
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.optim import SlotAdam, SlotSGD
 
 LATENTS = ("latent", "velocity", "lower", "upper")

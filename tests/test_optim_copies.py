@@ -14,7 +14,7 @@ from test_optim_states import EACH_KIND, optimizer_of
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import slotify
+from slotkit.making import slotify
 from slotkit.optim import SlotAdam, SlotSGD
 
 # ---------------------------------------------------------------------------------------------------

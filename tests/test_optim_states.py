@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.optim import SlotAdam, SlotSGD
 
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {

@@ -17,6 +17,7 @@ from slotkit.analyses import flips, thresholds, weights
 from torch import nn
 
 import slotkit
+from slotkit.config import resolve
 from slotkit.errors import SlotkitError
 from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.machine import SlotMachine
@@ -361,3 +362,72 @@ def test_loggers_get_what_is_logged(tmp_path: Path) -> None:
     assert "The logger Kept failed and gets nothing more: OSError: no network." in log
     with pytest.raises(SlotkitError, match="There is no logger 'tensorbord'"):
         train(tmp_path / "other", loggers=["tensorbord"])
+
+
+def test_a_run_of_slotkits_own_is_left_alone(tmp_path: Path) -> None:
+    """Nothing in it is written before it is refused."""
+    folder = RunFolder.create(tmp_path, "trained", resolve([]), {})
+    (folder.path / "trace").mkdir()
+    (folder.path / "trace" / "about.json").write_text("its own")
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(SlotkitError, match="was trained by slotkit itself: `slotkit train --resume"):
+        train(folder.path, resume=True)
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_an_analysis_on_the_way_changes_nothing_that_is_resumed_from(tmp_path: Path) -> None:
+    """A loop goes on from its own checkpoints, which fit its values."""
+    with pytest.raises(KilledError):
+        train(
+            tmp_path / "asked", stop=17, meanwhile=lambda run: flips.analyze(run) if run.step == 15 else None
+        )  # type: ignore[arg-type,return-value]
+    _, run = train(tmp_path / "asked", steps=0, resume=True)
+    assert (run.step, run.values) == (10, {"epoch": 1})
+
+
+def test_the_beginning_is_that_of_the_first_process(tmp_path: Path) -> None:
+    """A machine that was trained before, killed in its first chunk, and resumed by one that was not."""
+
+    def loop(trained: int, steps: int, resume: bool) -> SlotMachine:
+        machine, optimizer = make()
+
+        def step() -> None:
+            machine.model(IMAGES).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for _ in range(trained):
+            step()
+        with slotkit.record(machine, optimizer, tmp_path / "late", trace="full", resume=resume) as run:
+            begun.append(machine.selected("head.weight").clone())
+            for _ in range(steps):
+                step()
+            run.checkpoint()
+            if not resume:
+                raise KilledError
+        return machine
+
+    begun: list[torch.Tensor] = []
+    with pytest.raises(KilledError):
+        loop(trained=5, steps=3, resume=False)
+    machine = loop(trained=2, steps=2, resume=True)
+    folder = RunFolder(tmp_path / "late")
+    assert torch.equal(replay.selections(folder, 0)["head.weight"], begun[0])
+    assert torch.equal(replay.selections(folder, 5)["head.weight"], machine.selected("head.weight"))
+
+
+def test_an_end_that_cant_be_saved_is_a_failure(tmp_path: Path) -> None:
+    class Odd:
+        def state_dict(self) -> dict[str, Any]:
+            return {"what": object()}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            pass
+
+    machine, optimizer = make()
+    with (
+        pytest.raises(SlotkitError, match="A checkpoint holds tensors, numbers, texts"),
+        slotkit.record(machine, optimizer, tmp_path / "odd", also={"odd": Odd()}),
+    ):
+        pass
+    assert RunFolder(tmp_path / "odd").status() == "failed"

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
 from slotkit.analyses import ps_variance, weights
+from slotkit.cli.main import app
 from torch import nn
+from typer.testing import CliRunner
 
 import slotkit
 from slotkit.config import Overrides
@@ -128,3 +131,28 @@ def test_nothing_is_imported_because_a_file_says_so(recorded: RunFolder, tmp_pat
     """A config.toml with another model's name is that of no network."""
     with pytest.raises(SlotkitError, match="There is no model 'os:system'"):
         create("os:system", (1, 8, 8), 10)
+
+
+def test_the_commands_take_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained, evaluated, finetuned, resumed and exported; without the factory the error names it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(
+        "from torch.nn import Flatten, Linear, ReLU, Sequential\n"
+        "def make(classes):\n"
+        "    return Sequential(Flatten(), Linear(64, 12), ReLU(), Linear(12, classes))\n"
+    )
+    factory = ("--model-factory", "nets:make")
+
+    def ask(*typed: str) -> Result:
+        return CliRunner().invoke(app, typed)
+
+    short = ("--epochs", "1", "--set", "training.limit_batches=2")
+    assert ask("train", *factory, *short, "--k", "4", "--name", "mine").exit_code == 0
+    assert ask("train", "--resume", "mine", *factory, "--epochs", "2").exit_code == 0
+    assert ask("evaluate", "mine", *factory).exit_code == 0
+    assert ask("finetune", "mine", *factory, *short, "--name", "tuned").exit_code == 0
+    assert ask("export", "mine").exit_code == 0
+    made = make_without_images()
+    slotkit.load("runs/mine/export/model.slot.safetensors", into=made)
+    refused = ask("evaluate", "mine")
+    assert "--model-factory package.module:function" in str(refused.exception)

@@ -9,7 +9,7 @@ highest score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,7 @@ def _between(
 
 
 def _reels(folder: RunFolder, config: Config, settings: Mapping[str, Any]) -> dict[str, Reel]:
-    names = [field.name for field in fields(ReelSettings) if field.name in settings]
-    common = ReelSettings.from_dict({name: settings[name] for name in names})
+    common = ReelSettings.of_machine(settings)
     return {
         name: common.reel(name, shape, _channel_dim(folder, config, name))
         for name, shape in settings["reels"].items()

@@ -84,6 +84,9 @@ class LatentForm:
     def scores(self, name: str) -> Tensor:
         return self.weights[name].scores()
 
+    def has_initial_scores(self) -> bool:
+        return all(one.line.c == 1.0 and not bool(one.latent.any()) for one in self.weights.values())
+
     def take_scores(self, scores: Mapping[str, Tensor]) -> None:
         lines = {name: weight.line_of(scores[name]) for name, weight in self.weights.items()}
         for name, weight in self.weights.items():

@@ -46,12 +46,6 @@ class DenseWatch:
     def c(self) -> float:
         return math.nan
 
-    def is_initial(self) -> bool:
-        rows = self._rows()
-        # In half precision scores are rounded, and the highest of them may be another one.
-        wide = torch.finfo(rows.dtype).bits >= 32
-        return wide and torch.equal(rows, self.reel.scores(rows.device).reshape(rows.shape).to(rows))
-
     def selection(self) -> Tensor:
         return self._best
 

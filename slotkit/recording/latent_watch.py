@@ -50,9 +50,6 @@ class LatentWatch:
     def c(self) -> float:
         return self.weight.line.c
 
-    def is_initial(self) -> bool:
-        return self.weight.line.c == 1.0 and not bool(self.weight.latent.any())
-
     def selection(self) -> Tensor:
         if self._reading is None:
             return self.weight.selected().reshape(-1)

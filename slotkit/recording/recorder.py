@@ -36,10 +36,17 @@ class Recorder:
         every: steps between two measurements.
         run: a text that names the run, so that two traces are never mixed. Runs that write the same trace may
             have the same text. None makes a new one.
+        resumes: `load` or `begin_anew` follows, and nothing is written before.
     """
 
     def __init__(
-        self, machine: SlotMachine, trace: Trace, level: str, every: int, run: str | None = None
+        self,
+        machine: SlotMachine,
+        trace: Trace,
+        level: str,
+        every: int,
+        run: str | None = None,
+        resumes: bool = False,
     ) -> None:
         self.machine = machine
         self.trace, self.every = trace, every
@@ -55,13 +62,13 @@ class Recorder:
         # Whose chunks the folder holds, until this recorder goes on with them or begins anew.
         self._others = trace.run()
         self._had_readings = self._has_readings()
-        if self._others is None:
+        if self._others is None and not resumes:
             self._write_beginning()
 
     def _write_beginning(self) -> None:
         """about.json, and the options of now if they are not those that the seed gives."""
         self._about.pop("start", None)
-        if not all(one.is_initial() for one in self.watched):
+        if not self.machine.form.has_initial_scores():
             now = {one.reel.name: one.selection() for one in self.watched}
             self._about["start"] = self.trace.write_start(now)
         self.trace.write_about(self._about)

@@ -46,9 +46,6 @@ class Watched(Protocol):
     def c(self) -> float:
         """c of scores c * S + A * W; not a number where scores are on no line that is known."""
 
-    def is_initial(self) -> bool:
-        """Whether the scores are those that the reel began with."""
-
     def selection(self) -> Tensor:
         """The options that flips change, int64 (n,): those of the highest scores."""
 
@@ -94,11 +91,6 @@ def watch(machine: SlotMachine, full: bool, samples: int) -> list[Watched]:
         DenseWatch(form, reel, _sample(reel, samples, form.scores(name).device), greedy, full)
         for name, reel in form.reels.items()
     ]
-
-
-def is_initial(machine: SlotMachine) -> bool:
-    """Whether all scores are those that the reels began with."""
-    return all(one.is_initial() for one in watch(machine, False, 1))
 
 
 def _sample(reel: Reel, samples: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from slotkit.data.batches import check_augmentation, check_normalisation
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
 from slotkit.loggers import registry
-from slotkit.machine import check_form
+from slotkit.making import check_form
 from slotkit.models.registry import OWN, TIMM, create, find
 from slotkit.picking import names_picked
 from slotkit.reel import ReelSettings

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from slotkit.config import Config, TrainingSettings
 from slotkit.errors import SlotkitError
-from slotkit.machine import SlotMachine, randomize, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import randomize, slotify
 from slotkit.models import create
 from slotkit.optim import SlotAdam
 from slotkit.others import treat_others

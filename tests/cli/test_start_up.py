@@ -18,7 +18,7 @@ from forks import Forks
 from torch import nn
 
 from slotkit.latent.engines import cpu_compiling
-from slotkit.machine import slotify
+from slotkit.making import slotify
 from slotkit.uncompiled import AdamW, Optimizer
 
 # Top-level packages and modules that take a tenth of a second and more, and that training doesn't need.

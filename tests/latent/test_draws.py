@@ -22,7 +22,8 @@ from slotkit.latent.engines.cpu_proposals import power
 from slotkit.latent.engines.eager import Eager
 from slotkit.latent.engines.registry import ENGINES, EngineEntry
 from slotkit.latent.line import line_scores
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.reel import Init
 from slotkit.selection import sample, take
 

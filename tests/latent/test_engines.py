@@ -30,7 +30,8 @@ from torch import nn
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.latent.engines.registry import ENGINES, EngineEntry, find_engine, runnable
 from slotkit.latent.state import STATE
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.optim import SlotAdam, SlotSGD
 from slotkit.reel import Init, Reel
 

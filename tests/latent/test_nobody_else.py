@@ -13,7 +13,8 @@ from latent.trajectories import bits, mlp, normal, train
 from small_networks import equal, weights
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.optim import SlotAdam
 
 X = normal(4, 12, seed=1, dtype=torch.float32)

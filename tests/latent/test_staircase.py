@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from slotkit.latent.engines import cpu_choose
 from slotkit.latent.line import Hyperparameters, Line, advance, interval, line_scores, reselect
 from slotkit.latent.weight import LatentWeight, choose
-from slotkit.machine import slotify
+from slotkit.making import slotify
 
 Array = NDArray[Any]
 

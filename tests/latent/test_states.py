@@ -14,7 +14,7 @@ from small_networks import each_is_an_option, equal, weights
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.state import STATE
-from slotkit.machine import slotify
+from slotkit.making import slotify
 
 # ---------------------------------------------------------------------------------------------------
 # Evaluation with another selection.
@@ -132,7 +132,7 @@ def test_a_state_of_the_dense_form_is_refused(engine: str, device: torch.device)
 def test_numba_leaves_pytorch_its_threads(tmp_path: Path, forks: Forks) -> None:
     """numba's OpenMP layer would set them to the number of cores, in the whole process."""
     program = (
-        "import torch; torch.set_num_threads(1); from slotkit.machine import slotify; "
+        "import torch; torch.set_num_threads(1); from slotkit.making import slotify; "
         "m = slotify(torch.nn.Linear(300, 200), engine='numba'); m.model.weight.grad = torch.ones(200, 300); "
         "m.optimizer(lr=1.0).step(); print(torch.get_num_threads())"
     )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.weight import are_finite
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.selection import take
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from slotkit.latent.form import LatentForm
 from slotkit.latent.state import STATE
 from slotkit.latent.weight import LatentWeight
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.optim import SlotAdam
 from slotkit.reel import Fans, Init
 from slotkit.selection import take

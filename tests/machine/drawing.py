@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.machine import SlotMachine
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ def machine_of(form: str, selection: str = "PS", norm: bool = True) -> SlotMachi
     torch.manual_seed(2)
     between = nn.BatchNorm1d(9) if norm else nn.Identity()
     model = nn.Sequential(nn.Linear(6, 9), between, nn.ReLU(), nn.Linear(9, 3))
-    return machines.slotify(model, 8, selection, seed=4, **FORMS[form])
+    return making.slotify(model, 8, selection, seed=4, **FORMS[form])
 
 
 def inputs(seed: int = 1) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.line import fit_line
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.selection import greedy
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import randomize
+from slotkit.making import randomize
 from slotkit.reel import INITIAL_PICK, Reel
 from slotkit.selection import pick_uniformly, take
 

@@ -17,7 +17,7 @@ from small_networks import (
 )
 from torch import nn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.errors import SlotkitError
 from slotkit.reel import Reel
 from slotkit.selection import greedy, take
@@ -139,7 +139,7 @@ def test_a_later_tensor_that_is_refused_leaves_the_earlier_ones() -> None:
 
 
 def test_the_latent_form_is_the_default() -> None:
-    machine = machines.slotify(network(), engine="eager")
+    machine = making.slotify(network(), engine="eager")
     assert machine.form.name == "latent"
     assert slotify(network()).form.name == "dense"
 
@@ -180,7 +180,7 @@ def test_a_slot_machine_is_not_made_twice(form: str, engine: str) -> None:
     machine = slotify(model, form=form, engine=engine)
     before = snapshot(model)
     with pytest.raises(SlotkitError) as fault:
-        machines.slotify(model)
+        making.slotify(model)
     assert str(fault.value) == (
         f"{type(model).__name__} is already a slot machine: every weight of its Linear and Conv layers "
         "belongs to one. Go on with that machine, or slotify a new model."

@@ -19,7 +19,7 @@ from small_networks import (
 )
 from torch import Tensor, nn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.errors import SlotkitError
 from slotkit.layers import SlotLinear
 from slotkit.reel import Fans
@@ -373,7 +373,7 @@ def test_assigned_others_are_the_machines() -> None:
 
 @pytest.mark.parametrize("part", ["settings", "draws", "others", "lines", "follows", "latent"])
 def test_a_latent_state_that_lacks_a_part_changes_nothing(part: str) -> None:
-    machine, other = (machines.slotify(network(), 4, "PS", others="trained") for _ in range(2))
+    machine, other = (making.slotify(network(), 4, "PS", others="trained") for _ in range(2))
     train(other, 3)
     state = copy.deepcopy(other.state_dict())
     del state[part]
@@ -386,7 +386,7 @@ def test_a_latent_state_that_lacks_a_part_changes_nothing(part: str) -> None:
 
 
 def test_a_line_that_lacks_a_number_changes_nothing() -> None:
-    machine, other = (machines.slotify(network(), 4) for _ in range(2))
+    machine, other = (making.slotify(network(), 4) for _ in range(2))
     train(other, 3)
     state = copy.deepcopy(other.state_dict())
     del state["lines"]["fc2.weight"]["moving"]
@@ -399,7 +399,7 @@ def test_a_line_that_lacks_a_number_changes_nothing() -> None:
 def test_a_layer_inside_that_refuses_leaves_all_as_it_was() -> None:
     """torch asks it in the middle of loading the others."""
     machine, other = (
-        machines.slotify(nn.Sequential(nn.Linear(4, 4), SlotLinear(4, 3, seed=1, init=init)), 4)
+        making.slotify(nn.Sequential(nn.Linear(4, 4), SlotLinear(4, 3, seed=1, init=init)), 4)
         for init in ("glorot-uniform", "glorot-deviation")
     )
     train_other = other.optimizer(lr=5.0)

@@ -20,10 +20,11 @@ from small_networks import (
 )
 from torch import Tensor, nn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.errors import SlotkitError
 from slotkit.layers import SlotLinear
-from slotkit.machine import SlotMachine, randomize
+from slotkit.machine import SlotMachine
+from slotkit.making import randomize
 from slotkit.picking import Where
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -33,7 +34,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def slotify(model: nn.Module, form: str, **settings: Any) -> SlotMachine:
-    return machines.slotify(model, **(FORMS[form] | settings))
+    return making.slotify(model, **(FORMS[form] | settings))
 
 
 def with_a_slot_layer(**settings: Any) -> nn.Sequential:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from slotkit import machine as machines
+from slotkit import making
 from slotkit.machine import SlotMachine
 
 # ---------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_a_frozen_weight_stays(form: str, when: str, selection: str) -> None:
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
     model[0].weight.requires_grad_(when != "before-slotify")
-    machine = machines.slotify(model, 8, selection, **FORMS[form])
+    machine = making.slotify(model, 8, selection, **FORMS[form])
     if when == "before-optimizer":
         parameter_of(machine, "0.weight").requires_grad_(False)
     optimizer = machine.optimizer(lr=5.0, momentum=0.9, weight_decay=0.1)

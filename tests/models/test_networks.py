@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import slotify
+from slotkit.making import slotify
 from slotkit.models import NETWORKS, create, describe
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)

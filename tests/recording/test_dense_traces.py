@@ -13,7 +13,8 @@ from slotkit.analyses import thresholds
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.recording import recorder, replay, trace
 from slotkit.recording.trace import Trace
 from slotkit.runs.folder import RunFolder

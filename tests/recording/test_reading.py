@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import runnable
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.recording import recorder, replay, trace
 from slotkit.recording.latent_watch import LatentWatch
 from slotkit.recording.reading import GreedyReading

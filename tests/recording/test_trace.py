@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.inits import Fans
-from slotkit.machine import slotify
+from slotkit.making import slotify
 from slotkit.recording import recorder, replay, trace
 from slotkit.recording.trace import LEVELS, Trace, flips
 from slotkit.runs import checkpoint

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from slotkit import slotfile
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.models import create
 
 # The same networks with a few channels, as the fixture `narrow_networks` makes them; for child processes.

@@ -132,7 +132,7 @@ def killed_after(step: int, kind: type[Step | Epoch] = Step) -> Any:
 
 def test_no_step_is_twice_in_the_event_files(tmp_path: Path) -> None:
     """Killed when more was told than the newest checkpoint has, at the last step of an epoch too."""
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator as events
 
     def told(folder: RunFolder) -> dict[str, list[tuple[int, float]]]:
         read = events.EventAccumulator(str(folder.path / "tensorboard"), size_guidance={events.SCALARS: 0})

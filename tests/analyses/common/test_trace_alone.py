@@ -11,7 +11,8 @@ from slotkit.analyses import flips, thresholds, weights
 from torch import nn
 
 from slotkit.errors import SlotkitError
-from slotkit.machine import SlotMachine, slotify
+from slotkit.machine import SlotMachine
+from slotkit.making import slotify
 from slotkit.recording.recorder import Recorder
 from slotkit.recording.replay import replay
 from slotkit.recording.trace import Trace

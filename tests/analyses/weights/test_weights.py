@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 from slotkit.inits import UniformInit
 from slotkit.latent.form import LatentForm
-from slotkit.machine import slotify
+from slotkit.making import slotify
 from slotkit.recording import replay
 from slotkit.reel import Reel
 from slotkit.runs import checkpoint
