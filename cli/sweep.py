@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,6 +115,7 @@ def carry_out(
         options: of the executor.
         retries, changed: as --retries and --changed of `slotkit sweep`.
     """
+    from slotkit.runs.environment import typed
     from slotkit.runs.folder import default_runs_dir
     from slotkit.sweeps import registry
     from slotkit.sweeps.contract import Options
@@ -128,7 +128,7 @@ def carry_out(
     made = registry.make(executor, options)
     place = (runs_dir or default_runs_dir()) / (name or spec.name)
     try:
-        sweep, notes = start(place, planned, spec.source, changed, shlex.join(["slotkit", *sys.argv[1:]]))
+        sweep, notes = start(place, planned, spec.source, changed, typed(sys.argv))
         for note in notes:
             print(note, file=sys.stderr)
         failed = _train(sweep, planned, made, retries, options.memory)
