@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,11 +31,12 @@ from slotkit.cli.table import table
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from slotkit.config import Overrides, Resolved
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import Report
+    from slotkit.training.processes import Processes
 
 # Flags that `slotkit sweep` has, too.
 SWEEP_FLAGS = ("--dataset", "--data-dir", "--epochs", "--device")
@@ -60,7 +62,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
     device: Device = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only deterministic operations.")
@@ -113,7 +115,11 @@ def train(
         _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
         begun = [resume]
-        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir, begun)
+        with _processes() as processes:
+            again = partial(_resume, resume, changes, processes)
+            folder = _run(again, runs_dir, begun, processes)
+            if not processes.leads:
+                return
         if folder.is_comparison():
             summary = folder.summary() | {"folder": str(folder.path)}
             (print_json if as_json else print_comparison)(summary)
@@ -140,9 +146,13 @@ def train(
         print(table(("setting", "value", "origin"), resolved[0].explain()))
         return
     folders = []
-    for one in resolved:
-        begun = []
-        folders.append(_run(partial(_start, one, name, begun), runs_dir, begun))
+    with _processes() as processes:
+        for one in resolved:
+            begun = []
+            start = partial(_start, one, name, begun, processes)
+            folders.append(_run(start, runs_dir, begun, processes))
+        if not processes.leads:
+            return
     _print_result(folders, as_json, model_factory)
 
 
@@ -209,44 +219,67 @@ def _check_resume(others: dict[str, Any]) -> None:
         )
 
 
-def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str]) -> RunFolder:
-    """Train. `begun` has the run's folder as soon as there is one."""
-    from slotkit.runs.folder import default_runs_dir
-    from slotkit.training.experiment import StoppedError
+@contextmanager
+def _processes() -> Iterator[Processes]:
+    """Those that train together, if torchrun has started several. Of an error only one of them tells."""
+    from slotkit.training.processes import ToldElsewhereError, joined
 
     try:
-        with progress() as report:
+        with joined() as processes:
+            yield processes
+    except ToldElsewhereError:
+        raise typer.Exit(2) from None
+
+
+def _run(
+    train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str], processes: Processes
+) -> RunFolder:
+    """Train. `begun` has the run's folder as soon as there is one."""
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.training.signals import StoppedError
+
+    try:
+        with progress() if processes.leads else nullcontext(lambda event: None) as report:
             return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
         way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
-        print(f"Interrupted. {way_on}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        code, words = 130, f"Interrupted. {way_on}"
     except StoppedError as stopped:
-        print(
-            f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there.", file=sys.stderr
-        )
-        raise typer.Exit(143) from None
+        code, words = 143, f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there."
+    if processes.leads:
+        print(words, file=sys.stderr)
+    raise typer.Exit(code)
 
 
 def _start(
     resolved: Resolved,
     name: str | None,
     begun: list[str],
+    processes: Processes,
     runs_dir: Path,
     report: Report,
 ) -> RunFolder:
     from slotkit.training.experiment import run
 
-    return run(resolved, runs_dir, name, report, begun=lambda folder: begun.append(str(folder.path)))
+    def named(folder: RunFolder) -> None:
+        begun.append(str(folder.path))
+
+    return run(resolved, runs_dir, name, report, begun=named, processes=processes)
 
 
-def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
+def _resume(
+    wanted: str, changes: list[Overrides], processes: Processes, runs_dir: Path, report: Report
+) -> RunFolder:
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import resume
     from slotkit.training.finetune import go_on
+    from slotkit.training.processes import refuse_several
 
     folder = RunFolder.open(wanted, runs_dir)
-    return (go_on if folder.is_comparison() else resume)(folder, changes, report)
+    if folder.is_comparison():
+        refuse_several("A comparison of `slotkit finetune`")
+        return go_on(folder, changes, report)
+    return resume(folder, changes, report, processes)
 
 
 def _print_result(folders: list[RunFolder], as_json: bool, factory: str | None) -> None:
