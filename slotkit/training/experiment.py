@@ -90,6 +90,7 @@ def run(
         prepared = prepare_together(resolved, data, processes)
         if not processes.leads:
             folder = RunFolder(Path(processes.text("")))
+            begun(folder)
             follow(prepared, folder, start, resumes=False)
             return folder
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
