@@ -63,7 +63,7 @@ def record(
 ) -> Recording:
     """Record a training loop of one's own into the run folder `path`. Use it in a `with` statement.
 
-    Of several processes (torch.distributed) each calls it, the first one writes, and the others write nothing.
+    Of several processes (torch.distributed) each calls it; the first one writes, and the others nothing.
 
     Args:
         machine: in either form. Its state when the block begins is step 0 of the run.
@@ -395,8 +395,8 @@ class Recording:
 
 
 class _Follower(Recording):
-    """What a process has that another one leads, under DistributedDataParallel: it resumes from what the first
-    one (rank 0) has written, counts steps, and writes nothing.
+    """What a process has that another one leads, under DistributedDataParallel: it resumes from what the
+    first one (rank 0) has written, counts steps, and writes nothing.
     """
 
     def log(self, **values: float | torch.Tensor) -> None:
