@@ -242,6 +242,6 @@ def test_more_pieces_than_images_are_refused() -> None:
     with pytest.raises(SlotkitError) as refused:
         check_settings(configure(model__name="lenet", training__accumulate=9))
     assert str(refused.value) == (
-        "training.accumulate is 9, and a step has 8 images (training.batch_size). Take at most as many pieces "
-        "as images."
+        "training.accumulate is 9, and a step has 8 images (training.batch_size). Take at most as many "
+        "pieces as images."
     )

@@ -1,0 +1,125 @@
+"""A hand-written loop under DistributedDataParallel, recorded; and what fully_shard makes of a slot machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from forks import Forks
+from together import run_together  # type: ignore[import-not-found]
+from torch import distributed, nn
+
+import slotkit
+from slotkit.errors import SlotkitError
+from slotkit.runs.folder import RunFolder
+
+# STEPS steps of a loop, under DistributedDataParallel if there are several processes: each takes its rows of the
+# joint batch, and the loss is the mean over them. `resume` runs it in two parts.
+LOOP = """
+import json, os, sys
+import torch
+from torch import distributed, nn
+import slotkit
+
+def train(selection, place, steps, until, resume=False):
+    rank, count = 0, 1
+    if distributed.is_initialized():
+        rank, count = distributed.get_rank(), distributed.get_world_size()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+    machine = slotkit.slotify(network, k=8, selection=selection, engine="eager")
+    optimizer = machine.optimizer(lr=1.0, momentum=0.9, weight_decay=1e-4)
+    model = nn.parallel.DistributedDataParallel(network) if count > 1 else network
+    images = torch.randn(64, 12, generator=torch.Generator().manual_seed(3)).double()
+    labels = torch.arange(64) % 3
+    with slotkit.record(machine, optimizer, place, trace="full", every=5, resume=resume) as run:
+        for step in range(run.step, until):
+            rows = torch.arange(64).roll(-step)[:16].chunk(count)[rank]
+            loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.log(loss=loss)
+        run.checkpoint(step=run.step)
+    return {name: machine.selected(name).tolist() for name in machine.reels} | {"step": run.step}
+
+if "WORLD_SIZE" in os.environ:
+    distributed.init_process_group("gloo")
+    selection, place = sys.argv[1:]
+    train(selection, place, 60, 25)
+    print(json.dumps(train(selection, place, 60, 60, resume=True)))
+    distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_a_loop_under_ddp_selects_what_the_joint_batch_selects(
+    selection: str, tmp_path: Path, forks: Forks
+) -> None:
+    """60 steps in float64, interrupted after 25: the first process has recorded all, the second nothing."""
+    own: dict[str, object] = {}
+    exec(LOOP, own)
+    train = own["train"]
+    assert callable(train)
+    whole = train(selection, tmp_path / "one", 60, 60)
+    printed = run_together(forks, selection, "two", cwd=tmp_path, code=LOOP)
+    assert [json.loads(text.splitlines()[-1]) for text in printed] == [whole, whole]
+    one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    assert two.summary()["steps"] == 60
+    assert two.summary()["status"] == "finished"
+    assert len(list(two.metrics())) == 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    if selection == "greedy":
+        traces = [(run.path / "trace" / "steps-00000001.npz").read_bytes() for run in (one, two)]
+        assert traces[0] == traces[1]
+
+
+# ---------------------------------------------------------------------------------------------------
+# FSDP2.
+
+SENTENCE = (
+    "0.weight lies in shards, one a process (fully_shard does that), and a slot machine needs whole weights. Leave "
+    "fully_shard out: DistributedDataParallel, and torchrun with `slotkit train`, keep a whole network in every "
+    "process and send the gradients of its weights only."
+)
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_a_machine_in_shards_does_not_step(selection: str, group: None) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    machine = slotkit.slotify(model, k=4, selection=selection)
+    optimizer = machine.optimizer(lr=1.0)
+    fully_shard(model)
+    with pytest.raises(SlotkitError) as refused:
+        model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+    assert str(refused.value) == SENTENCE
+    with pytest.raises(SlotkitError, match="lies in shards"):
+        machine.state_dict()
+
+
+def test_a_network_in_shards_becomes_no_machine(group: None) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    fully_shard(model)
+    with pytest.raises(SlotkitError) as refused:
+        slotkit.slotify(model, k=4)
+    assert str(refused.value) == SENTENCE
