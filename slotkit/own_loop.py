@@ -406,6 +406,7 @@ class _Follower(Recording):
         self._check_open()
 
     def _begin(self, stack: ExitStack) -> None:
+        self._recorder = None
         if self._resume and self.folder.path.exists():
             commit = find(self.folder, lambda commit: check_rest(self.folder, commit))
             if commit is not None:

@@ -1,4 +1,4 @@
-"""A hand-written loop under DistributedDataParallel, recorded; and what fully_shard makes of a slot machine."""
+"""A hand-written loop under DistributedDataParallel, recorded; and a slot machine under fully_shard."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ import slotkit
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
 
-# STEPS steps of a loop, under DistributedDataParallel if there are several processes: each takes its rows of the
-# joint batch, and the loss is the mean over them. `resume` runs it in two parts.
+# A loop; of several processes, under DistributedDataParallel, each takes its rows of the joint batch.
 LOOP = """
 import json, os, sys
 import torch
 from torch import distributed, nn
 import slotkit
 
-def train(selection, place, steps, until, resume=False):
+def train(selection, place, until, resume=False):
     rank, count = 0, 1
     if distributed.is_initialized():
         rank, count = distributed.get_rank(), distributed.get_world_size()
@@ -49,8 +48,8 @@ def train(selection, place, steps, until, resume=False):
 if "WORLD_SIZE" in os.environ:
     distributed.init_process_group("gloo")
     selection, place = sys.argv[1:]
-    train(selection, place, 60, 25)
-    print(json.dumps(train(selection, place, 60, 60, resume=True)))
+    train(selection, place, 25)
+    print(json.dumps(train(selection, place, 60, resume=True)))
     distributed.destroy_process_group()
 """
 
@@ -65,7 +64,7 @@ def test_a_loop_under_ddp_selects_what_the_joint_batch_selects(
     exec(LOOP, own)
     train = own["train"]
     assert callable(train)
-    whole = train(selection, tmp_path / "one", 60, 60)
+    whole = train(selection, tmp_path / "one", 60)
     printed = run_together(forks, selection, "two", cwd=tmp_path, code=LOOP)
     assert [json.loads(text.splitlines()[-1]) for text in printed] == [whole, whole]
     one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
@@ -82,9 +81,9 @@ def test_a_loop_under_ddp_selects_what_the_joint_batch_selects(
 # FSDP2.
 
 SENTENCE = (
-    "0.weight lies in shards, one a process (fully_shard does that), and a slot machine needs whole weights. Leave "
-    "fully_shard out: DistributedDataParallel, and torchrun with `slotkit train`, keep a whole network in every "
-    "process and send the gradients of its weights only."
+    "0.weight lies in shards, one a process (fully_shard does that), and a slot machine needs whole weights. "
+    "Leave fully_shard out: DistributedDataParallel, and torchrun with `slotkit train`, keep a whole network "
+    "in every process and send the gradients of its weights only."
 )
 
 
@@ -107,9 +106,13 @@ def test_a_machine_in_shards_does_not_step(selection: str, group: None) -> None:
     machine = slotkit.slotify(model, k=4, selection=selection)
     optimizer = machine.optimizer(lr=1.0)
     fully_shard(model)
-    with pytest.raises(SlotkitError) as refused:
+
+    def step() -> None:
         model(torch.ones(2, 6)).sum().backward()
         optimizer.step()
+
+    with pytest.raises(SlotkitError) as refused:
+        step()
     assert str(refused.value) == SENTENCE
     with pytest.raises(SlotkitError, match="lies in shards"):
         machine.state_dict()

@@ -40,4 +40,7 @@ def start_together(
 
 def run_together(forks: Forks, *arguments: str, cwd: Path, code: str = COMMAND, count: int = 2) -> list[str]:
     """What each has printed, at the end of all without an error."""
-    return [one.checked() for one in start_together(forks, *arguments, cwd=cwd, code=code, count=count)]
+    ends = start_together(forks, *arguments, cwd=cwd, code=code, count=count)
+    codes = [one.wait() for one in ends]
+    assert codes == [0] * count, "\n".join(one.err.read_text()[-2000:] for one in ends)
+    return [one.out.read_text() for one in ends]
