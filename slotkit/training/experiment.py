@@ -27,8 +27,9 @@ from slotkit.recording.recorder import Recorder, estimated_bytes
 from slotkit.recording.trace import Trace
 from slotkit.runs import checkpoint
 from slotkit.runs.commits import Commit, Commits, find
+from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import FREE, fingerprint, load
-from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.checks import check_settings
 from slotkit.training.evaluation import Reading
@@ -94,6 +95,8 @@ def run(
             follow(prepared, folder, start, resumes=False)
             return folder
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
+        if processes.count > 1:
+            told["processes"] = processes.count
 
         def fill(folder: RunFolder) -> None:
             folder.write_data(prepared.identity)
