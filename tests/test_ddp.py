@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,34 +48,31 @@ def train(selection, place, until, resume=False):
 
 if "WORLD_SIZE" in os.environ:
     distributed.init_process_group("gloo")
-    selection, place = sys.argv[1:]
-    train(selection, place, 25)
-    print(json.dumps(train(selection, place, 60, resume=True)))
+    for selection in sys.argv[1:]:
+        train(selection, selection, 25)
+        print(json.dumps(train(selection, selection, 60, resume=True)))
     distributed.destroy_process_group()
 """
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_a_loop_under_ddp_selects_what_the_joint_batch_selects(
-    selection: str, tmp_path: Path, forks: Forks
-) -> None:
+def test_loops_under_ddp_select_what_the_joint_batch_selects(tmp_path: Path, forks: Forks) -> None:
     """60 steps in float64, interrupted after 25: the first process has recorded all, the second nothing."""
-    own: dict[str, object] = {}
+    own: dict[str, Any] = {}
     exec(LOOP, own)
-    train = own["train"]
-    assert callable(train)
-    whole = train(selection, tmp_path / "one", 60)
-    printed = run_together(forks, selection, "two", cwd=tmp_path, code=LOOP)
-    assert [json.loads(text.splitlines()[-1]) for text in printed] == [whole, whole]
-    one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
-    assert two.summary()["steps"] == 60
-    assert two.summary()["status"] == "finished"
-    assert len(list(two.metrics())) == 60
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    if selection == "greedy":
-        traces = [(run.path / "trace" / "steps-00000001.npz").read_bytes() for run in (one, two)]
-        assert traces[0] == traces[1]
+    selections = ("greedy", "probabilistic")
+    whole = [own["train"](selection, tmp_path / f"one-{selection}", 60) for selection in selections]
+    printed = run_together(forks, *selections, cwd=tmp_path, code=LOOP)
+    assert [[json.loads(line) for line in text.splitlines()] for text in printed] == [whole, whole]
+    assert whole[0] != whole[1]
+    for selection in selections:
+        two = RunFolder(tmp_path / selection)
+        summary = two.summary()
+        assert (summary["steps"], summary["status"]) == (60, "finished")
+        assert len(list(two.metrics())) == 60
+    assert len(list(tmp_path.iterdir())) == 4
+    traces = [tmp_path / run / "trace" / "steps-00000001.npz" for run in ("one-greedy", "greedy")]
+    assert traces[0].read_bytes() == traces[1].read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------
