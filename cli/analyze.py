@@ -115,7 +115,7 @@ def _on_sweep(
 
 def _train(analysis: Analysis, runs_dir: Path | None, given: dict[str, Any]) -> Path:
     """Start the sweep, train what it lacks, and say where it lies."""
-    from slotkit.training.experiment import StoppedError
+    from slotkit.training.signals import StoppedError
 
     engine = _engine(analysis)
     sweep = engine.start(runs_dir, **given)

@@ -152,8 +152,8 @@ def _run(
     runs_dir: Path,
     name: str | None,
 ) -> RunFolder:
-    from slotkit.training.experiment import StoppedError
     from slotkit.training.finetune import finetune as finetune_run
+    from slotkit.training.signals import StoppedError
 
     begun: list[str] = []
     try:

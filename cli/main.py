@@ -11,6 +11,7 @@ from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipe
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
+from slotkit.training.processes import refuse_several
 from slotkit.wait_policy import bound_waiting
 
 app = typer.Typer(
@@ -44,12 +45,15 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Slot machines: networks of fixed random weights, trained by choosing among them."""
     show_log()
+    if context.invoked_subcommand != "train":
+        refuse_several(f"`slotkit {context.invoked_subcommand}`")
 
 
 def main() -> None:

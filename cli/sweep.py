@@ -203,7 +203,7 @@ def _upper(flags: dict[str, tuple[str, Any]], assignments: list[str]) -> list[Ov
 
 def _train(sweep: Sweep, planned: Any, executor: Any, retries: int, memory: int | None) -> list[Any]:
     from slotkit.sweeps.run import train
-    from slotkit.training.experiment import StoppedError
+    from slotkit.training.signals import StoppedError
 
     try:
         with sweep_progress() as report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,13 +29,15 @@ from slotkit.cli.sweep import from_train
 from slotkit.cli.table import table
 
 from slotkit.errors import SlotkitError
+from slotkit.training.processes import refuse_several
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from slotkit.config import Overrides, Resolved
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import Report
+    from slotkit.training.processes import Processes
 
 SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
 
@@ -57,7 +60,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
     device: Device = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only deterministic operations.")
@@ -114,7 +117,11 @@ def train(
         _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
         begun = [resume]
-        folder = _run(lambda place, report: _resume(resume, place, changes, report), runs_dir, begun)
+        with _processes() as processes:
+            again = partial(_resume, resume, changes, processes)
+            folder = _run(again, runs_dir, begun, processes)
+            if not processes.leads:
+                return
         if folder.is_comparison():
             summary = folder.summary() | {"folder": str(folder.path)}
             (print_json if as_json else print_comparison)(summary)
@@ -125,6 +132,7 @@ def train(
     if show_config and _is_list(k):
         flags["--k"] = ("slots.k", _number(k and k.partition(",")[0]))
     if not show_config and (len(wanted) > 1 or _is_list(k)):
+        refuse_several("A sweep, which several --k or --seeds ask for,")
         if model_factory is not None:
             asked = f"--k {k}" if _is_list(k) else f"--seeds {seeds}"
             raise SlotkitError(
@@ -146,7 +154,10 @@ def train(
             print("These are the settings of the first of the runs that were asked for.", file=sys.stderr)
         return
     begun = []
-    folder = _run(partial(_start, resolved, name, begun), runs_dir, begun)
+    with _processes() as processes:
+        folder = _run(partial(_start, resolved, name, begun, processes), runs_dir, begun, processes)
+        if not processes.leads:
+            return
     _print_result(folder, as_json, model_factory)
 
 
@@ -205,44 +216,66 @@ def _check_resume(others: dict[str, Any]) -> None:
         )
 
 
-def _run(train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str]) -> RunFolder:
-    """Train. `begun` has the run's folder as soon as there is one."""
-    from slotkit.runs.folder import default_runs_dir
-    from slotkit.training.experiment import StoppedError
+@contextmanager
+def _processes() -> Iterator[Processes]:
+    """Those that train together, if torchrun has started several. Of an error only one of them tells."""
+    from slotkit.training.processes import ToldElsewhereError, joined
 
     try:
-        with progress() as report:
+        with joined() as processes:
+            yield processes
+    except ToldElsewhereError:
+        raise typer.Exit(2) from None
+
+
+def _run(
+    train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str], processes: Processes
+) -> RunFolder:
+    """Train. `begun` has the run's folder as soon as there is one."""
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.training.signals import StoppedError
+
+    try:
+        with progress() if processes.leads else nullcontext(lambda event: None) as report:
             return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
         way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
-        print(f"Interrupted. {way_on}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        code, words = 130, f"Interrupted. {way_on}"
     except StoppedError as stopped:
-        print(
-            f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there.", file=sys.stderr
-        )
-        raise typer.Exit(143) from None
+        code, words = 143, f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there."
+    if processes.leads:
+        print(words, file=sys.stderr)
+    raise typer.Exit(code)
 
 
 def _start(
     resolved: Resolved,
     name: str | None,
     begun: list[str],
+    processes: Processes,
     runs_dir: Path,
     report: Report,
 ) -> RunFolder:
     from slotkit.training.experiment import run
 
-    return run(resolved, runs_dir, name, report, begun=lambda folder: begun.append(str(folder.path)))
+    def named(folder: RunFolder) -> None:
+        begun.append(str(folder.path))
+
+    return run(resolved, runs_dir, name, report, begun=named, processes=processes)
 
 
-def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Report) -> RunFolder:
+def _resume(
+    wanted: str, changes: list[Overrides], processes: Processes, runs_dir: Path, report: Report
+) -> RunFolder:
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import resume
     from slotkit.training.finetune import go_on
 
     folder = RunFolder.open(wanted, runs_dir)
-    return (go_on if folder.is_comparison() else resume)(folder, changes, report)
+    if folder.is_comparison():
+        refuse_several("A comparison of `slotkit finetune`")
+        return go_on(folder, changes, report)
+    return resume(folder, changes, report, processes)
 
 
 def _print_result(folder: RunFolder, as_json: bool, factory: str | None) -> None:

@@ -119,7 +119,12 @@ class SlotSettings(Section):
 
 class TrainingSettings(Section):
     epochs: int = Field(30, ge=1, description="epochs of training")
-    batch_size: int = Field(128, ge=1, description="images a step")
+    batch_size: int = Field(128, ge=1, description="images a step, of all processes together")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="pieces in which a step takes its batch, one after the other or by several processes",
+    )
     lr: float = Field(0.1, gt=0, description="learning rate, per step")
     optimizer: Literal["sgd", "adam"] = Field(
         "sgd", description="adam: Adam on the latents (beyond the paper), AdamW on learned weights"
@@ -141,8 +146,8 @@ class TrainingSettings(Section):
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation"
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: autocast, and channels_last for images"
+    precision: Literal["fp32", "bf16", "fp64"] = Field(
+        "fp32", description="bf16: autocast, and channels_last for images; fp64: for comparisons"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     deterministic: bool = Field(False, description="refuse operations without a deterministic form")

@@ -64,6 +64,8 @@ def record(
 ) -> Recording:
     """Record a training loop of one's own into the run folder `path`. Use it in a `with` statement.
 
+    Of several processes (torch.distributed) each calls it; the first one writes, and the others nothing.
+
     Args:
         machine: in either form. Its state when the block begins is step 0 of the run.
         optimizer: that steps on the machine; or several, the machine's first. Wrappers of accelerate and
@@ -97,7 +99,8 @@ def record(
     settings = RecordingSettings.model_validate({"trace": trace, "every": every, "keep_last": keep_last})
     registry.check([one for one in loggers if isinstance(one, str)])
     given = plain(config or {})
-    return Recording(machine, optimizers, Path(path), settings, given, dict(also or {}), loggers, resume)
+    kind = Recording if _leads() else _Follower
+    return kind(machine, optimizers, Path(path), settings, given, dict(also or {}), loggers, resume)
 
 
 def recording_of(machine: SlotMachine) -> Recording | None:
@@ -229,6 +232,8 @@ class Recording:
         self._recorder = self._make_recorder(there)
         self._commits = Commits(self.folder, self._settings.keep_last)
         self._started = time.perf_counter()
+        if self._resume:
+            _wait_for_all()  # those that follow have read the checkpoint
         if there:
             self._take_up(commit)
         training = Training(self.folder.path, self.folder.name, self.folder.settings(), self.step)
@@ -388,6 +393,45 @@ class Recording:
                 f"Nothing records into {self.folder.path} now. Call log and checkpoint inside of "
                 "`with slotkit.record(...) as run:`."
             )
+
+
+class _Follower(Recording):
+    """What a process has that another one leads, under DistributedDataParallel: it resumes from what the
+    first one (rank 0) has written, counts steps, and writes nothing.
+    """
+
+    def log(self, **values: float | torch.Tensor) -> None:
+        self._check_open()
+
+    def checkpoint(self, name: str | None = None, /, **values: Any) -> None:
+        self._check_open()
+
+    def _begin(self, stack: ExitStack) -> None:
+        self._recorder = None
+        if self._resume and self.folder.path.exists():
+            commit = find(self.folder, lambda commit: check_rest(self.folder, commit))
+            if commit is not None:
+                self.step, self.values = self._state.load(commit.state)
+        if self._resume:
+            _wait_for_all()
+        stack.callback(self._state.optimizers[0].register_step_post_hook(self._stepped).remove)
+
+    def _save_end(self) -> None:
+        pass
+
+    def _finish(self, fault: BaseException | None) -> None:
+        pass
+
+
+def _leads() -> bool:
+    """Whether this process alone trains, or is the first of several that train together."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not together or torch.distributed.get_rank() == 0
+
+
+def _wait_for_all() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _number(name: str, value: Any) -> float:

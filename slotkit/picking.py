@@ -74,11 +74,25 @@ def is_claimed(parameter: Tensor, holders: Holders = ()) -> bool:
     )
 
 
+def is_sharded(parameter: Tensor | None) -> bool:
+    """Whether it lies in shards, one a process: a DTensor, as FSDP2's fully_shard makes them."""
+    return hasattr(parameter, "device_mesh")
+
+
+def sharded(name: str) -> SlotkitError:
+    """The error for such a parameter."""
+    return SlotkitError(
+        f"{name} lies in shards, one a process (fully_shard does that), and a slot machine needs whole "
+        "weights. Leave fully_shard out: DistributedDataParallel, and torchrun with `slotkit train`, keep a "
+        "whole network in every process and send the gradients of its weights only."
+    )
+
+
 def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     """The parameters that `where` picks, in the model's order, each tied tensor once.
 
-    Raises SlotkitError if nothing is picked, if a pattern matches nothing, or if a parameter is lazy
-    or already a slot machine's.
+    Raises SlotkitError if nothing is picked, if a pattern matches nothing, or if a parameter is lazy, in
+    shards or already a slot machine's.
     """
     by_name = _holders(model)
     return [_picked(name, by_name[name]) for name in _names(model, where, by_name)]
@@ -151,6 +165,8 @@ def _matching(patterns: list[str], names: list[str]) -> list[str]:
 
 def _picked(name: str, holders: list[tuple[nn.Module, str]]) -> Picked:
     parameter = _parameter(holders)
+    if is_sharded(parameter):
+        raise sharded(name)
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise SlotkitError(
             f"{name} belongs to a lazy layer without a shape yet. Run one batch through the model first."

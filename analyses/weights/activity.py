@@ -56,7 +56,9 @@ def dead_units(
         _put(trainee.model, course.others, weights)
         watch = _Watch(trainee.model, {name: reel.channel_dim for name, reel in course.reels.items()})
         mean, std = prepared.config.data.mean, prepared.config.data.std
-        batches = ordered_batches(some, EVALUATION_BATCH, mean=mean, std=std, channels_last=trainee.bf16)
+        batches = ordered_batches(
+            *(some, EVALUATION_BATCH), mean=mean, std=std, dtype=trainee.dtype, channels_last=trainee.bf16
+        )
         with watch, evaluation_mode(trainee.model), torch.no_grad():
             for pixels, _ in batches:
                 trainee.forward(pixels)

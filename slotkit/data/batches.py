@@ -133,8 +133,12 @@ def ordered_batches(
     std: Sequence[float] | None = None,
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
+    first: int = 0,
+    every: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order and as it is, for evaluation: pairs as from `batches`.
+
+    `first` and `every` leave batches out: those from number `first` on, one in `every`.
 
     Pixels are scaled to [0, 1]; with `mean` and `std`, one number a channel, they become (x - mean) / std.
     That is computed in float32 or wider and rounded to `dtype` last. `channels_last` asks for torch's
@@ -143,7 +147,8 @@ def ordered_batches(
     Raises SlotkitError, at the call, for a value that is not accepted.
     """
     _check(images, batch_size, mean, std, dtype)
-    slices = (slice(start, start + batch_size) for start in range(0, len(images), batch_size))
+    starts = range(first * batch_size, len(images), every * batch_size)
+    slices = (slice(start, start + batch_size) for start in starts)
     return (
         (_network_input(images.images[some], mean, std, dtype, channels_last), images.labels[some])
         for some in slices

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.picking import is_sharded, sharded
 
 # How many values of a tensor a fingerprint looks at.
 FEW = 4096
@@ -94,7 +95,10 @@ class Guard:
                 "Train it with an ordinary optimizer, made of model.parameters()."
             )
         for module, name in self.holders:
-            if not is_same(module._parameters.get(name), self.parameter):
+            held = module._parameters.get(name)
+            if is_sharded(held):
+                raise sharded(self.name)
+            if not is_same(held, self.parameter):
                 raise SlotkitError(
                     f"{self.name} has been replaced by another parameter since slotify (load_state_dict "
                     f"with assign=True does that). Load with assign=False, or slotify again."

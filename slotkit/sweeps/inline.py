@@ -7,7 +7,7 @@ from collections import deque
 
 from slotkit.sweeps.contract import Job, Options, Tell
 from slotkit.sweeps.training import train
-from slotkit.training.experiment import StoppedError
+from slotkit.training.signals import StoppedError
 
 
 class Inline:

@@ -21,8 +21,8 @@ from slotkit.sweeps.contract import Ended, Executor, Job, Progress, Told
 from slotkit.sweeps.parcel import settle
 from slotkit.sweeps.plan import Planned, key_of, words
 from slotkit.sweeps.sweep import Sweep, SweepRun
-from slotkit.training.experiment import StoppedError
 from slotkit.training.prepare import with_whole_paths
+from slotkit.training.signals import StoppedError
 
 # How often one run is tried again after an error, as long as it gets no further than before.
 RETRIES = 2

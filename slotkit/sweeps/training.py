@@ -18,8 +18,9 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.lock import LockedError
 from slotkit.sweeps import memory
 from slotkit.sweeps.contract import Ended, Job, Progress, Tell
-from slotkit.training.experiment import StoppedError, resume, run
+from slotkit.training.experiment import resume, run
 from slotkit.training.loop import Epoch, Event, Step
+from slotkit.training.signals import StoppedError
 
 # Seconds between two events of progress within an epoch.
 EVERY = 0.5

@@ -26,6 +26,12 @@ def check_settings(config: Config, here: bool = True) -> None:
     `here` is whether it will be trained on this machine: another one may have other devices and packages.
     """
     check_augmentation(config.data.augment)
+    training = config.training
+    if training.accumulate > training.batch_size:
+        raise SlotkitError(
+            f"training.accumulate is {training.accumulate}, and a step has {training.batch_size} images "
+            "(training.batch_size). Take at most as many pieces as images."
+        )
     schedule(SGD([torch.zeros(1)], config.training.lr, 0.0, 0.0, 0.0, False), config.training, 1)
     if config.method == "slot":
         _check_slots(config)

@@ -23,9 +23,10 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.evaluation import read
-from slotkit.training.experiment import Report, StoppedError, evaluate, resume, run
+from slotkit.training.experiment import Report, evaluate, resume, run
 from slotkit.training.loop import Note
 from slotkit.training.prepare import Prepared
+from slotkit.training.signals import StoppedError
 
 # What a summary tells of the settings.
 TOLD = ("training.", "seeds.", "learned_")

@@ -7,6 +7,7 @@ last     the weights of the last training step
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,13 +120,23 @@ def evaluation_mode(model: nn.Module, keep_dropout: bool = False) -> Iterator[No
 
 
 @torch.no_grad()
-def outputs(trainee: Trainee, images: ImageSet, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits, float32 (b, classes), and labels, int64 (b,), of every image in order, without gradients.
+def outputs(
+    trainee: Trainee, images: ImageSet, config: Config, first: int = 0, every: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits, of the trainee's dtype (b, classes), and labels, int64 (b,), of every image in order, without
+    gradients; with `first` and `every` those of some batches.
 
     The network is used in the mode and with the weights that it is in.
     """
     for pixels, labels in ordered_batches(
-        images, EVALUATION_BATCH, mean=config.data.mean, std=config.data.std, channels_last=trainee.bf16
+        images,
+        EVALUATION_BATCH,
+        mean=config.data.mean,
+        std=config.data.std,
+        dtype=trainee.dtype,
+        channels_last=trainee.bf16,
+        first=first,
+        every=every,
     ):
         yield trainee.forward(pixels), labels
 
@@ -133,12 +144,30 @@ def outputs(trainee: Trainee, images: ImageSet, config: Config) -> Iterator[tupl
 def _measure(
     trainee: Trainee, images: ImageSet, config: Config, between: Callable[[], None]
 ) -> tuple[float, float]:
+    """Accuracy and mean loss. Of several processes each takes every n-th batch: no image counts twice."""
+    processes = trainee.processes
+    count = math.ceil(len(images) / EVALUATION_BATCH)
     correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
-    loss = torch.zeros(
-        (), dtype=torch.float64, device="cpu" if trainee.device.type == "mps" else trainee.device
+    losses = torch.zeros(
+        count, dtype=torch.float64, device="cpu" if trainee.device.type == "mps" else trainee.device
     )
-    for logits, labels in outputs(trainee, images, config):
+    own = zip(
+        range(processes.rank, count, processes.count),
+        outputs(trainee, images, config, processes.rank, processes.count),
+        strict=True,
+    )
+    # All processes are as often between two batches, also those that have one batch less.
+    for _ in range(0, count, processes.count):
+        batch = next(own, None)
         between()
-        correct += (logits.argmax(dim=-1) == labels).sum()
-        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").to(loss.device)
-    return correct.item() / len(images), loss.item() / len(images)
+        if batch is not None:
+            number, (logits, labels) = batch
+            correct += (logits.argmax(dim=-1) == labels).sum()
+            losses[number] = nn.functional.cross_entropy(logits, labels, reduction="sum").to(losses)
+    processes.sum(correct)
+    processes.sum(losses)
+    # One after the other: the same bits, however many processes there are.
+    loss = 0.0
+    for one in losses.tolist():
+        loss += one
+    return correct.item() / len(images), loss / len(images)

@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,29 +32,29 @@ from slotkit.runs.fingerprint import FREE, fingerprint, load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.checks import check_settings
-from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
+from slotkit.training.evaluation import Reading
+from slotkit.training.following import follow, prepare_together, shared, stop_if_asked
+from slotkit.training.gradients import with_pieces
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, Step, fit, steps_in
 from slotkit.training.measures import flips_of, measures_of, tests_of
-from slotkit.training.prepare import Prepared, own_settings, prepare, reopen
+from slotkit.training.prepare import Prepared, own_settings, reopen
+from slotkit.training.processes import ALONE, Processes
+from slotkit.training.readings import read_tests, readings
 from slotkit.training.resume import (
     ONLY_ITS_OWN,
     check_rest,
     continued,
     finished,
+    other_pieces,
     record_data,
     summary_of,
     write_continued,
 )
-from slotkit.training.signals import Signals, heard
+from slotkit.training.signals import Signals, StoppedError, heard
 from slotkit.training.state import TrainingState
-from slotkit.training.trainee import build
 
 Report = Callable[[Event], None]
-
-
-class StoppedError(Exception):
-    """SIGTERM: the run was saved and can be resumed."""
 
 
 def run(
@@ -66,6 +66,7 @@ def run(
     start: Mapping[str, Any] | None = None,
     data: Identity | None = None,
     begun: Callable[[RunFolder], None] = lambda folder: None,
+    processes: Processes = ALONE,
 ) -> RunFolder:
     """Train, evaluate and leave a run folder.
 
@@ -79,6 +80,7 @@ def run(
         start: a `Trainee.state` to begin with; kept as the checkpoint "start".
         data: what the data have to be, if that is known: those of the runs that it is compared with.
         begun: called with the folder when it is made.
+        processes: that train it together. Each calls this with the same settings; the first one writes.
 
     Raises:
         SlotkitError: for bad input; KeyboardInterrupt passes through; StoppedError on SIGTERM. The
@@ -86,8 +88,15 @@ def run(
     """
     with _deterministic(resolved.config.training.deterministic):
         check_settings(resolved.config)
-        prepared = prepare(resolved, data)
+        prepared = prepare_together(resolved, data, processes)
+        if not processes.leads:
+            folder = RunFolder(Path(processes.text("")))
+            begun(folder)
+            follow(prepared, folder, start, resumes=False)
+            return folder
         told = environment(str(prepared.trainee.device), torch.get_num_threads())
+        if processes.count > 1:
+            told["processes"] = processes.count
 
         def fill(folder: RunFolder) -> None:
             folder.write_data(prepared.identity)
@@ -99,6 +108,7 @@ def run(
 
         folder = RunFolder.create(runs_dir, name, prepared.resolved, told, parent, fill)
         begun(folder)
+        processes.text(str(folder.path.absolute()))
         with folder.locked():
             if start is not None:
                 prepared.trainee.load(dict(start))
@@ -106,11 +116,17 @@ def run(
     return folder
 
 
-def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lambda event: None) -> RunFolder:
+def resume(
+    folder: RunFolder,
+    changes: Sequence[Overrides],
+    report: Report = lambda event: None,
+    processes: Processes = ALONE,
+) -> RunFolder:
     """Go on with a run that was stopped or killed, from its last checkpoint, to the same bits.
 
     `changes` are settings that may differ, such as more epochs; see `slotkit.training.resume`. A finished
-    run is left as it is, and that is reported.
+    run is left as it is, and that is reported. `processes` as in `run`; they may be more or fewer than
+    before.
 
     Raises SlotkitError if the run is being trained or is damaged, or another setting differs.
     """
@@ -125,13 +141,18 @@ def resume(folder: RunFolder, changes: Sequence[Overrides], report: Report = lam
         report(done)
         return folder
     registry.check(wanted.config.recording.loggers)
-    with folder.locked():
-        resolved = continued(folder, changes)
+    with folder.locked() if processes.leads else nullcontext():
+        before = folder.config().training.accumulate
+        resolved = with_pieces(continued(folder, changes), processes.count)
         commit = find(folder, lambda commit: check_rest(folder, commit))
-        folder.remove_temporary_files()
         with _deterministic(resolved.config.training.deterministic):
-            training = _Training(reopen(folder, resolved, ONLY_ITS_OWN), folder, report)
-            notes = training.take_up(commit)
+            prepared = shared(reopen(folder, resolved, ONLY_ITS_OWN), processes)
+            if not processes.leads:
+                follow(prepared, folder, commit.state if commit else _start_of(folder), resumes=True)
+                return folder
+            folder.remove_temporary_files()
+            training = _Training(prepared, folder, report)
+            notes = [*training.take_up(commit), *other_pieces(before, resolved.config.training.accumulate)]
             write_continued(folder, resolved)
             record_data(folder, training.prepared.identity)
             training.complete(notes)
@@ -170,7 +191,7 @@ def evaluate(
     way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
     if which == "start" and not folder.checkpoint(which).is_file():
         prepared = reopen(folder, resolve([own_settings(folder), *changes]), way_on, other_data, tell)
-        return _readings(prepared, part, at_start=True)
+        return readings(prepared, part, at_start=True)
     state, _ = load(folder, which)
     # Weights without scores, as `slotkit.recording.replay` writes them: an ordinary network.
     replayed = "weights" in state and folder.config().method == "slot"
@@ -179,8 +200,8 @@ def evaluate(
     prepared = reopen(folder, resolved, way_on, other_data, tell)
     with naming(folder.checkpoint(which), "Use another one, or train again."):
         prepared.trainee.load(state)
-    readings = _readings(prepared, part)
-    return {"greedy": replace(readings["learned"], kind="greedy")} if replayed else readings
+    found = readings(prepared, part)
+    return {"greedy": replace(found["learned"], kind="greedy")} if replayed else found
 
 
 def evaluate_untrained(folder: RunFolder) -> Reading:
@@ -202,6 +223,7 @@ class _Training:
     def __init__(self, prepared: Prepared, folder: RunFolder, report: Report) -> None:
         self.prepared, self.folder, self.report = prepared, folder, report
         self.config, trainee = prepared.config, prepared.trainee
+        self.processes = trainee.processes
         self.train = prepared.images("train")
         per_epoch = steps_in(self.train, self.config.training)
         self.state = TrainingState(trainee, self.config.training, per_epoch)
@@ -220,9 +242,10 @@ class _Training:
                 self._open_loggers()
                 self._train(notes)
                 self._save()
+                self.processes.wait()  # until the best checkpoint is there, which all read
                 if self.recorder:
                     self.recorder.flush()
-                test = self._test()
+                test = read_tests(self.prepared, self.state, self.folder, self._stop_if_asked, self._tell)
                 self.journal.finish(test)
                 self._log(tests_of(test))
             except StoppedError as fault:
@@ -239,7 +262,13 @@ class _Training:
 
     def _train(self, notes: Sequence[Note]) -> None:
         try:
-            for event in self._events(notes):
+            for note in self._beginning(notes):
+                self._tell(note)
+            validation = self.prepared.images("validation")
+            for event in fit(
+                *(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder),
+                self._stop_if_asked,
+            ):
                 self._tell(event)
                 self._save_if_due(event)
                 self._stop_if_asked()
@@ -248,11 +277,7 @@ class _Training:
             raise
 
     def _stop_if_asked(self) -> None:
-        """After every step, and after every batch of an evaluation."""
-        if self.signals.terminated:
-            raise StoppedError(f"SIGTERM after step {self.state.step}")
-        if self.signals.interrupted:
-            raise KeyboardInterrupt
+        stop_if_asked(self.signals, self.state)
 
     def _tell(self, event: Event) -> None:
         """The one place from which an event goes to the run's files, to who watches, and to the loggers."""
@@ -277,7 +302,7 @@ class _Training:
             if entry["step"] == self.state.step:  # which the loggers are to be told once more
                 self._log(measures_of(entry))
 
-    def _events(self, notes: Sequence[Note]) -> Iterator[Event]:
+    def _beginning(self, notes: Sequence[Note]) -> Iterator[Note]:
         machine = self.prepared.trainee.machine
         about = Note(str(machine) if machine else f"{self.config.model.name} with learned weights")
         yield from notes or [about, *(Note(sentence) for sentence in self.prepared.dataset.notes)]
@@ -285,19 +310,16 @@ class _Training:
             steps = (self.config.training.epochs - self.state.validated) * self.state.steps_per_epoch
             size = estimated_bytes(self.recorder.machine, steps)
             yield Note(f"The trace of every flip will take about {size / 1e6:.0f} MB.")
-        validation = self.prepared.images("validation")
-        yield from fit(
-            *(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder),
-            self._stop_if_asked,
-        )
 
     def take_up(self, commit: Commit | None) -> list[Note]:
         """Go on from a commit. Raises SlotkitError, before a file is changed, if it can't be used."""
         seconds = float(summary_of(self.folder).get("seconds", 0.0))
         if commit is None:
-            if "checkpoint" in self.folder.tables().get("parent", {}):
+            start = _start_of(self.folder)
+            if start is not None:
                 with naming(self.folder.checkpoint("start"), "Train again."):
-                    self.prepared.trainee.load(load(self.folder, "start")[0])
+                    self.prepared.trainee.load(start)
+            self.processes.wait()
             if self.recorder:
                 self.recorder.begin_anew()
             self.commits.begin_anew()
@@ -307,6 +329,7 @@ class _Training:
             there = self.state.load(commit.state)
             if self.recorder:
                 self.recorder.load(commit.state["trace"])
+        self.processes.wait()  # until the others have read it
         self.commits.settle(commit)
         self.journal.go_on(commit.about["metrics_bytes"], seconds)
         self.saved = self.state.step, self.state.validated
@@ -347,32 +370,10 @@ class _Training:
         self.saved_at = time.monotonic()
         self.saved = self.state.step, self.state.validated
 
-    def _test(self) -> dict[str, dict[str, Reading]]:
-        last = _readings(self.prepared, "test", self._stop_if_asked)
-        path = self.folder.checkpoint("best")
-        with naming(path, "Train again."):
-            state, about = load(self.folder, "best")
-            if about["epoch"] != self.state.best_epoch:
-                raise SlotkitError(
-                    f"it is of epoch {about['epoch']}, not of {self.state.best_epoch}, the best"
-                )
-            self.prepared.trainee.load(state)
-        best = _readings(self.prepared, "test", self._stop_if_asked)
-        return {**self._test_of_start(), "best": best, "last": last}
 
-    def _test_of_start(self) -> dict[str, dict[str, Reading]]:
-        """The network before the first step, made anew. What fails here does not end a training of days."""
-        try:
-            prepared = _at_start(self.prepared, self.folder)
-            return {"start": _readings(prepared, "test", self._stop_if_asked, at_start=True)}
-        except (RuntimeError, MemoryError) as fault:
-            self._tell(
-                Note(
-                    f"The network before the first step could not be read: {fault}. `slotkit evaluate "
-                    f"{self.folder.path} --checkpoint start` tries it again."
-                )
-            )
-            return {}
+def _start_of(folder: RunFolder) -> dict[str, Any] | None:
+    """What a run begins with that goes back to another one's checkpoint."""
+    return load(folder, "start")[0] if "checkpoint" in folder.tables().get("parent", {}) else None
 
 
 def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:
@@ -389,27 +390,6 @@ def _trace_run(config: Config) -> str:
     deciding = {path: value for path, value in told.items() if path not in (*FREE, "training.epochs")}
     text = json.dumps(deciding, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
-    """The same with a network as it was before the first step."""
-    dataset = prepared.dataset
-    trainee = build(prepared.config, (dataset.channels, *dataset.size), dataset.num_classes)
-    if folder.checkpoint("start").is_file():
-        trainee.load(load(folder, "start")[0])
-    return replace(prepared, trainee=trainee)
-
-
-def _readings(
-    prepared: Prepared, part: str, between: Callable[[], None] = nothing, at_start: bool = False
-) -> dict[str, Reading]:
-    """Every reading of the network. Before the first step no last one has weights that could be read."""
-    images, kinds = prepared.images(part), reading_kinds(prepared.config)
-    return {
-        kind: read(prepared.trainee, images, kind, prepared.config, between)
-        for kind in kinds
-        if not (at_start and kind == "last")
-    }
 
 
 @contextmanager

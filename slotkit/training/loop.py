@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import nn
 
 from slotkit.config import Config, TrainingSettings
 from slotkit.data.batches import batches
@@ -19,6 +18,7 @@ from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
 from slotkit.recording.recorder import Recorder
 from slotkit.training.evaluation import Reading, nothing, read, selecting_kind
+from slotkit.training.gradients import Gradients, pieces_of
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import Trainee
 
@@ -103,21 +103,21 @@ def _steps(
 ) -> Iterator[Event]:
     """The remaining steps of the current epoch."""
     trainee, settings = state.trainee, config.training
+    gradients = Gradients(trainee, state.optimizer, settings, config.seeds.training)
     epoch, done = state.validated + 1, state.step - state.validated * state.steps_per_epoch
     trainee.model.train()
     remaining = islice(_epoch_batches(trainee, train, config, epoch, done), state.steps_per_epoch - done)
     for index, (images, labels) in enumerate(remaining, start=done):
-        state.trainee.seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
         if index == 0:
             state.loss = torch.zeros_like(state.loss)
-            yield from _warn_of_dead_layers(trainee, images, epoch)
+            first, _ = pieces_of(len(images), gradients.count)[0]
+            yield from _warn_of_dead_layers(trainee, images[first], epoch)
         lr = state.last_lr = state.lr
-        loss = nn.functional.cross_entropy(trainee.forward(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = gradients.of(images, labels, state.step)
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.scheduler.step()
-        state.loss += loss.detach()
+        state.loss += loss
         state.step += 1
         if recorder:
             recorder.record(state.step, lr)
@@ -133,6 +133,7 @@ def _validate(
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
     state.trainee.seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
     reading = read(state.trainee, validation, selecting_kind(config), config, between)
+    state.trainee.processes.check_same(state.trainee.model.parameters(), f"after epoch {epoch}")
     better = reading.accuracy > state.best_accuracy
     if better:
         state.best_accuracy, state.best_epoch = reading.accuracy, epoch
@@ -152,6 +153,7 @@ def _epoch_batches(
         augment=config.data.augment,
         mean=config.data.mean,
         std=config.data.std,
+        dtype=trainee.dtype,
         channels_last=trainee.bf16,
         skip=skip,
     )

@@ -80,6 +80,18 @@ def write_continued(folder: RunFolder, resolved: Resolved) -> None:
         )
 
 
+def other_pieces(before: int, after: int) -> list[Note]:
+    """What to say if a step takes its batch in another number of pieces than before."""
+    if before == after:
+        return []
+    return [
+        Note(
+            f"A step takes its batch in {after} pieces from here on, and took it in {before}: sums are "
+            "rounded otherwise, and dropout and batch norm work piece by piece."
+        )
+    ]
+
+
 def record_data(folder: RunFolder, data: Identity) -> None:
     """Write down what the data are, for a run from before that was done; log that it comes late."""
     if folder.data() is None:

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class StoppedError(Exception):
+    """SIGTERM: the run was saved and can be resumed."""
+
+
 class Signals:
     """What has come so far."""
 

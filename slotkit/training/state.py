@@ -22,7 +22,7 @@ class TrainingState:
         step: steps done so far.
         validated: epochs done so far, each with its validation.
         last_lr: the learning rate of the last step.
-        loss: sum of the losses of the steps of the epoch that is going on, float32 scalar.
+        loss: sum of the losses of the steps of the epoch that is going on, a scalar of the trainee's dtype.
         best_accuracy, best_epoch: of the validations so far.
     """
 
@@ -33,7 +33,7 @@ class TrainingState:
         self.scheduler = schedule(self.optimizer, settings, steps_per_epoch)
         self.step = 0
         self.validated = 0
-        self.loss: Tensor = torch.zeros((), device=trainee.device)
+        self.loss: Tensor = torch.zeros((), dtype=trainee.dtype, device=trainee.device)
         self.last_lr = self.lr
         self.best_accuracy = -1.0
         self.best_epoch = 0

@@ -21,16 +21,22 @@ from slotkit.optim import SlotAdam
 from slotkit.others import treat_others
 from slotkit.picking import pick
 from slotkit.runs.residuals import with_reels
+from slotkit.training.processes import ALONE, Processes
 
 
 @dataclass
 class Trainee:
-    """A network with what training needs to know of it; `machine` is None for learned weights."""
+    """A network with what training needs to know of it; `machine` is None for learned weights.
+
+    `processes` are those that train it together, with a network each.
+    """
 
     model: nn.Module
     machine: SlotMachine | None
     device: torch.device
     bf16: bool
+    dtype: torch.dtype = torch.float32
+    processes: Processes = ALONE
 
     def optimizer(self, settings: TrainingSettings) -> Optimizer:
         """What trains the scores, or the learned weights: SGD, or Adam, with the same settings.
@@ -57,10 +63,10 @@ class Trainee:
             torch.mps.manual_seed(number)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32, shape (n, classes)."""
+        """Logits, of the trainee's dtype, shape (n, classes)."""
         with self._autocast():
             logits: Tensor = self.model(images)
-        return logits.float()
+        return logits.to(self.dtype)
 
     def state(self) -> dict[str, Any]:
         """All that has been trained, as `SlotMachine.state_dict` or as {"weights": model.state_dict()}."""
@@ -123,7 +129,8 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
     """
     device = find_device(config.training.device)
     torch.manual_seed(config.seeds.training)
-    model = create(config.model.name, image, classes, **config.model.options).to(device)
+    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    model = create(config.model.name, image, classes, **config.model.options).to(device, dtype)
     slots = config.slots
     machine = None
     if config.method == "slot":
@@ -146,7 +153,7 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
     if config.method == "learned" and config.learned_others != "trained":
         treat_others(model, pick(model, slots.where), config.learned_others)
-    return Trainee(model, machine, device, config.training.precision == "bf16")
+    return Trainee(model, machine, device, config.training.precision == "bf16", dtype)
 
 
 def find_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from slotkit.sweeps.contract import Options, Progress
 from slotkit.sweeps.inline import Inline
 from slotkit.sweeps.sweep import Sweep, start
 from slotkit.training import experiment
-from slotkit.training.experiment import StoppedError
+from slotkit.training.signals import StoppedError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ import pytest
 from slotkit.config import Overrides, resolve
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.training import experiment
+from slotkit.training import readings
 from slotkit.training.evaluation import read
 from slotkit.training.experiment import evaluate, evaluate_untrained, run
 from slotkit.training.finetune import finetune
@@ -84,7 +84,7 @@ def test_what_fails_there_is_told_and_ends_no_run(tmp_path: Path, monkeypatch: p
     def build(*given: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(experiment, "build", build)
+    monkeypatch.setattr(readings, "build", build)
     events: list[Event] = []
     folder = train(tmp_path, report=events.append)
     assert folder.status() == "finished"

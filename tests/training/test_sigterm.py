@@ -13,8 +13,9 @@ import pytest
 from slotkit.config import Overrides, resolve
 from slotkit.runs.folder import RunFolder
 from slotkit.training import evaluation
-from slotkit.training.experiment import StoppedError, resume, run
+from slotkit.training.experiment import resume, run
 from slotkit.training.loop import Event, Step
+from slotkit.training.signals import StoppedError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
