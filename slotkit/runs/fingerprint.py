@@ -14,11 +14,13 @@ from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 
-# Settings that do not change the bits of a run: where data lies, how often a checkpoint is
+# Settings that do not change the bits of a run: where data lies and how it is read, how often a checkpoint is
 # written, and who else is told.
 FREE = (
     "data.dir",
     "data.download",
+    "data.memory",
+    "data.workers",
     "recording.checkpoint_epochs",
     "recording.checkpoint_minutes",
     "recording.keep_epochs",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slotkit.config import Config
 from slotkit.data.batches import ordered_batches
-from slotkit.data.images import ImageSet
+from slotkit.data.images import Images
 from slotkit.training.trainee import Trainee
 
 # Evaluation keeps no gradients, so it can take more images at once than training.
@@ -78,7 +78,7 @@ def nothing() -> None:
 
 
 def read(
-    trainee: Trainee, images: ImageSet, kind: str, config: Config, between: Callable[[], None] = nothing
+    trainee: Trainee, images: Images, kind: str, config: Config, between: Callable[[], None] = nothing
 ) -> Reading:
     """Evaluate one reading on `images`, in evaluation mode.
 
@@ -119,7 +119,7 @@ def evaluation_mode(model: nn.Module, keep_dropout: bool = False) -> Iterator[No
 
 
 @torch.no_grad()
-def outputs(trainee: Trainee, images: ImageSet, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
+def outputs(trainee: Trainee, images: Images, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits, float32 (b, classes), and labels, int64 (b,), of every image in order, without gradients.
 
     The network is used in the mode and with the weights that it is in.
@@ -131,7 +131,7 @@ def outputs(trainee: Trainee, images: ImageSet, config: Config) -> Iterator[tupl
 
 
 def _measure(
-    trainee: Trainee, images: ImageSet, config: Config, between: Callable[[], None]
+    trainee: Trainee, images: Images, config: Config, between: Callable[[], None]
 ) -> tuple[float, float]:
     correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
     loss = torch.zeros(

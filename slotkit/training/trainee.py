@@ -31,6 +31,7 @@ class Trainee:
     machine: SlotMachine | None
     device: torch.device
     bf16: bool
+    classes: int
 
     def optimizer(self, settings: TrainingSettings) -> Optimizer:
         """What trains the scores, or the learned weights: SGD, or Adam, with the same settings.
@@ -146,7 +147,7 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
     if config.method == "learned" and config.learned_others != "trained":
         treat_others(model, pick(model, slots.where), config.learned_others)
-    return Trainee(model, machine, device, config.training.precision == "bf16")
+    return Trainee(model, machine, device, config.training.precision == "bf16", classes)
 
 
 def find_device(name: str) -> torch.device:

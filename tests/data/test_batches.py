@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from slotkit.data.batches import AUGMENTATIONS, CROP_PADDING, batches, ordered_batches
+from slotkit.data.augmentations import AUGMENTATIONS, CROP_PADDING
+from slotkit.data.batches import batches, ordered_batches
 from slotkit.data.images import ImageSet
 from slotkit.errors import SlotkitError
 
