@@ -189,7 +189,7 @@ def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: i
     reason = (
         "resized-crop needs them whole"
         if loading.whole_pictures
-        else f"decoded they would take {size:.2f} GiB, and data.memory is {loading.memory / 2**30:g}"
+        else f"decoded they would take {size:.3g} GiB, and data.memory is {loading.memory / 2**30:.3g}"
     )
     who = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "the training process"
     return (
