@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from slotkit.data.files import is_hidden, naming
 from slotkit.data.images import Dataset, ImageSet
@@ -18,6 +17,9 @@ from slotkit.data.pictures import decode_halves, is_turned
 from slotkit.data.source import Loading, Source
 from slotkit.data.streams import StreamedImages, exceeds, streamed
 from slotkit.errors import SlotkitError
+
+# torchvision's list; its import takes 160 MB, and seconds.
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def load(source: Source, place: Path, size: int | None, loading: Loading = Loading()) -> Dataset:
