@@ -59,8 +59,7 @@ def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
 
     Raises SlotkitError for missing or damaged data and for settings that can't be built.
     """
-    resolved = fill_from_source(_with_absolute_paths(resolved))
-    dataset = _load(resolved.config.data)
+    resolved, dataset = open_data(_with_absolute_paths(resolved))
     if sources.find(resolved.config.data.dataset).is_there:
         dataset = replace(dataset, notes=(*dataset.notes, *oddities(dataset)))
     identity = identity_of(dataset)
@@ -106,6 +105,15 @@ def reopen(
     if not other_data:
         _check_split(folder, prepared.split)
     return prepared
+
+
+def open_data(resolved: Resolved) -> tuple[Resolved, Dataset]:
+    """Load the data of these settings, and fill in what the dataset decides. No network is built.
+
+    Raises SlotkitError for missing or damaged data.
+    """
+    resolved = fill_from_source(resolved)
+    return resolved, _load(resolved.config.data)
 
 
 def is_there(data: DataSettings) -> bool:
