@@ -16,17 +16,20 @@ INK, PAPER, FRAME = (20, 20, 20), (255, 255, 255), (200, 200, 200)
 
 
 def contact_sheet(images: Tensor, captions: Sequence[str], title: str) -> Image.Image:
-    """A sheet of images, uint8 (n, channels, height, width) with 1 or 3 channels, a caption below each."""
+    """A sheet of images, uint8 (n, channels, height, width) with 1 or 3 channels, a caption below each, of one
+    line or more."""
     small, large = _font(LETTERS), _font(TITLE_LETTERS)
     height, width = images.shape[2:]
     factor = max(1, -(-LEAST_TILE // width))
     tile, tall = factor * width, factor * height
-    columns = min(len(images), max(1, (WIDEST_SHEET - 2 * MARGIN + GAP) // (tile + GAP)))
+    most = max(1, (WIDEST_SHEET - 2 * MARGIN + GAP) // (tile + GAP))
+    rows = -(-len(images) // most)
+    columns = -(-len(images) // rows)  # as many in the last row as possible
     across = 2 * MARGIN + max(columns, min(4, len(images))) * (tile + GAP) - GAP
     heading = _wrapped(title, large, across - 2 * MARGIN)
     top = MARGIN + len(heading) * (TITLE_LETTERS + 6) + GAP
-    row = tall + LETTERS + 6 + GAP
-    rows = -(-len(images) // columns)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    row = tall + lines * (LETTERS + 4) + 4 + GAP
     sheet = Image.new("RGB", (across, top + rows * row - GAP + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     for line, text in enumerate(heading):
@@ -36,7 +39,9 @@ def contact_sheet(images: Tensor, captions: Sequence[str], title: str) -> Image.
         # A white image ends somewhere, too.
         draw.rectangle((left - 1, upper - 1, left + tile, upper + tall), outline=FRAME)
         sheet.paste(_picture(image).resize((tile, tall), Image.Resampling.NEAREST), (left, upper))
-        draw.text((left, upper + tall + 3), _shortened(caption, small, tile), INK, small)
+        for line, text in enumerate(caption.split("\n")):
+            below = upper + tall + 3 + line * (LETTERS + 4)
+            draw.text((left, below), _shortened(text, small, tile), INK, small)
     return sheet
 
 

@@ -110,7 +110,7 @@ def _caption(label: Tensor, classes: tuple[str, ...]) -> str:
     ][:NAMED]
     if len(named) == 1:
         return named[0][0]
-    return " + ".join(f"{share:.2f} {name}" for name, share in named)
+    return "\n".join(f"{name}: {100 * share:.0f} %" for name, share in named)
 
 
 def _title(resolved: Resolved, images: int, captions: tuple[str, ...], part: str, epoch: int) -> str:
