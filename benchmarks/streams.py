@@ -41,7 +41,9 @@ def generate(place: Path, pictures: int) -> int:
     for number in range(min(DISTINCT, pictures)):
         layers = [
             np.asarray(
-                Image.fromarray(random.integers(0, 256, (edge, edge, 3), dtype=np.uint8)).resize((EDGE, EDGE), 3)
+                Image.fromarray(random.integers(0, 256, (edge, edge, 3), dtype=np.uint8)).resize(
+                    (EDGE, EDGE), 3
+                )
             )
             for edge in (4, 16, 56, 224)
         ]

@@ -162,9 +162,7 @@ def parse(text: str) -> Augment:
             f"the augmentation {text!r} is in an order that is not possible: whole pictures are changed first, "
             f"then batches, then images are mixed. Write {'+'.join(words[at] for at in order)}."
         )
-    of_kind = {
-        kind: tuple(pair for pair in named if AUGMENTATIONS[pair[0]].kind == kind) for kind in KINDS
-    }
+    of_kind = {kind: tuple(pair for pair in named if AUGMENTATIONS[pair[0]].kind == kind) for kind in KINDS}
     return Augment(of_kind["picture"], of_kind["batch"], of_kind["mixture"])
 
 

@@ -17,6 +17,7 @@ from slotkit.data.images import Images
 from slotkit.data.seeds import generator, subseed
 from slotkit.errors import SlotkitError
 
+
 def check_normalisation(name: str, values: Sequence[float] | None, channels: int) -> None:
     """Raise SlotkitError if `mean` or `std` has not one number a channel."""
     if values is not None and len(values) != channels:

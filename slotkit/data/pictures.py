@@ -93,9 +93,7 @@ def decode_halves(
     return _stack(halves[0], colour), _stack(halves[1], colour)
 
 
-def decode(
-    encoded: bytes, where: str, size: int | None, turn: bool = False, crop: bool = False
-) -> Picture:
+def decode(encoded: bytes, where: str, size: int | None, turn: bool = False, crop: bool = False) -> Picture:
     """Decode one picture, grey or RGB as it is stored; turned as its EXIF orientation says with `turn`, and
     made size x size pixels if `size` is given, as by `fit`.
 

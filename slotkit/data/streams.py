@@ -147,7 +147,11 @@ def exceeds(halves: Sequence[Pictures], size: int | None, loading: Loading) -> b
 
 
 def streamed(
-    halves: Sequence[Pictures], labels: Sequence[Tensor], size: int | None, loading: Loading, turn: bool = False
+    halves: Sequence[Pictures],
+    labels: Sequence[Tensor],
+    size: int | None,
+    loading: Loading,
+    turn: bool = False,
 ) -> tuple[tuple[StreamedImages, StreamedImages], list[str], str]:
     """The images of the training and the test pictures, where those with an EXIF orientation lie, and a
     sentence for the user. The beginning of every picture is looked at.
@@ -219,9 +223,7 @@ class _Heads:
 class _Decoder:
     """What a worker makes of a list of indices: uint8 (b, channels, height, width)."""
 
-    def __init__(
-        self, pictures: Pictures, numbers: Tensor, form: Form, change: PictureChange | None
-    ) -> None:
+    def __init__(self, pictures: Pictures, numbers: Tensor, form: Form, change: PictureChange | None) -> None:
         self.pictures, self.numbers, self.form, self.change = pictures, numbers, form, change
 
     def __getitems__(self, indices: list[int]) -> Tensor | _Refusal:

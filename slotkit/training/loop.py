@@ -100,9 +100,7 @@ def fit(
         yield _validate(state, validation, config, started, between)
 
 
-def _steps(
-    state: TrainingState, train: Images, config: Config, recorder: Recorder | None
-) -> Iterator[Event]:
+def _steps(state: TrainingState, train: Images, config: Config, recorder: Recorder | None) -> Iterator[Event]:
     """The remaining steps of the current epoch."""
     trainee, settings = state.trainee, config.training
     epoch, done = state.validated + 1, state.step - state.validated * state.steps_per_epoch

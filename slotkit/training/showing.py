@@ -90,9 +90,7 @@ def _first(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, 
     return torch.cat(inputs)[:count], torch.cat(labels)[:count]
 
 
-def _visible(
-    inputs: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> Tensor:
+def _visible(inputs: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Tensor:
     """uint8 pixels again: without the normalisation, and rounded."""
     if mean is not None and std is not None:
         inputs = inputs * inputs.new_tensor(std)[:, None, None] + inputs.new_tensor(mean)[:, None, None]

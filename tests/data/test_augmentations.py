@@ -70,7 +70,9 @@ def test_mixup_mixes_labels_as_it_mixes_images() -> None:
 
 def test_mixup_needs_the_number_of_classes() -> None:
     images = ImageSet(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.arange(2))
-    with pytest.raises(SlotkitError, match="mixes labels, and the number of classes is not given; give classes"):
+    with pytest.raises(
+        SlotkitError, match="mixes labels, and the number of classes is not given; give classes"
+    ):
         batches(images, 2, seed=0, epoch=0, augment="mixup")
 
 

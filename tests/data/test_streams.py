@@ -86,7 +86,9 @@ def epoch(images: Images, **options: Any) -> list[tuple[Tensor, Tensor]]:
 
 def check_equal(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> None:
     assert len(one) == len(other) > 0
-    assert all(torch.equal(a, b) for pairs in zip(one, other, strict=True) for a, b in zip(*pairs, strict=True))
+    assert all(
+        torch.equal(a, b) for pairs in zip(one, other, strict=True) for a, b in zip(*pairs, strict=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -97,7 +99,9 @@ def test_batches_are_those_of_the_images_in_memory(name: str, workers: int) -> N
     before = torch.get_rng_state()
     for augment in ("none", "randaugment+flip-crop+mixup"):
         options = {"augment": augment, "mean": (0.5,) * 3, "std": (0.2,) * 3, "classes": 2}
-        check_equal(epoch(memory.train.subset(some), **options), epoch(streamed.train.subset(some), **options))
+        check_equal(
+            epoch(memory.train.subset(some), **options), epoch(streamed.train.subset(some), **options)
+        )
     check_equal(list(ordered_batches(memory.test, 3)), list(ordered_batches(streamed.test, 3)))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -124,7 +124,9 @@ def test_a_picture_that_breaks_on_the_way_costs_no_step(pictures: Path) -> None:
         ),
     ],
 )
-def test_settings_that_pictures_cannot_be_read_with(pictures: Path, values: dict[str, Any], text: str) -> None:
+def test_settings_that_pictures_cannot_be_read_with(
+    pictures: Path, values: dict[str, Any], text: str
+) -> None:
     with pytest.raises(SlotkitError) as error:
         run(settings(**values), Path("runs"))
     assert str(error.value) == text
