@@ -1,14 +1,14 @@
-"""Images a second of a folder of JPEGs that is streamed, beside a plain torchvision DataLoader's, and its memory.
+"""Images a second of a streamed folder of JPEGs beside a plain torchvision DataLoader's, and its memory.
 
     python benchmarks/streams.py [--pictures 20000] [--workers 2] [--turns 3]
 
-Makes a folder of 224 x 224 JPEGs (a few hundred distinct ones, each under many names), then lets both read it in
-turns, in one process: slotkit's batches of `imagefolder:`, and torchvision's ImageFolder with the same transforms
-behind a DataLoader with as many workers. Both yield float32 batches, normalised. Prints JSON.
+Makes a folder of 224 x 224 JPEGs (a few hundred distinct ones, each under many names), then lets both read
+it in turns, in one process: slotkit's batches of `imagefolder:`, and torchvision's ImageFolder with the same
+transforms behind a DataLoader with as many workers. Both yield float32 batches, normalised. Prints JSON.
 
-Memory is that of slotkit alone, in a process of its own that reads one epoch: resident memory (RSS) of the main
-process and of each worker, which counts shared pages once for each, and their proportional share (PSS), which
-counts them once. The peaks are of samples, ten in a second.
+Memory is that of slotkit alone, in a process of its own that reads one epoch: resident memory (RSS) of the
+main process and of each worker, which counts shared pages once for each, and their proportional share (PSS),
+which counts them once. The peaks are of samples, ten in a second.
 """
 
 from __future__ import annotations

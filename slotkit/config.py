@@ -90,8 +90,8 @@ class DataSettings(Section):
     )
     fit: Literal["auto", "stretch", "crop"] = Field(
         "auto",
-        description="with data.size, pictures of one's own are stretched, or their middle is taken (crop); auto: "
-        "crop where training takes a resized-crop",
+        description="with data.size, pictures of one's own are stretched, or their middle is taken (crop); "
+        "auto: crop where training takes a resized-crop",
     )
     memory: float = Field(
         1.0,

@@ -1,4 +1,4 @@
-"""What `slotify` would make of a network, before anything is made: which tensors become reels, and what it costs.
+"""What `slotify` would make of a network: which tensors become reels, and what that costs.
 
 Nothing of it is measured on this machine. Bytes follow from shapes; the time of a step is an estimate, which
 says what it rests on.
@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ MEASURED = {
 }
 MEASURED_BATCH = 128
 
-# The text about a tensor in a slot file, and about the file, with checksums; a letter of a name may take eight.
+# Bytes of text about a tensor in a slot file, about the file, and for a letter of a name, at most.
 TENSOR_TEXT, FILE_TEXT, LETTER_TEXT = 600, 2048, 8
 
 # Of images (channels, height, width) that a network is for, if it says nothing itself.
@@ -87,7 +88,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class StepRatio:
-    """An estimate of the time of a training step over that of ordinary SGD, at a batch of MEASURED_BATCH images.
+    """An estimate: the time of a step over that of ordinary SGD, at a batch of MEASURED_BATCH images.
 
     multiplications: of a forward pass, for each connection and image.
     extra: what LeNet-300-100 was measured to take beyond 1 at this K.
@@ -100,9 +101,9 @@ class StepRatio:
     def __str__(self) -> str:
         told = f"about {self.ratio:.2f}" if self.ratio >= 1.01 else "less than 1.01"
         return (
-            f"{told} times ordinary SGD's at batch {MEASURED_BATCH}: an estimate. LeNet-300-100 was measured at "
-            f"{1 + self.extra:.2f} on a CPU, and there a connection has 1 multiplication an image; here it has "
-            f"{self.multiplications:.3g}, which take the time."
+            f"{told} times ordinary SGD's at batch {MEASURED_BATCH}: an estimate. LeNet-300-100 was measured "
+            f"at {1 + self.extra:.2f} on a CPU, and there a connection has 1 multiplication an image; here "
+            f"it has {self.multiplications:.3g}, which take the time."
         )
 
 
@@ -155,7 +156,8 @@ def plan_named(
 ) -> tuple[Plan, tuple[int, int, int], int]:
     """The plan of a network by its name, and the image and the number of classes that it was made for.
 
-    It takes no memory for numbers, but for a network of one's own. Raises SlotkitError as `plan` and `create`.
+    It takes no memory for numbers, but for a network of one's own. Raises SlotkitError as `plan` and
+    `create`.
     """
     image = image or _usual_image(model)
     classes = classes or USUAL_CLASSES
@@ -292,7 +294,7 @@ def _extra(k: int, selection: str) -> float:
     points = sorted(MEASURED[selection].items())
     if k <= points[0][0]:
         return points[0][1]
-    for (low, below), (high, above) in zip(points, points[1:], strict=False):
+    for (low, below), (high, above) in pairwise(points):
         if k <= high:
             return below + (above - below) * math.log2(k / low) / math.log2(high / low)
     (low, below), (high, above) = points[-2:]

@@ -158,7 +158,7 @@ def test_what_slotify_refuses_is_refused() -> None:
         plan(nn.ReLU())
     with pytest.raises(SlotkitError, match="A connection needs at least one option"):
         plan(nn.Linear(2, 2), 0)
-    with pytest.raises(SlotkitError, match="which matches no parameter. Near it: weight"):
+    with pytest.raises(SlotkitError, match=r"which matches no parameter\. Near it: weight"):
         plan(nn.Linear(2, 2), where="wieght")
     with pytest.raises(SlotkitError, match="A reel needs a weight of two dimensions or more"):
         plan(nn.Linear(2, 2), where="bias")

@@ -1,9 +1,10 @@
 """Random changes of training images, by name: "resized-crop+flip+randaugment+mixup".
 
-There are three kinds, applied in this order. Those of pictures see one picture at a time, at the size that it is
-stored in; those of batches see the uint8 pixels of a batch; those of mixtures see what goes into the network,
-and its labels. Each draws from a generator of its own, a function of (seed, epoch, picture) or (seed, epoch,
-step): neither the number of workers nor a resume changes a bit. Importing this does not import torchvision.
+There are three kinds, applied in this order. Those of pictures see one picture at a time, at the size that
+it is stored in; those of batches see the uint8 pixels of a batch; those of mixtures see what goes into the
+network, and its labels. Each draws from a generator of its own, a function of (seed, epoch, picture) or
+(seed, epoch, step): neither the number of workers nor a resume changes a bit. Importing this does not import
+torchvision.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     for augmentation in (
         Augmentation(
             "resized-crop",
-            "a random window of the whole picture, of that share of its area or more, stretched to the size of "
-            "the image (torchvision's RandomResizedCrop)",
+            "a random window of the whole picture, of that share of its area or more, stretched to the size "
+            "of the image (torchvision's RandomResizedCrop)",
             "picture",
             Number("the lowest share of the area", 0.08, 0.001, 1.0),
         ),
@@ -120,7 +121,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 @dataclass(frozen=True)
 class Augment:
-    """What a text such as "flip+mixup" names: (name, number) of each kind, in order; flip has the number 0."""
+    """What a text such as "flip+mixup" names: (name, number) of each kind, in order."""
 
     pictures: tuple[tuple[str, float], ...] = ()
     batches: tuple[tuple[str, float], ...] = ()
@@ -159,8 +160,8 @@ def parse(text: str) -> Augment:
     order = sorted(range(len(named)), key=lambda at: KINDS.index(AUGMENTATIONS[names[at]].kind))
     if order != list(range(len(named))):
         raise SlotkitError(
-            f"the augmentation {text!r} is in an order that is not possible: whole pictures are changed first, "
-            f"then batches, then images are mixed. Write {'+'.join(words[at] for at in order)}."
+            f"the augmentation {text!r} is in an order that is not possible: whole pictures are changed "
+            f"first, then batches, then images are mixed. Write {'+'.join(words[at] for at in order)}."
         )
     of_kind = {kind: tuple(pair for pair in named if AUGMENTATIONS[pair[0]].kind == kind) for kind in KINDS}
     return Augment(of_kind["picture"], of_kind["batch"], of_kind["mixture"])
@@ -173,8 +174,8 @@ def _named(word: str) -> tuple[str, float]:
         near = difflib.get_close_matches(name.lower(), AUGMENTATIONS, n=2)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise SlotkitError(
-            f"there is no augmentation {name!r}.{hint} Accepted are {', '.join((NONE, *AUGMENTATIONS))}, several "
-            "with + between them; use none to train on the images as they are."
+            f"there is no augmentation {name!r}.{hint} Accepted are {', '.join((NONE, *AUGMENTATIONS))}, "
+            "several with + between them; use none to train on the images as they are."
         )
     number = known.number
     if number is None:

@@ -1,8 +1,8 @@
 """Batches for training and evaluation, on the device of the images.
 
 The order of a training batch is a function of (seed, epoch) and its augmentation one of (seed, epoch, step),
-or of (seed, epoch, picture): a run that stops and resumes sees the same bits as one that never stopped, on every
-device, and so does one whose images are read while it trains.
+or of (seed, epoch, picture): a run that stops and resumes sees the same bits as one that never stopped, on
+every device, and so does one whose images are read while it trains.
 """
 
 from __future__ import annotations
@@ -48,14 +48,15 @@ def batches(
     classes, float32 (b, classes). For `mean`, `std`, `dtype` and `channels_last` see `ordered_batches`. The
     first `skip` batches are left out, at no cost.
 
-    Raises SlotkitError, at the call, for a value that is not accepted, and on the way for a picture that can't
-    be read.
+    Raises SlotkitError, at the call, for a value that is not accepted, and on the way for a picture that
+    can't be read.
     """
     _check(images, batch_size, mean, std, dtype)
     augment_by = parse(augment)
     if augment_by.mixes_labels and classes is None:
         raise SlotkitError(
-            f"the augmentation {augment!r} mixes labels, and the number of classes is not given; give classes."
+            f"the augmentation {augment!r} mixes labels, and the number of classes is not given; give "
+            "classes."
         )
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -68,8 +69,8 @@ def batches(
             change = PictureChange(augment_by.pictures, images.shape[1:], seed, epoch)
         read = images.read(parts[skip:], change)
         for step, pixels in enumerate(read, start=skip):
-            pixels = change_batch(augment_by, pixels, generator("augment", seed, epoch, step))
-            inputs = _network_input(pixels, mean, std, dtype, channels_last)
+            changed = change_batch(augment_by, pixels, generator("augment", seed, epoch, step))
+            inputs = _network_input(changed, mean, std, dtype, channels_last)
             labels = images.labels[parts[step]]
             if augment_by.mixes_labels:
                 assert classes is not None

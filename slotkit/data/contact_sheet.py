@@ -16,8 +16,8 @@ INK, PAPER, FRAME = (20, 20, 20), (255, 255, 255), (200, 200, 200)
 
 
 def contact_sheet(images: Tensor, captions: Sequence[str], title: str) -> Image.Image:
-    """A sheet of images, uint8 (n, channels, height, width) with 1 or 3 channels, a caption below each, of one
-    line or more."""
+    """A sheet of images, uint8 (n, channels, height, width) with 1 or 3 channels, a caption below each, of
+    one line or more."""
     small, large = _font(LETTERS), _font(TITLE_LETTERS)
     height, width = images.shape[2:]
     factor = max(1, -(-LEAST_TILE // width))

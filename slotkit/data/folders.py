@@ -14,15 +14,15 @@ import torch
 from slotkit.data.files import is_hidden, naming
 from slotkit.data.images import Dataset, ImageSet
 from slotkit.data.pictures import decode_halves, is_turned
-from slotkit.data.source import Loading, Source
-from slotkit.data.streams import StreamedImages, exceeds, streamed
+from slotkit.data.source import IN_MEMORY, Loading, Source
+from slotkit.data.streams import exceeds, streamed
 from slotkit.errors import SlotkitError
 
 # torchvision's list; its import takes 160 MB, and seconds.
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def load(source: Source, place: Path, size: int | None, loading: Loading = Loading()) -> Dataset:
+def load(source: Source, place: Path, size: int | None, loading: Loading = IN_MEMORY) -> Dataset:
     """Read every picture of `place`; classes are the names of the folders in `train`, sorted.
 
     What tools put there (`is_hidden`) is left out. EXIF orientation is not applied, as ImageFolder doesn't;

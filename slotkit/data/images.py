@@ -1,4 +1,4 @@
-"""Labelled images, in memory or read while they are used, and their split into training and validation images."""
+"""Labelled images, and their split into training and validation images."""
 
 from __future__ import annotations
 

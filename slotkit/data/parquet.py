@@ -18,7 +18,7 @@ from slotkit.data import shards
 from slotkit.data.files import naming
 from slotkit.data.images import Dataset, ImageSet, first_stray_label
 from slotkit.data.pictures import decode_halves
-from slotkit.data.source import Loading, Source
+from slotkit.data.source import IN_MEMORY, Loading, Source
 from slotkit.data.streams import exceeds, streamed
 from slotkit.data.unpacked import Unpacked, unpack
 from slotkit.errors import SlotkitError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
-def load(source: Source, place: Path, size: int | None, loading: Loading = Loading()) -> Dataset:
+def load(source: Source, place: Path, size: int | None, loading: Loading = IN_MEMORY) -> Dataset:
     """Read the files that `shards.find` finds in `place`.
 
     Each row has one encoded picture, in the `bytes` field of a struct column, and an integer class, in one of

@@ -145,8 +145,8 @@ def two_sizes(one: tuple[str, tuple[int, ...]], first: tuple[str, tuple[int, ...
 
 
 def fit(picture: Image.Image, size: int | None, crop: bool) -> Image.Image:
-    """Make a picture size x size pixels: stretched, or with `crop` the middle of it, in its proportions. As it
-    is without a `size`."""
+    """Make a picture size x size pixels: stretched, or with `crop` the middle of it, in its proportions. As
+    it is without a `size`."""
     if size is None:
         return picture
     if not crop:
@@ -192,8 +192,8 @@ def _is_grey(picture: Image.Image, where: str) -> bool:
     if picture.mode not in GREY_MODES | COLOUR_MODES:
         # convert() would clip 16-bit pixels to 255 without a word.
         raise SlotkitError(
-            f"{where} has pixels of Pillow's mode {picture.mode!r}; accepted are 8-bit grey and colour images. "
-            "Convert it first."
+            f"{where} has pixels of Pillow's mode {picture.mode!r}; accepted are 8-bit grey and colour "
+            "images. Convert it first."
         )
     return picture.mode in GREY_MODES
 

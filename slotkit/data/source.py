@@ -27,6 +27,9 @@ class Loading:
     workers: int | None = None
 
 
+IN_MEMORY = Loading()
+
+
 @dataclass(frozen=True)
 class Source:
     """What is known about a dataset before it is read.

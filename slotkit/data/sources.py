@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from slotkit.data.files import holds_class_folders
 from slotkit.data.shards import holds_both_halves
-from slotkit.data.source import Loading, Source
+from slotkit.data.source import IN_MEMORY, Loading, Source
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def load(
     data_dir: Path | None,
     size: int | None = None,
     download: bool = False,
-    loading: Loading = Loading(),
+    loading: Loading = IN_MEMORY,
 ) -> Dataset:
     """Read a dataset into memory, on the CPU.
 

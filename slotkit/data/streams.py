@@ -1,7 +1,7 @@
 """Images that stay in their files and are read while they are used, by processes that read ahead.
 
-A batch is the same as that of the same pictures in memory, to the last bit, whatever the number of workers: which
-pictures it has is decided before they are read, and what changes a picture is a function of its index.
+A batch is the same as that of the same pictures in memory, to the last bit, whatever the number of workers:
+which pictures it has is decided before they are read, and what changes a picture is a function of its index.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: i
     )
     who = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "the training process"
     return (
-        f"{images} pictures are read from their files by {who} while they are used: {reason}. Whether some are "
-        "there twice is not looked at."
+        f"{images} pictures are read from their files by {who} while they are used: {reason}. Whether some "
+        "are there twice is not looked at."
     )
 
 

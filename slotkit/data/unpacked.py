@@ -96,8 +96,8 @@ def unpack(
     free = shutil.disk_usage(folder).free
     if free < size:
         raise SlotkitError(
-            f"{sources[0].parent} is unpacked into {folder} while it is used, which needs {size / 1e9:.1f} GB, "
-            f"and {free / 1e9:.1f} GB are free. Let TMPDIR name a folder with more space, or allow "
+            f"{sources[0].parent} is unpacked into {folder} while it is used, which needs {size / 1e9:.1f} "
+            f"GB, and {free / 1e9:.1f} GB are free. Let TMPDIR name a folder with more space, or allow "
             "more memory with data.memory."
         )
     place, ends = _Place(), [0]

@@ -219,8 +219,8 @@ def _loading(data: DataSettings) -> Loading:
         raise SlotkitError("data.fit is crop, which needs a size. Give data.size, such as 224.")
     if data.fit == "crop" and not sources.find(data.dataset).is_there:
         raise SlotkitError(
-            f"data.fit is crop, which is for pictures of one's own, and {data.dataset} has images of one size. "
-            "Leave it out."
+            f"data.fit is crop, which is for pictures of one's own, and {data.dataset} has images of one "
+            "size. Leave it out."
         )
     crop = data.fit == "crop" or (data.fit == "auto" and whole and data.size is not None)
     return Loading(crop, data.memory * 2**30, whole, data.workers)

@@ -13,8 +13,8 @@ from torch import nn
 
 def make(image, classes):
     width = image[1] * image[2]
-    return nn.Sequential(nn.Flatten(2), nn.Linear(width, 8), nn.TransformerEncoderLayer(8, 2, 8), nn.Flatten(),
-                         nn.Linear(8 * image[0], classes))
+    return nn.Sequential(nn.Flatten(2), nn.Linear(width, 8), nn.TransformerEncoderLayer(8, 2, 8),
+                         nn.Flatten(), nn.Linear(8 * image[0], classes))
 """
 
 

@@ -28,18 +28,20 @@ def test_names_with_numbers_are_read() -> None:
         ),
         (
             "resized-crop:2",
-            "the augmentation 'resized-crop:2': the lowest share of the area is a number from 0.001 to 1, such "
-            "as resized-crop:0.08.",
+            "the augmentation 'resized-crop:2': the lowest share of the area is a number from 0.001 to 1, "
+            "such as resized-crop:0.08.",
         ),
         (
             "flip+mixup:0.5+randaugment",
-            "the augmentation 'flip+mixup:0.5+randaugment' is in an order that is not possible: whole pictures "
-            "are changed first, then batches, then images are mixed. Write randaugment+flip+mixup:0.5.",
+            "the augmentation 'flip+mixup:0.5+randaugment' is in an order that is not possible: whole "
+            "pictures are changed first, then batches, then images are mixed. Write "
+            "randaugment+flip+mixup:0.5.",
         ),
         ("mixup+mixup", "the augmentation 'mixup+mixup' has mixup twice. Name each change once."),
         (
             "flip+flip-crop",
-            "the augmentation 'flip+flip-crop' has flip and flip-crop, which has a flip. Name each change once.",
+            "the augmentation 'flip+flip-crop' has flip and flip-crop, which has a flip. Name each change "
+            "once.",
         ),
         (
             "none+flip",
@@ -55,7 +57,7 @@ def test_others_are_refused(text: str, told: str) -> None:
 
 
 def test_mixup_mixes_labels_as_it_mixes_images() -> None:
-    """Images of one value each, which is their label: the value that comes out says what the labels must be."""
+    """Each image has one value, its label: the value that comes out says what the labels must be."""
     values = torch.arange(0, 250, 25)
     images = ImageSet(values.to(torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2), torch.arange(10))
     seen = set()

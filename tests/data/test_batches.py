@@ -216,8 +216,9 @@ def test_an_unknown_augmentation_is_answered_with_the_list() -> None:
     with pytest.raises(SlotkitError) as error:
         batches(random_images(3), 2, seed=0, epoch=0, augment="mix-up")
     assert str(error.value) == (
-        "there is no augmentation 'mix-up'. Did you mean mixup? Accepted are none, resized-crop, randaugment, "
-        "flip, flip-crop, mixup, several with + between them; use none to train on the images as they are."
+        "there is no augmentation 'mix-up'. Did you mean mixup? Accepted are none, resized-crop, "
+        "randaugment, flip, flip-crop, mixup, several with + between them; use none to train on the images "
+        "as they are."
     )
 
 

@@ -72,8 +72,8 @@ def test_a_run_goes_on_in_the_midst_of_an_epoch_with_more_memory(pictures: Path)
             raise KeyboardInterrupt
 
     each_step = {"recording__checkpoint_minutes": 1e-9}
+    ahead = settings(data__augment=MIXED, data__memory=0, data__workers=2, **each_step)
     with pytest.raises(KeyboardInterrupt):
-        ahead = settings(data__augment=MIXED, data__memory=0, data__workers=2, **each_step)
         run(ahead, Path("runs"), "part", interrupt)
     part = RunFolder.open("part", Path("runs"))
     resume(part, [Overrides("test", {"data.memory": 1.0})])
@@ -113,14 +113,14 @@ def test_a_picture_that_breaks_on_the_way_costs_no_step(pictures: Path) -> None:
         ),
         (
             {"data__fit": "crop", "data__size": 8, "data__dataset": "digits"},
-            "data.fit is crop, which is for pictures of one's own, and digits has images of one size. Leave it "
-            "out.",
+            "data.fit is crop, which is for pictures of one's own, and digits has images of one size. Leave "
+            "it out.",
         ),
         (
             {"data__augment": "flip+rand-augment"},
-            "there is no augmentation 'rand-augment'. Did you mean randaugment? Accepted are none, resized-crop, "
-            "randaugment, flip, flip-crop, mixup, several with + between them; use none to train on the images "
-            "as they are.",
+            "there is no augmentation 'rand-augment'. Did you mean randaugment? Accepted are none, "
+            "resized-crop, randaugment, flip, flip-crop, mixup, several with + between them; use none to "
+            "train on the images as they are.",
         ),
     ],
 )
