@@ -63,7 +63,7 @@ def batches(
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(images), generator=generator("order", seed, epoch))
         order = order.to(images.labels.device)  # one transfer an epoch, not one a step
-        parts = list(order.split(batch_size)) if len(images) else []
+        parts = list(torch.split(order, batch_size)) if len(images) else []
         change = None
         if augment_by.pictures:
             change = PictureChange(augment_by.pictures, images.shape[1:], seed, epoch)
@@ -100,7 +100,7 @@ def ordered_batches(
     """
     _check(images, batch_size, mean, std, dtype)
     everything = torch.arange(len(images), device=images.labels.device)
-    parts = list(everything.split(batch_size)) if len(images) else []
+    parts = list(torch.split(everything, batch_size)) if len(images) else []
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         start = 0

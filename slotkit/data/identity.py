@@ -121,7 +121,7 @@ def _half(images: Images) -> Half:
     size = len(images) * math.prod(images.shape)
     some = torch.arange(0, len(images), max(1, -(-size // PIXEL_BYTES)))
     labels = images.labels.contiguous().numpy().astype("<i8", copy=False)
-    pixels = (part.numpy() for part in images.read(some.split(AT_ONCE)))
+    pixels = (part.numpy() for part in images.read(torch.split(some, AT_ONCE)))
     return Half(images=len(images), labels=_digest([labels]), pixels=_digest(pixels))
 
 

@@ -118,7 +118,7 @@ class StreamedImages:
         """See `Images`. Raises UnreadableError, naming the file."""
         device, decoder = self.labels.device, _Decoder(self.pictures, self.numbers, self.form, change)
         pin = device.type == "cuda"
-        units = (unit.tolist() for part in parts for unit in part.cpu().split(UNIT))
+        units = (unit.tolist() for part in parts for unit in torch.split(part.cpu(), UNIT))
         counts = [-(-len(part) // UNIT) for part in parts]
         found = _read_ahead(decoder, units, min(self.workers, sum(counts)), pin)
         for count in counts:
@@ -174,7 +174,7 @@ def _form_of(
     first: tuple[str, tuple[int, int]] | None = None
     grey, turned = True, []
     for pictures in halves:
-        numbers = [unit.tolist() for unit in torch.arange(len(pictures)).split(HEADS)]
+        numbers = [unit.tolist() for unit in torch.split(torch.arange(len(pictures)), HEADS)]
         few = len(numbers) < 8  # to start processes takes longer
         for heads in _read_ahead(_Heads(pictures, turn), numbers, 0 if few else workers, False):
             for where, found in heads:
@@ -269,7 +269,7 @@ def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: boo
     """What `dataset` makes of each unit, in order. Raises UnreadableError."""
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=units,  # type: ignore[arg-type]
+        batch_sampler=units,
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,

@@ -101,7 +101,7 @@ def _caption(label: Tensor, classes: tuple[str, ...]) -> str:
     if not label.ndim:
         return classes[int(label)]
     shares = label.sort(descending=True, stable=True)
-    named = [
+    named: list[tuple[str, float]] = [
         (classes[at], share)
         for at, share in zip(shares.indices.tolist(), shares.values.tolist(), strict=True)
         if share >= 0.005
