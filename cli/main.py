@@ -7,7 +7,20 @@ import sys
 from typing import Annotated
 
 import typer
-from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, report, runs, sweep, train
+from slotkit.cli import (
+    analyze,
+    bench,
+    data,
+    evaluate,
+    export,
+    finetune,
+    plan,
+    recipes,
+    report,
+    runs,
+    sweep,
+    train,
+)
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
@@ -26,6 +39,7 @@ app.command("train")(train.train)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
 app.add_typer(sweep.app, name="sweep")
 app.command("report")(report.report)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -75,20 +76,46 @@ def progress() -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[speed_told]}"), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("steps", total=None)
+        task, speed = bar.add_task("steps", total=None, speed_told=""), Speed()
 
         def show(event: Event) -> None:
             from slotkit.training.journal import line
             from slotkit.training.loop import Step
 
             if isinstance(event, Step):
-                bar.update(task, completed=event.step, total=event.total)
+                told = speed.after(event.images)
+                bar.update(task, completed=event.step, total=event.total, speed_told=told)
             else:
                 bar.console.print(line(event), highlight=False, markup=False)
 
         yield show
+
+
+class Speed:
+    """Images a second over the last steps that took SECONDS together, as text.
+
+    Args:
+        clock: seconds, from any moment.
+    """
+
+    SECONDS = 2.0
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock, self.since, self.images, self.told = clock, clock(), 0, ""
+
+    def after(self, images: int) -> str:
+        """After a step on so many images: the latest speed; nothing at first."""
+        self.images += images
+        passed = self.clock() - self.since
+        if passed >= self.SECONDS:
+            self.told = f"{self.images / passed:,.0f} images/s"
+            self.since, self.images = self.clock(), 0
+        return self.told
 
 
 @contextmanager

@@ -47,6 +47,13 @@ def _plain_selection(value: Any, accepted: ValidatorFunctionWrapHandler) -> Any:
             raise fault from None
 
 
+def _joined(value: Any) -> Any:
+    """A list of names is the same as these names with + between them."""
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return "+".join(value)
+    return value
+
+
 def _plain_init(value: Any) -> Any:
     """Runs of before have the former names of inits."""
     from slotkit.inits import plain_init  # late, because it imports numpy
@@ -75,7 +82,24 @@ class DataSettings(Section):
     validation: float | None = Field(
         None, ge=0.01, lt=1, description="share of the training images held out; default by dataset"
     )
-    augment: str = Field("none", description="augmentation of training images: none, flip, flip-crop")
+    augment: Annotated[str, BeforeValidator(_joined)] = Field(
+        "none",
+        description="augmentation of training images: none, or names with + between them: resized-crop, "
+        "randaugment, flip, flip-crop, mixup",
+    )
+    fit: Literal["auto", "stretch", "crop"] = Field(
+        "auto",
+        description="with data.size, pictures of one's own are stretched, or their middle is taken (crop); "
+        "auto: crop where training takes a resized-crop",
+    )
+    memory: float = Field(
+        1.0,
+        ge=0,
+        description="GiB that decoded pictures of one's own may take; more are read while they are used",
+    )
+    workers: int | None = Field(
+        None, ge=0, le=256, description="processes that read pictures ahead then; default by cores"
+    )
     mean: tuple[float, ...] | None = Field(None, description="subtracted per channel (pixels in 0..1)")
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="divided by, per channel")
 

@@ -9,6 +9,10 @@ class SlotkitError(ValueError):
     """
 
 
+class UnreadableError(SlotkitError):
+    """A picture could not be read in the midst of a training: what was trained until then is whole."""
+
+
 class DivergedError(SlotkitError):
     """Training came to numbers that are not finite: its settings are at fault, not its surroundings."""
 

@@ -45,7 +45,7 @@ def slotify(
     `SlotMachine.optimizer`. `SlotMachine.to_learned` gives the ordinary network back.
 
     Args:
-        model: any module with weights of Linear, Conv1d/2d/3d or ConvTranspose1d/2d/3d.
+        model: any module with weights of Linear, Conv1d/2d/3d, ConvTranspose1d/2d/3d or MultiheadAttention.
         k: options a connection, 1 or more.
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
         sharing: "none", "layer", "channel" or "network": which connections have the same K options. Those

@@ -16,6 +16,9 @@ Where = None | str | Iterable[str] | Callable[[str, nn.Parameter], bool]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
+# nn.MultiheadAttention keeps what others have in a Linear (timm's qkv) in parameters of its own.
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
 
 @dataclass(frozen=True)
 class Picked:
@@ -94,13 +97,13 @@ def pick(model: nn.Module, where: Where = None) -> list[Picked]:
     Raises SlotkitError if nothing is picked, if a pattern matches nothing, or if a parameter is lazy, in
     shards or already a slot machine's.
     """
-    by_name = _holders(model)
+    by_name = holders_of(model)
     return [_picked(name, by_name[name]) for name in _names(model, where, by_name)]
 
 
 def names_picked(model: nn.Module, where: Where = None) -> list[str]:
     """The names of what `pick` picks, also of a model on the meta device."""
-    return _names(model, where, _holders(model))
+    return _names(model, where, holders_of(model))
 
 
 def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Module, str]]]) -> list[str]:
@@ -128,7 +131,7 @@ def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Modu
     return names
 
 
-def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+def holders_of(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """First full name of each parameter -> every (module, name) that holds it."""
     first_name: dict[int, str] = {}
     by_name: dict[str, list[tuple[nn.Module, str]]] = {}
@@ -142,7 +145,9 @@ def _holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 
 def _is_layer_weight(holders: list[tuple[nn.Module, str]]) -> bool:
     return any(
-        isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name == "weight" for module, name in holders
+        (isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name == "weight")
+        or (isinstance(module, nn.MultiheadAttention) and name in PROJECTIONS)
+        for module, name in holders
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slotkit.config import Config
-from slotkit.data.images import ImageSet
+from slotkit.data.images import Images
 from slotkit.machine import SlotMachine
 from slotkit.reel import Reel
 from slotkit.training.evaluation import evaluation_mode, outputs
@@ -44,7 +44,7 @@ class Readings:
     same_option: Mapping[str, float]
 
 
-def read_networks(prepared: Prepared, images: ImageSet, draws: int) -> Readings:
+def read_networks(prepared: Prepared, images: Images, draws: int) -> Readings:
     """The readings of a machine's present scores, in evaluation mode and without dropout.
 
     Sample number i is draw i of the evaluation stream: the one that `slotkit evaluate` takes, too.
@@ -174,12 +174,12 @@ def _pieces(reel: Reel) -> tuple[Tensor, ...]:
     return torch.split(torch.arange(math.prod(reel.shape)), max(1, NUMBERS // reel.k))
 
 
-def _softmax_outputs(trainee: Trainee, images: ImageSet, config: Config) -> Tensor:
+def _softmax_outputs(trainee: Trainee, images: Images, config: Config) -> Tensor:
     with evaluation_mode(trainee.model):
         return torch.cat([logits.softmax(dim=-1) for logits, _ in outputs(trainee, images, config)])
 
 
-def _accuracy(trainee: Trainee, images: ImageSet, config: Config) -> float:
+def _accuracy(trainee: Trainee, images: Images, config: Config) -> float:
     return _share(_softmax_outputs(trainee, images, config).argmax(dim=-1) == images.labels)
 
 

@@ -1,82 +1,21 @@
 """Batches for training and evaluation, on the device of the images.
 
-The order of a training batch is a function of (seed, epoch) and its augmentation one of (seed, epoch, step):
-a run that stops and resumes sees the same bits as one that never stopped, on every device.
+The order of a training batch is a function of (seed, epoch) and its augmentation one of (seed, epoch, step),
+or of (seed, epoch, picture): a run that stops and resumes sees the same bits as one that never stopped, on
+every device, and so does one whose images are read while it trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from slotkit.data.images import ImageSet
-from slotkit.data.seeds import generator
+from slotkit.data.augmentations import PictureChange, change_batch, mix, parse
+from slotkit.data.images import Images
+from slotkit.data.seeds import generator, subseed
 from slotkit.errors import SlotkitError
-
-CROP_PADDING = 4  # pixels on each side
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """A random change of a training batch.
-
-    apply: (images, generator) -> images, both uint8 of shape (n, channels, height, width), drawing from the
-        CPU generator only.
-    """
-
-    name: str
-    description: str
-    apply: Callable[[Tensor, torch.Generator], Tensor]
-
-
-def _unchanged(images: Tensor, random: torch.Generator) -> Tensor:
-    return images
-
-
-# torchvision.transforms.v2 takes one random number for a whole batch: it would flip all images or none, and
-# crop all at the same place. The next two functions take one for each image instead.
-def _flip(images: Tensor, random: torch.Generator) -> Tensor:
-    mirrored = (torch.rand(len(images), generator=random) < 0.5).to(images.device)
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-
-
-def _crop(images: Tensor, random: torch.Generator) -> Tensor:
-    n, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=random).to(images.device)
-    padded = nn.functional.pad(images, [CROP_PADDING] * 4)
-    # A view of shape (n, channels, 9, 9, height, width): every window of every image.
-    windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
-
-
-def _flip_crop(images: Tensor, random: torch.Generator) -> Tensor:
-    return _crop(_flip(images, random), random)
-
-
-AUGMENTATIONS: dict[str, Augmentation] = {
-    augmentation.name: augmentation
-    for augmentation in (
-        Augmentation("none", "the images as they are", _unchanged),
-        Augmentation("flip", "each image is mirrored left to right with probability 0.5", _flip),
-        Augmentation(
-            "flip-crop",
-            f"flip, then a random window of the image padded with {CROP_PADDING} black pixels a side",
-            _flip_crop,
-        ),
-    )
-}
-
-
-def check_augmentation(name: str) -> None:
-    """Raise SlotkitError if there is none of that name."""
-    if name not in AUGMENTATIONS:
-        raise SlotkitError(
-            f"there is no augmentation {name!r}. Accepted are {', '.join(AUGMENTATIONS)}; "
-            "use none to train on the images as they are."
-        )
 
 
 def check_normalisation(name: str, values: Sequence[float] | None, channels: int) -> None:
@@ -89,7 +28,7 @@ def check_normalisation(name: str, values: Sequence[float] | None, channels: int
 
 
 def batches(
-    images: ImageSet,
+    images: Images,
     batch_size: int,
     *,
     seed: int,
@@ -100,33 +39,50 @@ def batches(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     skip: int = 0,
+    classes: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, shuffled: (dtype (b, channels, height, width), int64 (b,)) pairs.
 
-    b is `batch_size`, and what is left over in the last batch. `augment` names one of AUGMENTATIONS, applied
-    to the uint8 pixels. For `mean`, `std`, `dtype` and `channels_last` see `ordered_batches`. The first
-    `skip` batches are left out, at no cost.
+    b is `batch_size`, and what is left over in the last batch. `augment` has names of
+    slotkit.data.augmentations; those that mix images need the number of `classes`, and make labels shares of
+    classes, float32 (b, classes). For `mean`, `std`, `dtype` and `channels_last` see `ordered_batches`. The
+    first `skip` batches are left out, at no cost.
 
-    Raises SlotkitError, at the call, for a value that is not accepted.
+    Raises SlotkitError, at the call, for a value that is not accepted, and on the way for a picture that
+    can't be read.
     """
     _check(images, batch_size, mean, std, dtype)
-    check_augmentation(augment)
-    change = AUGMENTATIONS[augment].apply
+    augment_by = parse(augment)
+    if augment_by.mixes_labels and classes is None:
+        raise SlotkitError(
+            f"the augmentation {augment!r} mixes labels, and the number of classes is not given; give "
+            "classes."
+        )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(images), generator=generator("order", seed, epoch))
         order = order.to(images.labels.device)  # one transfer an epoch, not one a step
-        starts = list(enumerate(range(0, len(images), batch_size)))
-        for step, start in starts[skip:]:
-            indices = order[start : start + batch_size]
-            pixels = change(images.images[indices], generator("augment", seed, epoch, step))
-            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[indices]
+        parts = list(torch.split(order, batch_size)) if len(images) else []
+        change = None
+        if augment_by.pictures:
+            change = PictureChange(augment_by.pictures, images.shape[1:], seed, epoch)
+        read = images.read(parts[skip:], change)
+        for step, pixels in enumerate(read, start=skip):
+            changed = change_batch(augment_by, pixels, generator("augment", seed, epoch, step))
+            inputs = _network_input(changed, mean, std, dtype, channels_last)
+            labels = images.labels[parts[step]]
+            if augment_by.mixes_labels:
+                assert classes is not None
+                inputs, labels = mix(augment_by, inputs, labels, classes, subseed("mix", seed, epoch, step))
+                inputs = inputs.contiguous(memory_format=layout)
+            yield inputs, labels
 
     return pairs()
 
 
 def ordered_batches(
-    images: ImageSet,
+    images: Images,
     batch_size: int,
     *,
     mean: Sequence[float] | None = None,
@@ -147,12 +103,14 @@ def ordered_batches(
     Raises SlotkitError, at the call, for a value that is not accepted.
     """
     _check(images, batch_size, mean, std, dtype)
-    starts = range(first * batch_size, len(images), every * batch_size)
-    slices = (slice(start, start + batch_size) for start in starts)
-    return (
-        (_network_input(images.images[some], mean, std, dtype, channels_last), images.labels[some])
-        for some in slices
-    )
+    everything = torch.arange(len(images), device=images.labels.device)
+    parts = list(torch.split(everything, batch_size))[first::every] if len(images) else []
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for part, pixels in zip(parts, images.read(parts), strict=True):
+            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[part]
+
+    return pairs()
 
 
 def _network_input(
@@ -172,7 +130,7 @@ def _network_input(
 
 
 def _check(
-    images: ImageSet,
+    images: Images,
     batch_size: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
@@ -187,7 +145,7 @@ def _check(
             "one of mean and std came without the other; give both to normalise, "
             "or neither to scale to [0, 1]."
         )
-    channels = images.images.shape[1]
+    channels = images.shape[0]
     for name, values in (("mean", mean), ("std", std)):
         check_normalisation(name, values, channels)
     if std is not None and min(std) <= 0:

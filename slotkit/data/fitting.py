@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from slotkit.data.identity import Identity, listed
-from slotkit.data.images import Dataset, ImageSet
+from slotkit.data.images import Dataset
 from slotkit.errors import SlotkitError
 
 
@@ -43,8 +43,7 @@ def _renumbered(dataset: Dataset, classes: list[str]) -> Dataset:
             f"network doesn't know; it knows {listed(classes, 20)}. Rename or leave out."
         )
     numbers = torch.tensor([classes.index(name) for name in dataset.classes])
-    halves = (ImageSet(half.images, numbers[half.labels]) for half in (dataset.train, dataset.test))
-    train, test = halves
+    train, test = (half.relabelled(numbers[half.labels]) for half in (dataset.train, dataset.test))
     return replace(dataset, train=train, test=test, classes=tuple(classes))
 
 

@@ -7,22 +7,27 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from slotkit.data.files import is_hidden, naming
 from slotkit.data.images import Dataset, ImageSet
 from slotkit.data.pictures import decode_halves, is_turned
-from slotkit.data.source import Source
+from slotkit.data.source import IN_MEMORY, Loading, Source
+from slotkit.data.streams import exceeds, streamed
 from slotkit.errors import SlotkitError
 
+# torchvision's list; its import takes 160 MB, and seconds.
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-def load(source: Source, place: Path, size: int | None) -> Dataset:
+
+def load(source: Source, place: Path, size: int | None, loading: Loading = IN_MEMORY) -> Dataset:
     """Read every picture of `place`; classes are the names of the folders in `train`, sorted.
 
     What tools put there (`is_hidden`) is left out. EXIF orientation is not applied, as ImageFolder doesn't;
-    a note says if pictures have one. With a `size`, each picture is stretched to size x size pixels.
+    a note says if pictures have one. With a `size`, each picture is made size x size pixels. Where `loading`
+    says so, pictures stay in their files.
 
     Raises SlotkitError if a half or a class is missing or empty, if a folder is there twice, if a picture
     cannot be read, or if sizes differ and no `size` is given.
@@ -36,14 +41,43 @@ def load(source: Source, place: Path, size: int | None) -> Dataset:
             f"class {strays[0]!r} is in {place / half} but not in {place / other}; both need the same "
             "classes. Add the folder there or remove it here."
         )
-    turned: list[Path] = []
-    images = decode_halves(_encoded(train, turned), _encoded(test, turned), size)
+    name, classes = f"imagefolder:{place}", tuple(train.classes)
+    pictures = [Files(half.paths) for half in (train, test)]
+    if exceeds(pictures, size, loading):
+        labels = [torch.tensor(half.labels, dtype=torch.int64) for half in (train, test)]
+        halves, turned_at, told = streamed(pictures, labels, size, loading)
+        notes = _notes(train.left_out + test.left_out, turned_at)
+        return Dataset(name, *halves, classes, notes=(told, *notes))
+    turned: list[str] = []
+    images = decode_halves(_encoded(train, turned), _encoded(test, turned), size, crop=loading.crop)
     train_set, test_set = (
         ImageSet(pixels, torch.tensor(half.labels, dtype=torch.int64))
         for pixels, half in zip(images, (train, test), strict=True)
     )
     notes = _notes(train.left_out + test.left_out, turned)
-    return Dataset(f"imagefolder:{place}", train_set, test_set, tuple(train.classes), notes=notes)
+    return Dataset(name, train_set, test_set, classes, notes=notes)
+
+
+class Files:
+    """Pictures that are a file each; see `slotkit.data.streams.Pictures`.
+
+    Their paths are one text: millions of Python objects would be copied into each worker, because Python
+    counts references in them.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.text = b"".join(encoded)
+        self.ends = torch.tensor([len(path) for path in encoded], dtype=torch.int64).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def opened(self, number: int) -> tuple[str, BinaryIO]:
+        start = int(self.ends[number - 1]) if number else 0
+        path = os.fsdecode(self.text[start : int(self.ends[number])])
+        with naming(Path(path)):
+            return path, Path(path).open("rb")
 
 
 @dataclass(frozen=True)
@@ -111,17 +145,17 @@ def _refuse(fault: OSError) -> None:
         raise fault
 
 
-def _encoded(half: _Half, turned: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _encoded(half: _Half, turned: list[str]) -> Iterator[tuple[str, bytes]]:
     """Each picture; those with an EXIF orientation are added to `turned`."""
     for path in half.paths:
         with naming(path):
             encoded = path.read_bytes()
         if is_turned(encoded):
-            turned.append(path)
+            turned.append(str(path))
         yield str(path), encoded
 
 
-def _notes(left_out: list[Path], turned: list[Path]) -> tuple[str, ...]:
+def _notes(left_out: list[Path], turned: list[str]) -> tuple[str, ...]:
     notes = []
     if left_out:
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in left_out)

@@ -6,17 +6,19 @@ The identity is of the images as they are loaded, before augmentation and normal
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from slotkit.data.images import Dataset, ImageSet
+    from slotkit.data.images import Dataset, Images
 
 # Of a larger split evenly spread images are digested, so that it takes a tenth of a second.
 PIXEL_BYTES = 64 * 2**20
+AT_ONCE = 256  # images
 
 SPLITS = {"train": "training", "test": "test"}
 
@@ -113,18 +115,21 @@ def _classes_changed(before: Identity, now: Identity) -> list[str]:
     ]
 
 
-def _half(images: ImageSet) -> Half:
-    size = images.images.numel()
-    some = images.images[:: max(1, -(-size // PIXEL_BYTES))].contiguous()
-    return Half(
-        images=len(images),
-        labels=_digest(images.labels.contiguous().numpy().astype("<i8", copy=False)),
-        pixels=_digest(some.numpy()),
-    )
+def _half(images: Images) -> Half:
+    import torch  # it is there: without it there were no images
+
+    size = len(images) * math.prod(images.shape)
+    some = torch.arange(0, len(images), max(1, -(-size // PIXEL_BYTES)))
+    labels = images.labels.contiguous().numpy().astype("<i8", copy=False)
+    pixels = (part.numpy() for part in images.read(torch.split(some, AT_ONCE)))
+    return Half(images=len(images), labels=_digest([labels]), pixels=_digest(pixels))
 
 
-def _digest(values: object) -> str:
-    return hashlib.blake2b(values, digest_size=16).hexdigest()  # type: ignore[arg-type]
+def _digest(values: Iterable[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for some in values:
+        digest.update(some)
+    return digest.hexdigest()
 
 
 def _shape(image: Sequence[int]) -> str:

@@ -1,14 +1,53 @@
-"""Labelled images in memory, and their split into training and validation images."""
+"""Labelled images, and their split into training and validation images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from slotkit.data.augmentations import PictureChange
 from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
+
+
+class Images(Protocol):
+    """What training and evaluation ask of images: `ImageSet`, or `slotkit.data.streams.StreamedImages`."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64, shape (n,), on the device that images come to."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> Images:
+        """The images at `indices` (int64, shape (m,), any device), in that order."""
+        ...
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images, which come to `device`."""
+        ...
+
+    def relabelled(self, labels: Tensor) -> Images:
+        """The same images with other labels."""
+        ...
+
+    def read(self, parts: Sequence[Tensor], change: PictureChange | None = None) -> Iterator[Tensor]:
+        """For each part, int64 indices (b,) on any device, in order: the pixels, uint8 (b, channels, height,
+        width). With `change` each picture is changed by it.
+
+        Raises SlotkitError, naming the file, for a picture that can't be read.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +97,25 @@ class ImageSet:
         """The same images on `device`."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def relabelled(self, labels: Tensor) -> ImageSet:
+        """The same images with other labels."""
+        return ImageSet(self.images, labels)
+
+    def read(self, parts: Sequence[Tensor], change: PictureChange | None = None) -> Iterator[Tensor]:
+        """See `Images`. Pictures are changed in this process, on the CPU."""
+        for indices in parts:
+            pixels = self.images[indices.to(self.images.device)]
+            if change is not None:
+                from slotkit.data.pictures import changed  # late, because it imports Pillow
+
+                pixels = changed(pixels.cpu(), indices.tolist(), change).to(self.images.device)
+            yield pixels
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -71,14 +129,14 @@ class Dataset:
     """
 
     name: str
-    train: ImageSet
-    test: ImageSet
+    train: Images
+    test: Images
     classes: tuple[str, ...]
     named: bool = True
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        train_shape, test_shape = tuple(self.train.images.shape[1:]), tuple(self.test.images.shape[1:])
+        train_shape, test_shape = self.train.shape, self.test.shape
         if train_shape != test_shape:
             raise SlotkitError(
                 f"{self.name}: training images have shape {train_shape}, test images {test_shape}; "
@@ -97,12 +155,12 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.train.images.shape[2], self.train.images.shape[3]
+        return self.train.shape[1], self.train.shape[2]
 
     @property
     def num_classes(self) -> int:

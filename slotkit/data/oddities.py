@@ -11,7 +11,9 @@ from slotkit.data.images import Dataset, ImageSet
 
 def oddities(dataset: Dataset) -> list[str]:
     """Sentences; empty for most datasets."""
-    return [*_classes(dataset), *_twice(dataset)]
+    if isinstance(dataset.train, ImageSet) and isinstance(dataset.test, ImageSet):
+        return [*_classes(dataset), *_twice(dataset.train, dataset.test)]
+    return _classes(dataset)  # pictures that are there twice show in all pixels only, which aren't in memory
 
 
 def _classes(dataset: Dataset) -> list[str]:
@@ -27,11 +29,11 @@ def _classes(dataset: Dataset) -> list[str]:
     return found
 
 
-def _twice(dataset: Dataset) -> list[str]:
+def _twice(training: ImageSet, tested: ImageSet) -> list[str]:
     """Pictures that are there more than once, pixel by pixel, where that changes what an accuracy means."""
-    train, test = _digests(dataset.train), _digests(dataset.test)
+    train, test = _digests(training), _digests(tested)
     labels = defaultdict(set)
-    for digest, label in zip(train, dataset.train.labels.tolist(), strict=True):
+    for digest, label in zip(train, training.labels.tolist(), strict=True):
         labels[digest].add(label)
     known = sum(digest in labels for digest in test)
     torn = sum(len(named) > 1 for named in labels.values())

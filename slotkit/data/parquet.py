@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from slotkit.data import shards
 from slotkit.data.files import naming
 from slotkit.data.images import Dataset, ImageSet, first_stray_label
 from slotkit.data.pictures import decode_halves
-from slotkit.data.source import Source
+from slotkit.data.source import IN_MEMORY, Loading, Source
+from slotkit.data.streams import exceeds, streamed
+from slotkit.data.unpacked import Unpacked, unpack
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
@@ -25,44 +29,90 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
-def load(source: Source, place: Path, size: int | None) -> Dataset:
+def load(source: Source, place: Path, size: int | None, loading: Loading = IN_MEMORY) -> Dataset:
     """Read the files that `shards.find` finds in `place`.
 
     Each row has one encoded picture, in the `bytes` field of a struct column, and an integer class, in one of
     LABEL_COLUMNS. Class names come from the hub's schema metadata; without it they are "0", "1", ... up to
     the highest label. A picture is turned as its EXIF orientation says, as the hub's own reader
-    (`datasets.Image`) does. With a `size`, each picture is stretched to size x size pixels.
+    (`datasets.Image`) does. With a `size`, each picture is made size x size pixels. Where `loading` says so,
+    the pictures, still encoded, are copied into a temporary file, and decoded while they are used.
 
     Raises SlotkitError if pyarrow or files are missing, and for a damaged file, row or label.
     """
     files = _found(place)
-    train, test = ([_read(path) for path in half] for half in (files.train, files.test))
+    train, test = ([_Part(path) for path in half] for half in (files.train, files.test))
     _check_alike([*train, *test])
     classes, named = _classes([*train, *test])
     for part in (*train, *test):
         _check_labels(part, len(classes), files)
-    images = decode_halves(_encoded(train), _encoded(test), size, turn=True)
-    labels = (torch.cat([part.labels for part in half]) for half in (train, test))
+    labels = [torch.cat([part.labels for part in half]) for half in (train, test)]
+    name, notes = f"parquet:{place}", tuple(_notes(files))
+    if exceeds([_First(half) for half in (train, test)], size, loading):
+        pictures = _unpacked(train, test)
+        halves, _, told = streamed(pictures, labels, size, loading, turn=True)
+        return Dataset(name, *halves, classes, named, (told, *notes))
+    images = decode_halves(_encoded(train), _encoded(test), size, turn=True, crop=loading.crop)
     train_set, test_set = (ImageSet(*pair) for pair in zip(images, labels, strict=True))
-    return Dataset(f"parquet:{place}", train_set, test_set, classes, named, tuple(_notes(files)))
+    return Dataset(name, train_set, test_set, classes, named, notes)
+
+
+# Pictures that are read at once: a row group of the hub's files can have a thousand.
+AT_ONCE = 32
 
 
 class _Part:
-    """One file: its labels, its class names if it gives them, and its pictures, still encoded."""
+    """One file: its labels, and its class names if it gives them; its pictures are read by `encoded`."""
 
-    def __init__(self, path: Path, table: pyarrow.Table) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.columns = picture, label = _columns(table.schema, path)
-        self.labels = _labels(table.column(label), path)
-        self.names = _names(table.schema, label, path)
-        self.pictures = [chunk.field("bytes") for chunk in table.column(picture).chunks]
+        with _opened(path) as file:
+            schema = file.schema_arrow
+            self.columns = self._picture, label = _columns(schema, path)
+            with _reading(path):
+                column = file.read(columns=[label]).column(label)
+        self.labels = _labels(column, path)
+        self.names = _names(schema, label, path)
 
     def encoded(self) -> Iterator[tuple[str, bytes]]:
-        for row, scalar in enumerate(chain.from_iterable(self.pictures)):
-            where = f"{self.path} row {row}"
-            if not scalar.is_valid:
-                raise SlotkitError(f"{where} has no picture. Remove the row or fill in its bytes.")
-            yield where, scalar.as_py()
+        """Each row: where it is, and its picture, still encoded."""
+        row = 0
+        with _opened(self.path) as file:
+            batches = file.iter_batches(AT_ONCE, columns=[f"{self._picture}.bytes"])
+            while True:
+                with _reading(self.path):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                for scalar in batch.column(0).field("bytes"):
+                    where = f"{self.path} row {row}"
+                    if not scalar.is_valid:
+                        raise SlotkitError(f"{where} has no picture. Remove the row or fill in its bytes.")
+                    yield where, scalar.as_py()
+                    row += 1
+
+
+class _First:
+    """The pictures of a half, of which only the first can be opened."""
+
+    def __init__(self, parts: list[_Part]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(part.labels) for part in self.parts)
+
+    def opened(self, number: int) -> tuple[str, BinaryIO]:
+        where, encoded = next(self.parts[number].encoded())
+        return where, BytesIO(encoded)
+
+
+def _unpacked(train: list[_Part], test: list[_Part]) -> tuple[Unpacked, Unpacked]:
+    rows = [len(part.labels) for part in (*train, *test)]
+    size = sum(part.path.stat().st_size for part in (*train, *test))
+    everything = unpack(_encoded([*train, *test]), [part.path for part in (*train, *test)], rows, size)
+    tested = sum(len(part.labels) for part in test)
+    at = len(everything) - tested
+    return everything.between(0, at), everything.between(at, at + tested)
 
 
 def _encoded(parts: list[_Part]) -> Iterator[tuple[str, bytes]]:
@@ -121,7 +171,8 @@ def _check_labels(part: _Part, classes: int, files: shards.Shards) -> None:
     )
 
 
-def _read(path: Path) -> _Part:
+@contextmanager
+def _opened(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -130,15 +181,24 @@ def _read(path: Path) -> _Part:
             "reading parquet files needs pyarrow, which is not installed. "
             "Install it with: pip install 'slotkit[parquet]'"
         ) from error
-    with naming(path), path.open("rb") as file:
-        try:
-            table = pyarrow.parquet.ParquetFile(file).read()
-        except Exception as error:  # pyarrow has no end of them for damaged bytes
-            raise SlotkitError(
-                f"{path} is not a readable parquet file: {error}. "
-                "It may be truncated; put a complete copy in its place."
-            ) from error
-    return _Part(path, table)
+    with naming(path):
+        file = path.open("rb")
+    with file:
+        with _reading(path):
+            opened = pyarrow.parquet.ParquetFile(file)
+        yield opened
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises into a SlotkitError that names the file."""
+    try:
+        yield
+    except Exception as error:  # pyarrow has no end of them for damaged bytes
+        raise SlotkitError(
+            f"{path} is not a readable parquet file: {error}. "
+            "It may be truncated; put a complete copy in its place."
+        ) from error
 
 
 def _columns(schema: pyarrow.Schema, path: Path) -> tuple[str, str]:

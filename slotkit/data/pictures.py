@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from slotkit.data.augmentations import PictureChange
 from slotkit.errors import SlotkitError
 
 GREY_MODES = frozenset({"1", "L", "LA"})
@@ -46,17 +48,30 @@ TURNS = {
 
 Picture = NDArray[np.uint8]  # (height, width) if grey, (height, width, 3) if colour
 
+# Of a picture whose shorter side is stretched to 256 pixels, the middle 224 x 224: torchvision's usual way.
+CROP_SHARE = 224 / 256
+
+
+class Head(NamedTuple):
+    """What a picture says of itself before its pixels: (height, width) as it is read, whether it is grey, and
+    whether it has an EXIF orientation."""
+
+    size: tuple[int, int]
+    grey: bool
+    turned: bool
+
 
 def decode_halves(
     train: Iterable[tuple[str, bytes]],
     test: Iterable[tuple[str, bytes]],
     size: int | None,
     turn: bool = False,
+    crop: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Decode the training and the test pictures, each given as (where it lies, encoded bytes).
 
-    With `turn`, each picture is turned as its EXIF orientation says. With a `size` in pixels, each is
-    stretched to size x size. Returns two uint8 tensors of shape (n, channels, height, width): 3 channels
+    With `turn`, each picture is turned as its EXIF orientation says. With a `size` in pixels, each is made
+    size x size by `fit`. Returns two uint8 tensors of shape (n, channels, height, width): 3 channels
     (RGB) if any picture has colour, else 1. Transparency is dropped. Of an animation or a file of several
     pages the first picture counts; of 16 bits a colour channel the upper 8. Both halves need at least one
     picture.
@@ -68,43 +83,80 @@ def decode_halves(
     first: tuple[str, Picture] | None = None
     for pictures, named in zip(halves, (train, test), strict=True):
         for where, encoded in named:
-            picture = decode(encoded, where, size, turn)
+            picture = decode(encoded, where, size, turn, crop)
             first = first or (where, picture)
             if picture.shape[:2] != first[1].shape[:2]:
-                raise SlotkitError(
-                    f"{where} is {_pixels(picture)}, but {first[0]} is {_pixels(first[1])}; all images of a "
-                    "dataset need one size. Give a size to resize every image while loading."
-                )
+                raise two_sizes((where, picture.shape[:2]), (first[0], first[1].shape[:2]))
             pictures.append(picture)
     # Not the first picture's mode: a photograph set that happens to begin with a grey one stays in colour.
     colour = any(picture.ndim == 3 for pictures in halves for picture in pictures)
     return _stack(halves[0], colour), _stack(halves[1], colour)
 
 
-def decode(encoded: bytes, where: str, size: int | None, turn: bool = False) -> Picture:
+def decode(encoded: bytes, where: str, size: int | None, turn: bool = False, crop: bool = False) -> Picture:
     """Decode one picture, grey or RGB as it is stored; turned as its EXIF orientation says with `turn`, and
-    stretched to size x size pixels if `size` is given.
+    made size x size pixels if `size` is given, as by `fit`.
 
     Raises SlotkitError, naming `where`, for bytes that do not decode or grey pixels of more than 8 bits.
     """
+    return decode_changed(encoded, where, lambda picture: fit(picture, size, crop), turn)
+
+
+def decode_changed(
+    encoded: bytes, where: str, change: Callable[[Image.Image], Image.Image], turn: bool = False
+) -> Picture:
+    """The same, and what `change` makes of the picture (Pillow's modes L and RGB)."""
     try:
-        with _opened(encoded) as picture:
-            stored = picture.mode
-            if stored in GREY_MODES | COLOUR_MODES:
-                pixels = picture.convert("L" if stored in GREY_MODES else "RGB")
-                if turn and (way := TURNS.get(orientation(picture))) is not None:
-                    pixels = pixels.transpose(way)
-                return np.asarray(pixels if size is None else _resize(pixels, size))
-    except UnidentifiedImageError as error:
-        # Its own text shows the address of a buffer.
-        raise _undecodable(where, "no known image format") from error
+        with _opened(BytesIO(encoded)) as picture:
+            grey = _is_grey(picture, where)
+            pixels = picture.convert("L" if grey else "RGB")
+            if turn and (way := TURNS.get(orientation(picture))) is not None:
+                pixels = pixels.transpose(way)
+    except SlotkitError:
+        raise
     except DECODING_ERRORS as error:
-        raise _undecodable(where, str(error)) from error
-    # convert() would clip 16-bit pixels to 255 without a word.
-    raise SlotkitError(
-        f"{where} has pixels of Pillow's mode {stored!r}; accepted are 8-bit grey and colour images. "
-        "Convert it first."
+        raise _undecodable(where, error) from error
+    return np.asarray(change(pixels))
+
+
+def head(file: BinaryIO, where: str, turn: bool = False) -> Head:
+    """Look at the beginning of a picture only. Raises SlotkitError, naming `where`, as `decode` does."""
+    try:
+        with _opened(file) as picture:
+            grey = _is_grey(picture, where)
+            # Pillow would decode a whole PNG to look for an orientation behind its pixels.
+            tagged = picture.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in picture.info
+            way = orientation(picture) if tagged or turn else 1
+            width, height = picture.size
+    except SlotkitError:
+        raise
+    except DECODING_ERRORS as error:
+        raise _undecodable(where, error) from error
+    on_its_side = turn and way >= 5
+    return Head((width, height) if on_its_side else (height, width), grey, way != 1)
+
+
+def two_sizes(one: tuple[str, tuple[int, ...]], first: tuple[str, tuple[int, ...]]) -> SlotkitError:
+    """The error for two pictures, each given as (where it lies, (height, width))."""
+    return SlotkitError(
+        f"{one[0]} is {_pixels(one[1])}, but {first[0]} is {_pixels(first[1])}; all images of a "
+        "dataset need one size. Give a size to resize every image while loading."
     )
+
+
+def fit(picture: Image.Image, size: int | None, crop: bool) -> Image.Image:
+    """Make a picture size x size pixels: stretched, or with `crop` the middle of it, in its proportions. As
+    it is without a `size`."""
+    if size is None:
+        return picture
+    if not crop:
+        return _resize(picture, size)
+    shorter = min(picture.size)
+    edge = round(size / CROP_SHARE)
+    width, height = (max(size, round(side * edge / shorter)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    stretched = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return stretched.crop((left, top, left + size, top + size))
 
 
 def orientation(picture: Image.Image) -> int:
@@ -121,19 +173,29 @@ def is_turned(encoded: bytes) -> bool:
     if not any(mark in encoded for mark in (b"Exif", b"eXIf", b"tiff:Orientation")):
         return False
     try:
-        with _opened(encoded) as picture:
+        with _opened(BytesIO(encoded)) as picture:
             return orientation(picture) != 1
     except DECODING_ERRORS:
         return False
 
 
 @contextmanager
-def _opened(encoded: bytes) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     """The picture, without Pillow's warnings of tags that are damaged; that of a decompression bomb stays."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        with Image.open(BytesIO(encoded)) as picture:
+        with Image.open(file) as picture:
             yield picture
+
+
+def _is_grey(picture: Image.Image, where: str) -> bool:
+    if picture.mode not in GREY_MODES | COLOUR_MODES:
+        # convert() would clip 16-bit pixels to 255 without a word.
+        raise SlotkitError(
+            f"{where} has pixels of Pillow's mode {picture.mode!r}; accepted are 8-bit grey and colour "
+            "images. Convert it first."
+        )
+    return picture.mode in GREY_MODES
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -147,6 +209,17 @@ def resize(images: Tensor, size: int) -> Tensor:
     return _stack(resized, colour=images.shape[1] == 3)
 
 
+def changed(images: Tensor, indices: Sequence[int], change: PictureChange) -> Tensor:
+    """Images, uint8 (n, channels, height, width) on the CPU with 1 or 3 channels, each changed as the picture
+    of its index."""
+    pictures = images.squeeze(1).numpy() if images.shape[1] == 1 else images.permute(0, 2, 3, 1).numpy()
+    made = [
+        np.asarray(change(Image.fromarray(np.ascontiguousarray(picture)), index))
+        for picture, index in zip(pictures, indices, strict=True)
+    ]
+    return _stack(made, colour=images.shape[1] == 3)
+
+
 def _resize(picture: Image.Image, size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BILINEAR)
 
@@ -158,9 +231,11 @@ def _stack(pictures: list[Picture], colour: bool) -> Tensor:
     return torch.from_numpy(np.stack(coloured)).permute(0, 3, 1, 2).contiguous()
 
 
-def _undecodable(where: str, fault: str) -> SlotkitError:
+def _undecodable(where: str, error: Exception) -> SlotkitError:
+    # The text of Pillow's UnidentifiedImageError shows the address of a buffer.
+    fault = "no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
     return SlotkitError(f"{where} does not decode as an image: {fault}. Replace or remove it.")
 
 
-def _pixels(picture: Picture) -> str:
-    return f"{picture.shape[0]} x {picture.shape[1]} pixels"
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{size[0]} x {size[1]} pixels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,32 @@ from slotkit.errors import SlotkitError
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How pictures of one's own become images, and whether they are kept.
+
+    crop: with a size, take the middle of each picture, in its proportions, instead of stretching it.
+    memory: bytes that the decoded images may take; more are read from their files while they are used.
+    whole_pictures: an augmentation needs them as they are stored, so they are read while they are used.
+    workers: processes that read ahead then; None is a number by cores.
+    """
+
+    crop: bool = False
+    memory: float = math.inf
+    whole_pictures: bool = False
+    workers: int | None = None
+
+
+IN_MEMORY = Loading()
+
+
+@dataclass(frozen=True)
 class Source:
     """What is known about a dataset before it is read.
 
     name: as typed by the user; `imagefolder:DIR` and `parquet:DIR` stand for a folder of the user's.
-    reader: the module that reads it, imported when it is needed: `load(source, place, size)`, and
-        `fetch(source, place)` if there is something to download. `place` is the folder after the colon, or
+    reader: the module that reads it, imported when it is needed: `load(source, place, size)`, for a folder
+        of the user's `load(source, place, size, loading)`, and `fetch(source, place)` if there is something
+        to download. `place` is the folder after the colon, or
         else the data folder.
     classes: the number of classes, None where only the files know it.
     image_shape: channels x height x width, as text.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from slotkit.data.files import holds_class_folders
 from slotkit.data.shards import holds_both_halves
-from slotkit.data.source import Source
+from slotkit.data.source import IN_MEMORY, Loading, Source
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
@@ -174,7 +174,13 @@ def is_present(name: str, data_dir: Path | None) -> bool:
     return source.is_in(_place(source, folder, data_dir))
 
 
-def load(dataset: str, data_dir: Path | None, size: int | None = None, download: bool = False) -> Dataset:
+def load(
+    dataset: str,
+    data_dir: Path | None,
+    size: int | None = None,
+    download: bool = False,
+    loading: Loading = IN_MEMORY,
+) -> Dataset:
     """Read a dataset into memory, on the CPU.
 
     dataset: a name that `find` accepts. DIR of `imagefolder:DIR` and `parquet:DIR` counts from the current
@@ -183,6 +189,8 @@ def load(dataset: str, data_dir: Path | None, size: int | None = None, download:
     size: stretch every image to size x size pixels.
     download: fetch a dataset that is missing, if there is something to fetch; without it, the network is
         never touched.
+    loading: how pictures of one's own become images; they may also stay in their files. It says nothing for
+        other datasets.
 
     Raises SlotkitError, naming the file, for a dataset that is missing, unreadable or damaged.
     """
@@ -193,6 +201,8 @@ def load(dataset: str, data_dir: Path | None, size: int | None = None, download:
     if download and source.download_size is not None and not source.is_in(place):
         reader.fetch(source, place)
     try:
+        if source.is_there:
+            return cast(_ReaderOfPictures, reader).load(source, place, size, loading)
         return reader.load(source, place, size)
     except SlotkitError:
         raise
@@ -223,6 +233,12 @@ class _Reader(Protocol):
     def load(self, source: Source, place: Path, size: int | None) -> Dataset: ...
 
     def fetch(self, source: Source, place: Path) -> None: ...
+
+
+class _ReaderOfPictures(Protocol):
+    """One that reads a folder of the user's."""
+
+    def load(self, source: Source, place: Path, size: int | None, loading: Loading) -> Dataset: ...
 
 
 def _reader(source: Source) -> _Reader:

@@ -14,12 +14,14 @@ from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 
-# Settings that do not change what a run trains: where data lies, how often a checkpoint is written, who else
-# is told. In how many pieces a batch is taken may change too, for another number of processes; sums are
-# rounded otherwise then, and the run says so.
+# Settings that do not change what a run trains: where data lies and how it is read, how often a checkpoint is
+# written, who else is told. In how many pieces a batch is taken may change too, for another number of
+# processes; sums are rounded otherwise then, and the run says so.
 FREE = (
     "data.dir",
     "data.download",
+    "data.memory",
+    "data.workers",
     "training.accumulate",
     "recording.checkpoint_epochs",
     "recording.checkpoint_minutes",

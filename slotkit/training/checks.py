@@ -7,7 +7,8 @@ from torch import nn
 
 from slotkit.config import Config
 from slotkit.data import sources
-from slotkit.data.batches import check_augmentation, check_normalisation
+from slotkit.data.augmentations import parse
+from slotkit.data.batches import check_normalisation
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
 from slotkit.loggers import registry
@@ -25,7 +26,7 @@ def check_settings(config: Config, here: bool = True) -> None:
 
     `here` is whether it will be trained on this machine: another one may have other devices and packages.
     """
-    check_augmentation(config.data.augment)
+    parse(config.data.augment)
     training = config.training
     if training.accumulate > training.batch_size:
         raise SlotkitError(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from slotkit.config import Config
 from slotkit.data.batches import ordered_batches
-from slotkit.data.images import ImageSet
+from slotkit.data.images import Images
 from slotkit.training.trainee import Trainee
 
 # Evaluation keeps no gradients, so it can take more images at once than training.
@@ -79,7 +79,7 @@ def nothing() -> None:
 
 
 def read(
-    trainee: Trainee, images: ImageSet, kind: str, config: Config, between: Callable[[], None] = nothing
+    trainee: Trainee, images: Images, kind: str, config: Config, between: Callable[[], None] = nothing
 ) -> Reading:
     """Evaluate one reading on `images`, in evaluation mode.
 
@@ -121,7 +121,7 @@ def evaluation_mode(model: nn.Module, keep_dropout: bool = False) -> Iterator[No
 
 @torch.no_grad()
 def outputs(
-    trainee: Trainee, images: ImageSet, config: Config, first: int = 0, every: int = 1
+    trainee: Trainee, images: Images, config: Config, first: int = 0, every: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits, of the trainee's dtype (b, classes), and labels, int64 (b,), of every image in order, without
     gradients; with `first` and `every` those of some batches.
@@ -142,7 +142,7 @@ def outputs(
 
 
 def _measure(
-    trainee: Trainee, images: ImageSet, config: Config, between: Callable[[], None]
+    trainee: Trainee, images: Images, config: Config, between: Callable[[], None]
 ) -> tuple[float, float]:
     """Accuracy and mean loss. Of several processes each takes every n-th batch: no image counts twice."""
     processes = trainee.processes

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
-from slotkit.errors import DivergedError, SlotkitError
+from slotkit.errors import DivergedError, SlotkitError, UnreadableError
 from slotkit.files import write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
@@ -272,7 +272,7 @@ class _Training:
                 self._tell(event)
                 self._save_if_due(event)
                 self._stop_if_asked()
-        except StoppedError:
+        except (StoppedError, UnreadableError):
             self._save()
             raise
 

@@ -12,7 +12,7 @@ import torch
 
 from slotkit.config import Config, TrainingSettings
 from slotkit.data.batches import batches
-from slotkit.data.images import ImageSet
+from slotkit.data.images import Images
 from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
@@ -25,13 +25,15 @@ from slotkit.training.trainee import Trainee
 
 @dataclass(frozen=True)
 class Step:
-    """One step is done. `loss` (nats, of that batch) is given every `training.log_every` steps."""
+    """One step is done, on so many images. `loss` (nats, of that batch) is given every `training.log_every`
+    steps."""
 
     epoch: int
     step: int
     total: int
     lr: float
     loss: float | None
+    images: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Note:
 Event = Step | Epoch | Note
 
 
-def steps_in(train: ImageSet, settings: TrainingSettings) -> int:
+def steps_in(train: Images, settings: TrainingSettings) -> int:
     """Steps of an epoch."""
     per_epoch = math.ceil(len(train) / settings.batch_size)
     return min(per_epoch, settings.limit_batches or per_epoch)
@@ -66,8 +68,8 @@ def steps_in(train: ImageSet, settings: TrainingSettings) -> int:
 
 def fit(
     trainee: Trainee,
-    train: ImageSet,
-    validation: ImageSet,
+    train: Images,
+    validation: Images,
     config: Config,
     state: TrainingState | None = None,
     recorder: Recorder | None = None,
@@ -98,9 +100,7 @@ def fit(
         yield _validate(state, validation, config, started, between)
 
 
-def _steps(
-    state: TrainingState, train: ImageSet, config: Config, recorder: Recorder | None
-) -> Iterator[Event]:
+def _steps(state: TrainingState, train: Images, config: Config, recorder: Recorder | None) -> Iterator[Event]:
     """The remaining steps of the current epoch."""
     trainee, settings = state.trainee, config.training
     gradients = Gradients(trainee, state.optimizer, settings, config.seeds.training)
@@ -123,11 +123,11 @@ def _steps(
             recorder.record(state.step, lr)
         told = state.step % settings.log_every == 0 or state.step == 1
         measured = _finite(loss.item(), epoch, state.step, lr) if told else None
-        yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured)
+        yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured, len(images))
 
 
 def _validate(
-    state: TrainingState, validation: ImageSet, config: Config, started: float, between: Callable[[], None]
+    state: TrainingState, validation: Images, config: Config, started: float, between: Callable[[], None]
 ) -> Epoch:
     epoch, lr = state.validated + 1, state.last_lr
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
@@ -143,7 +143,7 @@ def _validate(
 
 
 def _epoch_batches(
-    trainee: Trainee, train: ImageSet, config: Config, epoch: int, skip: int
+    trainee: Trainee, train: Images, config: Config, epoch: int, skip: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return batches(
         train,
@@ -156,6 +156,7 @@ def _epoch_batches(
         dtype=trainee.dtype,
         channels_last=trainee.bf16,
         skip=skip,
+        classes=trainee.classes,
     )
 
 

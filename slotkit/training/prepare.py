@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 from slotkit.config import Config, DataSettings, Overrides, Resolved, flatten, resolve
 from slotkit.data import sources
+from slotkit.data.augmentations import parse
 from slotkit.data.fitting import fitted
 from slotkit.data.identity import Identity, differences, identity_of
-from slotkit.data.images import Dataset, ImageSet, Split, split
+from slotkit.data.images import Dataset, Images, Split, split
 from slotkit.data.oddities import oddities
+from slotkit.data.source import Loading
 from slotkit.errors import SlotkitError
 from slotkit.models import OWN
 from slotkit.runs.folder import RunFolder
@@ -40,7 +42,7 @@ class Prepared:
     def config(self) -> Config:
         return self.resolved.config
 
-    def images(self, part: str) -> ImageSet:
+    def images(self, part: str) -> Images:
         """The images of "train", "validation" or "test"."""
         if part == "test":
             return self.dataset.test
@@ -57,8 +59,7 @@ def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
 
     Raises SlotkitError for missing or damaged data and for settings that can't be built.
     """
-    resolved = fill_from_source(_with_absolute_paths(resolved))
-    dataset = _load(resolved.config.data)
+    resolved, dataset = open_data(_with_absolute_paths(resolved))
     if sources.find(resolved.config.data.dataset).is_there:
         dataset = replace(dataset, notes=(*dataset.notes, *oddities(dataset)))
     identity = identity_of(dataset)
@@ -104,6 +105,15 @@ def reopen(
     if not other_data:
         _check_split(folder, prepared.split)
     return prepared
+
+
+def open_data(resolved: Resolved) -> tuple[Resolved, Dataset]:
+    """Load the data of these settings, and fill in what the dataset decides. No network is built.
+
+    Raises SlotkitError for missing or damaged data.
+    """
+    resolved = fill_from_source(resolved)
+    return resolved, _load(resolved.config.data)
 
 
 def is_there(data: DataSettings) -> bool:
@@ -199,7 +209,21 @@ def _place(data: DataSettings) -> tuple[str, Path | None]:
 
 def _load(data: DataSettings) -> Dataset:
     name, data_dir = _place(data)
-    return sources.load(name, data_dir, data.size, data.download)
+    return sources.load(name, data_dir, data.size, data.download, _loading(data))
+
+
+def _loading(data: DataSettings) -> Loading:
+    """Raises SlotkitError for settings that pictures can't be read with."""
+    whole = parse(data.augment).takes_whole_pictures
+    if data.fit == "crop" and data.size is None:
+        raise SlotkitError("data.fit is crop, which needs a size. Give data.size, such as 224.")
+    if data.fit == "crop" and not sources.find(data.dataset).is_there:
+        raise SlotkitError(
+            f"data.fit is crop, which is for pictures of one's own, and {data.dataset} has images of one "
+            "size. Leave it out."
+        )
+    crop = data.fit == "crop" or (data.fit == "auto" and whole and data.size is not None)
+    return Loading(crop, data.memory * 2**30, whole, data.workers)
 
 
 def _built(resolved: Resolved, dataset: Dataset, identity: Identity) -> Prepared:

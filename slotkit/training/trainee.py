@@ -35,6 +35,7 @@ class Trainee:
     machine: SlotMachine | None
     device: torch.device
     bf16: bool
+    classes: int
     dtype: torch.dtype = torch.float32
     processes: Processes = ALONE
 
@@ -153,7 +154,7 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
     if config.method == "learned" and config.learned_others != "trained":
         treat_others(model, pick(model, slots.where), config.learned_others)
-    return Trainee(model, machine, device, config.training.precision == "bf16", dtype)
+    return Trainee(model, machine, device, config.training.precision == "bf16", classes, dtype)
 
 
 def find_device(name: str) -> torch.device:

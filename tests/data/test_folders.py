@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from slotkit.data import folders
 from slotkit.data.identity import identity_of
@@ -41,6 +42,10 @@ def test_a_folder_becomes_a_dataset(pets: Path, pixels: Callable[..., NDArray[np
     written = torch.from_numpy(pixels(7, 4, 5, 3)).permute(0, 3, 1, 2)
     assert torch.equal(dataset.train.images, written[[2, 3, 4, 0, 1]])
     assert torch.equal(dataset.test.images, written[[6, 5]])
+
+
+def test_what_counts_as_a_picture_is_torchvisions_list() -> None:
+    assert folders.IMG_EXTENSIONS == IMG_EXTENSIONS
 
 
 def test_a_folder_counts_from_the_current_one(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

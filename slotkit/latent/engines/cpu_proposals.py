@@ -117,10 +117,19 @@ def cell_bits(spec: ReelSpec) -> int:
     return bits
 
 
+def groups_of(parts: int) -> int:
+    """How many groups so many parts are in."""
+    return -(-parts // -(-parts // GROUPS))
+
+
+def kept_bytes(k: int) -> int:
+    """What is kept for the draws of a connection with K independent options, in bytes."""
+    return 12 + groups_of(-(-k // PART))
+
+
 def new_proposals(n: int, spec: ReelSpec) -> Proposals:
     """Empty ones, for n connections."""
-    parts = parts_of(spec)
-    groups = -(-parts // -(-parts // GROUPS))
+    groups = groups_of(parts_of(spec))
     cells, floats = np.full(n, NO_CELL, np.int32), np.zeros((2, n), np.float32)
     return Proposals(np.zeros((groups, n), np.uint8), cells, floats[0], floats[1])
 

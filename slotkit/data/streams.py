@@ -1,0 +1,290 @@
+"""Images that stay in their files and are read while they are used, by processes that read ahead.
+
+A batch is the same as that of the same pictures in memory, to the last bit, whatever the number of workers:
+which pictures it has is decided before they are read, and what changes a picture is a function of its index.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from slotkit.data.augmentations import PictureChange
+from slotkit.data.pictures import Head, decode_changed, fit, head, two_sizes
+from slotkit.data.source import Loading
+from slotkit.errors import SlotkitError, UnreadableError
+
+# Pictures that a worker reads at once: it bounds what is on its way between processes.
+UNIT = 64
+HEADS = 512
+
+# Units that each worker reads ahead.
+AHEAD = 2
+
+MOST_WORKERS = 8
+
+
+class Pictures(Protocol):
+    """Encoded pictures, each found by its number. Is sent to the workers."""
+
+    def __len__(self) -> int: ...
+
+    def opened(self, number: int) -> tuple[str, BinaryIO]:
+        """Where the picture lies, and its bytes as a file. Raises SlotkitError if it can't be opened."""
+        ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """How pictures become images of one shape.
+
+    shape: (channels, height, width) of every image.
+    size, crop: see `slotkit.data.pictures.fit`.
+    turn: whether EXIF orientation counts.
+    """
+
+    shape: tuple[int, int, int]
+    size: int | None = None
+    crop: bool = False
+    turn: bool = False
+
+    def image(self, encoded: bytes, where: str, index: int, change: PictureChange | None) -> Tensor:
+        """uint8 (channels, height, width). Raises SlotkitError for bytes that do not decode."""
+
+        def fitted(picture: Image.Image) -> Image.Image:
+            if change is None:
+                return fit(picture, self.size, self.crop)
+            if not change.takes_whole_pictures:
+                picture = fit(picture, self.size, self.crop)
+            return change(picture.convert("RGB") if self.shape[0] == 3 else picture, index)
+
+        pixels = torch.from_numpy(decode_changed(encoded, where, fitted, self.turn).copy())
+        image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.expand(self.shape[0], -1, -1)
+        if image.shape != self.shape:
+            channels = "" if image.shape[0] == self.shape[0] else f" in {image.shape[0]} channels"
+            raise SlotkitError(
+                f"{where} is {image.shape[1]} x {image.shape[2]} pixels{channels}, and was not when the run "
+                "began. Put it back as it was."
+            )
+        return image
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """Images read from their files while they are used; see `slotkit.data.images.Images`.
+
+    Attributes:
+        labels: int64 (n,), on the device that images come to.
+        numbers: int64 (n,) on the CPU: which of `pictures` they are.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+
+    pictures: Pictures
+    labels: Tensor
+    numbers: Tensor
+    form: Form
+    workers: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.form.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> StreamedImages:
+        """See `Images`."""
+        labels = self.labels[indices.to(self.labels.device)]
+        return replace(self, labels=labels, numbers=self.numbers[indices.cpu()])
+
+    def to(self, device: torch.device | str) -> StreamedImages:
+        """See `Images`."""
+        return replace(self, labels=self.labels.to(device))
+
+    def relabelled(self, labels: Tensor) -> StreamedImages:
+        """See `Images`."""
+        return replace(self, labels=labels)
+
+    def read(self, parts: Sequence[Tensor], change: PictureChange | None = None) -> Iterator[Tensor]:
+        """See `Images`. Raises UnreadableError, naming the file."""
+        device, decoder = self.labels.device, _Decoder(self.pictures, self.numbers, self.form, change)
+        pin = device.type == "cuda"
+        units = (unit.tolist() for part in parts for unit in torch.split(part.cpu(), UNIT))
+        counts = [-(-len(part) // UNIT) for part in parts]
+        found = _read_ahead(decoder, units, min(self.workers, sum(counts)), pin)
+        for count in counts:
+            pixels = [next(found).to(device, non_blocking=pin) for _ in range(count)]
+            yield pixels[0] if count == 1 else torch.cat(pixels)
+
+
+def default_workers() -> int:
+    """As many as this process may use cores, shared with the other processes of a distributed training."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def exceeds(halves: Sequence[Pictures], size: int | None, loading: Loading) -> bool:
+    """Whether pictures are to be read while they are used: because an augmentation needs them whole, or their
+    images, if all are as large as the first, would take more memory than is allowed."""
+    if loading.whole_pictures or loading.memory == 0:
+        return True
+    if math.isinf(loading.memory):
+        return False
+    where, file = halves[0].opened(0)
+    with file:
+        first = head(file, where)
+    height, width = first.size if size is None else (size, size)
+    return sum(map(len, halves)) * (1 if first.grey else 3) * height * width > loading.memory
+
+
+def streamed(
+    halves: Sequence[Pictures],
+    labels: Sequence[Tensor],
+    size: int | None,
+    loading: Loading,
+    turn: bool = False,
+) -> tuple[tuple[StreamedImages, StreamedImages], list[str], str]:
+    """The images of the training and the test pictures, where those with an EXIF orientation lie, and a
+    sentence for the user. The beginning of every picture is looked at.
+
+    Raises SlotkitError, naming the file, for a picture that is none by its beginning, has grey of more than 8
+    bits, or differs in size from the first where there is no `size`.
+    """
+    workers = default_workers() if loading.workers is None else loading.workers
+    form, turned = _form_of(halves, size, loading.crop, turn, workers)
+    train, test = (
+        StreamedImages(pictures, own, torch.arange(len(pictures)), form, workers)
+        for pictures, own in zip(halves, labels, strict=True)
+    )
+    return (train, test), turned, _note(sum(map(len, halves)), form.shape, loading, workers)
+
+
+def _form_of(
+    halves: Sequence[Pictures], size: int | None, crop: bool, turn: bool, workers: int
+) -> tuple[Form, list[str]]:
+    first: tuple[str, tuple[int, int]] | None = None
+    grey, turned = True, []
+    for pictures in halves:
+        numbers = [unit.tolist() for unit in torch.split(torch.arange(len(pictures)), HEADS)]
+        few = len(numbers) < 8  # to start processes takes longer
+        for heads in _read_ahead(_Heads(pictures, turn), numbers, 0 if few else workers, False):
+            for where, found in heads:
+                first = first or (where, found.size)
+                if size is None and found.size != first[1]:
+                    raise two_sizes((where, found.size), first)
+                grey &= found.grey
+                turned += [where] if found.turned else []
+    assert first is not None
+    height, width = first[1] if size is None else (size, size)
+    return Form((1 if grey else 3, height, width), size, crop, turn), turned
+
+
+def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: int) -> str:
+    size = images * shape[0] * shape[1] * shape[2] / 2**30
+    reason = (
+        "resized-crop needs them whole"
+        if loading.whole_pictures
+        else f"decoded they would take {size:.3g} GiB, and data.memory is {loading.memory / 2**30:.3g}"
+    )
+    who = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "the training process"
+    return (
+        f"{images} pictures are read from their files by {who} while they are used: {reason}. Whether some "
+        "are there twice is not looked at."
+    )
+
+
+class _Heads:
+    """What a worker makes of a list of numbers: (where, Head) of each."""
+
+    def __init__(self, pictures: Pictures, turn: bool) -> None:
+        self.pictures, self.turn = pictures, turn
+
+    def __getitems__(self, numbers: list[int]) -> list[tuple[str, Head]] | _Refusal:
+        try:
+            return [self._head(number) for number in numbers]
+        except SlotkitError as fault:
+            return _Refusal(str(fault))
+
+    def _head(self, number: int) -> tuple[str, Head]:
+        where, file = self.pictures.opened(number)
+        with file:
+            return where, head(file, where, self.turn)
+
+
+class _Decoder:
+    """What a worker makes of a list of indices: uint8 (b, channels, height, width)."""
+
+    def __init__(self, pictures: Pictures, numbers: Tensor, form: Form, change: PictureChange | None) -> None:
+        self.pictures, self.numbers, self.form, self.change = pictures, numbers, form, change
+
+    def __getitems__(self, indices: list[int]) -> Tensor | _Refusal:
+        images = torch.empty(len(indices), *self.form.shape, dtype=torch.uint8)
+        try:
+            for image, index in zip(images, indices, strict=True):
+                image.copy_(self._image(index))
+        except SlotkitError as fault:
+            return _Refusal(str(fault))
+        return images
+
+    def _image(self, index: int) -> Tensor:
+        where, file = self.pictures.opened(int(self.numbers[index]))
+        with file, naming_text(where):
+            encoded = file.read()
+        return self.form.image(encoded, where, index, self.change)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """The text of a SlotkitError: raised in a worker, it would come with the worker's traceback."""
+
+    text: str
+
+
+@contextmanager
+def naming_text(where: str) -> Iterator[None]:
+    """Turn the operating system's refusal to read into a SlotkitError that names the picture."""
+    try:
+        yield
+    except OSError as fault:
+        raise SlotkitError(
+            f"{where} cannot be read: {fault.strerror or fault}. "
+            "Check that it exists and that its permissions let you read it."
+        ) from fault
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
+
+
+def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: bool) -> Iterator[Any]:
+    """What `dataset` makes of each unit, in order. Raises UnreadableError."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=units,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        prefetch_factor=AHEAD if workers else None,
+        generator=torch.Generator(),  # it seeds the workers, and is drawn from: torch's own stays as it is
+    )
+    try:
+        for found in loader:
+            if isinstance(found, _Refusal):
+                raise UnreadableError(found.text)
+            yield found
+    except RuntimeError as fault:
+        if "DataLoader worker" not in str(fault):
+            raise
+        raise UnreadableError(
+            f"A process that reads pictures ended: {fault} If memory ran out, lower data.workers (0 reads "
+            "without such processes) or the batch size."
+        ) from fault

@@ -1,0 +1,136 @@
+"""Runs on pictures that are read while they are used: the bits of those on images in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slotkit.config import Overrides, Resolved, resolve
+from slotkit.errors import SlotkitError, UnreadableError
+from slotkit.runs.folder import RunFolder
+from slotkit.training.experiment import resume, run
+from slotkit.training.loop import Event, Step
+
+MIXED = "randaugment+flip+mixup"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Classes 0 and 1 of 22 training and 4 test pictures, 8 x 8 pixels in colour."""
+    random = np.random.default_rng(0)
+    for half, n in (("train", 22), ("test", 4)):
+        for name in "01":
+            folder = tmp_path / "imgs" / half / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = random.integers(0, 128, (8, 8, 3), dtype=np.uint8)
+                pixels[2 * int(name)] = 255
+                Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "imgs"
+
+
+def settings(**values: Any) -> Resolved:
+    given = {
+        "data.dataset": "imagefolder:imgs",
+        "training.epochs": 2,
+        "training.device": "cpu",
+        "training.batch_size": 8,
+        "training.log_every": 1,
+        "slots.k": 2,
+    }
+    return resolve([Overrides("test", given | {k.replace("__", "."): v for k, v in values.items()})])
+
+
+def made(folder: RunFolder) -> tuple[str, dict[str, Any], str]:
+    """What a run has measured and trained, and what its data are."""
+    tests = {which: readings["greedy"] for which, readings in folder.summary()["test"].items()}
+    return (folder.path / "metrics.jsonl").read_text(), tests, (folder.path / "data.json").read_text()
+
+
+@pytest.mark.parametrize(("augment", "workers"), [("none", 0), (MIXED, 2)])
+def test_a_streamed_run_is_the_run_in_memory(pictures: Path, augment: str, workers: int) -> None:
+    memory = run(settings(data__augment=augment), Path("runs"), "memory")
+    streamed = run(
+        settings(data__augment=augment, data__memory=0, data__workers=workers), Path("runs"), "streamed"
+    )
+    assert made(memory) == made(streamed)
+    assert "are read from their files" in (streamed.path / "log.txt").read_text()
+    assert "are read from their files" not in (memory.path / "log.txt").read_text()
+    assert memory.checkpoint("last").read_bytes() == streamed.checkpoint("last").read_bytes()
+
+
+def test_a_run_goes_on_in_the_midst_of_an_epoch_with_more_memory(pictures: Path) -> None:
+    whole = run(settings(data__augment=MIXED, data__memory=0, data__workers=0), Path("runs"), "whole")
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 7:  # of 5 in an epoch
+            raise KeyboardInterrupt
+
+    each_step = {"recording__checkpoint_minutes": 1e-9}
+    ahead = settings(data__augment=MIXED, data__memory=0, data__workers=2, **each_step)
+    with pytest.raises(KeyboardInterrupt):
+        run(ahead, Path("runs"), "part", interrupt)
+    part = RunFolder.open("part", Path("runs"))
+    resume(part, [Overrides("test", {"data.memory": 1.0})])
+    assert made(part) == made(whole)
+
+
+def test_a_picture_that_breaks_on_the_way_costs_no_step(pictures: Path) -> None:
+    options = {"data__memory": 0, "data__workers": 0, "data__augment": "resized-crop"}
+    whole = run(settings(**options), Path("runs"), "whole")
+    place, told = pictures / "train" / "1" / "05.png", []
+    encoded = place.read_bytes()
+
+    def damage(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Step) and event.step == 5:
+            place.write_bytes(encoded[:-60])
+
+    with pytest.raises(UnreadableError, match=r"train/1/05\.png does not decode as an image: "):
+        run(settings(**options), Path("runs"), "part", damage)
+    part = RunFolder.open("part", Path("runs"))
+    assert part.summary()["status"] == "failed"
+    done = max(event.step for event in told if isinstance(event, Step))
+    place.write_bytes(encoded)
+    again: list[Event] = []
+    resume(part, [], again.append)
+    steps = [event.step for event in again if isinstance(event, Step)]
+    assert steps == list(range(done + 1, 11))
+    assert made(part) == made(whole)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (
+            {"data__fit": "crop"},
+            "data.fit is crop, which needs a size. Give data.size, such as 224.",
+        ),
+        (
+            {"data__fit": "crop", "data__size": 8, "data__dataset": "digits"},
+            "data.fit is crop, which is for pictures of one's own, and digits has images of one size. Leave "
+            "it out.",
+        ),
+        (
+            {"data__augment": "flip+rand-augment"},
+            "there is no augmentation 'rand-augment'. Did you mean randaugment? Accepted are none, "
+            "resized-crop, randaugment, flip, flip-crop, mixup, several with + between them; use none to "
+            "train on the images as they are.",
+        ),
+    ],
+)
+def test_settings_that_pictures_cannot_be_read_with(
+    pictures: Path, values: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(SlotkitError) as error:
+        run(settings(**values), Path("runs"))
+    assert str(error.value) == text
+
+
+def test_names_of_augmentations_may_be_a_list() -> None:
+    assert settings(data__augment=["flip", "mixup:0.8"]).config.data.augment == "flip+mixup:0.8"
