@@ -19,7 +19,8 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "slotkit"
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False

@@ -97,6 +97,7 @@ class Dataset:
 
     @property
     def channels(self) -> int:
+        """Of every image: 1 for grey, 3 for colour."""
         return self.train.images.shape[1]
 
     @property
@@ -106,6 +107,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """How many classes the labels count."""
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> Dataset:
