@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import click
+import typer
+from slotkit.cli.main import app as commands
 from sphinx.application import Sphinx
 
 import slotkit
+from slotkit.config import Section
 
 project = "slotkit"
 author = "The slotkit founders"
@@ -68,9 +72,45 @@ def _read_docstring(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
     lines[:] = to_markup(lines)
+    if isinstance(thing, type) and issubclass(thing, Section):
+        lines += ["", *settings_of(thing)]
+
+
+def _leave_out_signature(
+    app: Sphinx, what: str, name: str, thing: object, options: object, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Of a table of settings: the list below it says more."""
+    return ("", "") if isinstance(thing, type) and issubclass(thing, Section) else None
+
+
+def settings_of(section: type[Section]) -> list[str]:
+    """A list of the settings, as reStructuredText."""
+    told = []
+    for name, field in section.model_fields.items():
+        if field.description:
+            told.append(
+                f"* ``{name}`` = ``{field.get_default(call_default_factory=True)!r}``: {field.description}"
+            )
+    return told
+
+
+def helps(command: click.Command, name: str, above: click.Context | None = None) -> Iterator[str]:
+    """What `--help` says of a command and of those below it, a section each, as Markdown."""
+    settings = {"terminal_width": 80, **command.context_settings}
+    context = click.Context(command, info_name=name, parent=above, **settings)
+    yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+    for below in getattr(command, "commands", {}).values():
+        yield from helps(below, below.name, context)
+
+
+def _add_commands(app: Sphinx, page: str, source: list[str]) -> None:
+    if page == "commands":
+        source[0] += "\n".join(helps(typer.main.get_command(commands), "slotkit"))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     # Before napoleon, whose stars and bars are markup.
     app.connect("autodoc-process-docstring", _read_docstring, priority=100)
+    app.connect("autodoc-process-signature", _leave_out_signature)
+    app.connect("source-read", _add_commands)
     return {"parallel_read_safe": True}

@@ -111,7 +111,7 @@ def test_a_name_without_docstring_is_found() -> None:
 def test_the_example_of_the_idea_is_true() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", TEXTS[DOCS / "idea.md"], flags=re.MULTILINE | re.DOTALL)
     example = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "docs/idea.md", None, None)
-    assert len(example.examples) == 13
+    assert len(example.examples) == 12
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
