@@ -43,6 +43,18 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 
+def under_a_heading(lines: list[str], heading: str) -> list[str]:
+    """A paragraph of "name: what it is" lines is a list of arguments, with or without a heading."""
+    told: list[str] = []
+    for paragraph in "\n".join(lines).split("\n\n"):
+        names = [line for line in paragraph.split("\n") if line and not line.startswith(" ")]
+        if len(names) > 1 and all(re.match(r"[a-z_]+(, [a-z_]+)*: ", line) for line in names):
+            told += [heading, *(f"    {line}" for line in paragraph.split("\n")), ""]
+        else:
+            told += [*paragraph.split("\n"), ""]
+    return told
+
+
 def to_markup(lines: list[str]) -> list[str]:
     """A docstring of ours in reStructuredText.
 
@@ -71,7 +83,7 @@ def _escaped(line: str) -> Iterator[str]:
 def _read_docstring(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
-    lines[:] = to_markup(lines)
+    lines[:] = to_markup(under_a_heading(lines, "Attributes:" if what == "class" else "Args:"))
     if isinstance(thing, type) and issubclass(thing, Section):
         lines += ["", *settings_of(thing)]
 
