@@ -96,8 +96,11 @@ def bench(session: nox.Session) -> None:
     session.run(str(installed(session) / "slotkit"), "bench", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
-    """The documentation, warnings being errors."""
-    session.install(".[docs]")
-    session.run("sphinx-build", "-W", "-b", "html", "docs", "docs/_build/html")
+    """The documentation, warnings being errors, into docs/_build/html."""
+    binaries = installed(session)
+    session.run(str(binaries / "python"), "-m", "pip", "install", "--quiet", ".[docs]")
+    # Not `python -m sphinx`: that would take slotkit/ of the checkout for the package, without its commands.
+    build = [str(binaries / "sphinx-build"), "-W", "--keep-going", "-b", "html"]
+    session.run(*build, "docs", "docs/_build/html")

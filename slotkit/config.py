@@ -68,11 +68,15 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
+    """The network."""
+
     name: str = Field("lenet", description="network: lenet, conv2, conv4, conv6, vgg19 or timm/NAME")
     options: dict[str, Any] = Field({}, description="options of that network, such as padding or bias")
 
 
 class DataSettings(Section):
+    """The dataset, and what is done to its images."""
+
     dataset: str = Field(
         "digits", description="dataset: digits, mnist, cifar10, ..., imagefolder:DIR, parquet:DIR"
     )
@@ -105,6 +109,8 @@ class DataSettings(Section):
 
 
 class SlotSettings(Section):
+    """The slot machine."""
+
     k: int = Field(8, ge=1, description="options a connection")
     selection: Annotated[Literal["greedy", "probabilistic"], WrapValidator(_plain_selection)] = Field(
         "greedy", description="greedy (GS) or probabilistic (PS)"
@@ -142,6 +148,8 @@ class SlotSettings(Section):
 
 
 class TrainingSettings(Section):
+    """How it is trained."""
+
     epochs: int = Field(30, ge=1, description="epochs of training")
     batch_size: int = Field(128, ge=1, description="images a step, of all processes together")
     accumulate: int = Field(
@@ -187,6 +195,8 @@ class TrainingSettings(Section):
 
 
 class RecordingSettings(Section):
+    """What a run keeps."""
+
     trace: Literal["summary", "full", "off"] = Field(
         "summary", description="flight recorder: counts and statistics, every flip too, or nothing"
     )
@@ -208,12 +218,16 @@ class RecordingSettings(Section):
 
 
 class SeedSettings(Section):
+    """From which all random numbers are computed."""
+
     reels: int = Field(0, ge=0, lt=2**63, description="options, initial scores and draws")
     data: int = Field(0, ge=0, lt=2**63, description="validation split, order and augmentation of images")
     training: int = Field(0, ge=0, lt=2**63, description="dropout, and PyTorch's own initial weights")
 
 
 class EvaluationSettings(Section):
+    """How a network is evaluated."""
+
     ps: Literal["greedy", "sample", "last"] = Field(
         "greedy", description="PS: which reading of the network selects the best checkpoint"
     )
@@ -222,6 +236,8 @@ class EvaluationSettings(Section):
 
 
 class Config(Section):
+    """All settings of a run: config.toml."""
+
     method: Literal["slot", "learned"] = Field(
         "slot", description="slot machine, or ordinary learned weights"
     )

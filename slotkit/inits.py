@@ -73,9 +73,11 @@ class UniformInit:
         return self.convolution_scores if fans.convolution else self.linear_scores
 
     def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        """float32 in (-1, 1) -> u * b, U(-b, b)."""
         return uniform * self.bound(fans)
 
     def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        """float32 in (0, 1) -> u * b * l, U(0, l b)."""
         return uniform * self.bound(fans) * self.score_scale(fans)
 
 

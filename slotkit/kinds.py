@@ -65,17 +65,21 @@ class Pairs(Kind):
     symmetric = True
 
     def refusal(self, k: int) -> str | None:
+        """An odd K is refused."""
         if k % 2:
             return f"k is {k}, but symmetric options come in pairs +v, -v. Choose an even k."
         return None
 
     def uniforms(self, k: int) -> int:
+        """K / 2."""
         return k // 2
 
     def source(self, option: Tensor) -> Tensor:
+        """Options 2 i and 2 i + 1 have number i."""
         return option // 2
 
     def value(self, value: Tensor, option: Tensor, fans: Fans) -> Tensor:
+        """Odd options are negated."""
         return where(option % 2 == 1, -value, value)
 
 

@@ -224,6 +224,7 @@ class Reel:
 
     @property
     def fans(self) -> Fans:
+        """How wide the tensor is; from them the init has its bounds."""
         return Fans.of(self.shape)
 
     @property

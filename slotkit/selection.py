@@ -84,16 +84,19 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(scores: Tensor, options: Tensor, selected: Tensor, update: str) -> Tensor:
+        """scores and options (..., K), selected int64 (...) -> the weight in use (...)."""
         return take(options, selected)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what backward needs: the options, or the selected ones."""
         _, options, selected, ctx.update = inputs
         ctx.k = options.shape[-1]
         ctx.save_for_backward(*((options,) if ctx.update == "all" else (output, selected)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        """dL/dw (...) -> dL/ds (..., K), Eq. 9; no gradient for options, selection and update."""
         if ctx.update == "all":
             (options,) = ctx.saved_tensors
             return gradients[0].unsqueeze(-1) * options, None, None, None

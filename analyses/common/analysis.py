@@ -29,6 +29,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
+        """What is typed: --keep-epochs for keep_epochs."""
         return "--" + self.name.rstrip("_").replace("_", "-")
 
     def value(self, typed: Any) -> Any:

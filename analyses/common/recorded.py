@@ -81,6 +81,7 @@ class Recorded:
 
     @property
     def steps(self) -> int:
+        """How many optimizer steps the trace has."""
         return len(self.lr)
 
 

@@ -47,10 +47,11 @@ class Result:
             finish(figure)
             return figure
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: Path | str) -> list[Path]:
         """Write NAME.csv, NAME.png, NAME.svg and NAME.txt there. Returns their paths."""
         import matplotlib as mpl
 
+        folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as fault:

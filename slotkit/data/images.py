@@ -155,6 +155,7 @@ class Dataset:
 
     @property
     def channels(self) -> int:
+        """Of every image: 1 for grey, 3 for colour."""
         return self.train.shape[0]
 
     @property
@@ -164,6 +165,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """How many classes the labels count."""
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> Dataset:

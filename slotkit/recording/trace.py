@@ -82,6 +82,7 @@ UNKNOWN = "unknown"
 
 
 def chunk_name(first_step: int) -> str:
+    """The file of the chunk that begins with this step."""
     return f"steps-{first_step:08d}.npz"
 
 
@@ -97,6 +98,7 @@ class Trace:
         self.folder = folder
 
     def write_about(self, about: Mapping[str, Any]) -> None:
+        """Write about.json: the format, and what the trace is of."""
         make_folder(self.folder)
         kind = 3 if "form" in about else 2 if "reading" in about else 1
         told = {"format": kind, "levels": LEVELS, **about}

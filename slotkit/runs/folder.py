@@ -111,6 +111,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
+        """That of the folder."""
         return self.path.name
 
     def locked(self) -> AbstractContextManager[None]:
@@ -279,9 +280,11 @@ class RunFolder:
             cut(path, size)
 
     def log(self, text: str) -> None:
+        """Append a line to log.txt, with the time in UTC."""
         append_line(self.path / "log.txt", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json, whole or not at all."""
         write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 

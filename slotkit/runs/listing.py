@@ -51,6 +51,7 @@ class Listed:
 
     @property
     def validation(self) -> Mapping[str, Any] | None:
+        """That of the best epoch; None before the first."""
         found: Mapping[str, Any] | None = self.summary.get("validation", {}).get("best")
         return found
 

@@ -46,6 +46,7 @@ class Job:
 
     @classmethod
     def from_json(cls, line: str) -> Job:
+        """The job of a line that `to_json` wrote."""
         told = json.loads(line)
         layers = tuple(Overrides(**layer) for layer in told.pop("layers"))
         return cls(**{**told, "place": Path(told["place"]), "layers": layers})
@@ -131,7 +132,8 @@ class Executor(Protocol):
     def has_room(self, memory: int) -> bool:
         """Whether a job that needs so many bytes can be started now."""
 
-    def start(self, job: Job) -> None: ...
+    def start(self, job: Job) -> None:
+        """Begin to train a run, and return at once."""
 
     def wait(self, tell: Tell, seconds: float) -> None:
         """Tell what has happened since the last call; if nothing has, wait for it, at most so long."""

@@ -33,10 +33,12 @@ class Row:
 
     @property
     def n(self) -> int:
+        """How many runs are finished."""
         return len(self.accuracies)
 
     @property
     def mean(self) -> float | None:
+        """Mean accuracy of the finished runs, a fraction; None without one."""
         return mean_and_spread(self.accuracies)[0] if self.accuracies else None
 
     @property
@@ -45,6 +47,7 @@ class Row:
         return mean_and_spread(self.accuracies)[1] if self.accuracies else None
 
     def as_dict(self) -> dict[str, Any]:
+        """As `slotkit sweep --json` prints it."""
         return {
             **self.varied,
             "reading": self.reading,

@@ -43,6 +43,7 @@ class SweepRun:
         return "failed" if status not in DONE and status != "running" and self.entry.failures else status
 
     def done(self) -> bool:
+        """Whether it needs no more training: finished, or diverged."""
         return (self.folder.path / "summary.json").is_file() and self.folder.status() in DONE
 
     def _not_begun(self) -> str:
@@ -65,6 +66,7 @@ class Sweep:
         return locked(self.path, "sweep")
 
     def is_locked(self) -> bool:
+        """Whether a driver is training it."""
         return is_locked(self.path)
 
     def runs(self) -> Iterator[SweepRun]:

@@ -40,6 +40,7 @@ class Reading:
 
     @property
     def accuracy(self) -> float:
+        """The mean over the networks evaluated, a fraction."""
         return statistics.fmean(self.accuracies)
 
     @property
@@ -48,6 +49,7 @@ class Reading:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     def as_dict(self) -> dict[str, float | int | None]:
+        """As in summary.json."""
         return {
             "accuracy": self.accuracy,
             "spread": self.spread,

@@ -35,7 +35,7 @@ def test_a_recipe_with_sharing_is_the_greedy_one_with_shared_options(
     name: str, narrow_networks: None
 ) -> None:
     _, network, _, sharing = name.split("-")
-    assert "as its readers report its sharing" in recipes.load(name).source
+    assert "with its sharing as readers report it" in recipes.load(name).source
     greedy = resolve(recipes.load(f"paper-{network}-greedy").overrides(64)).config
     config = resolve(recipes.load(name).overrides()).config
     slots = greedy.slots.model_copy(update={"sharing": sharing, "k": 64})
