@@ -7,7 +7,20 @@ import sys
 from typing import Annotated
 
 import typer
-from slotkit.cli import analyze, bench, data, evaluate, export, finetune, recipes, report, runs, sweep, train
+from slotkit.cli import (
+    analyze,
+    bench,
+    data,
+    evaluate,
+    export,
+    finetune,
+    masks,
+    recipes,
+    report,
+    runs,
+    sweep,
+    train,
+)
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
@@ -30,6 +43,7 @@ app.add_typer(sweep.app, name="sweep")
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(analyze.app, name="analyze")
+app.add_typer(masks.app, name="masks")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 

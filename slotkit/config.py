@@ -62,7 +62,9 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    name: str = Field("lenet", description="network: lenet, conv2, conv4, conv6, vgg19 or timm/NAME")
+    name: str = Field(
+        "lenet", description="network: lenet, conv2, conv4, conv6, vgg19, vgg-c, ... or timm/NAME"
+    )
     options: dict[str, Any] = Field({}, description="options of that network, such as padding or bias")
 
 
