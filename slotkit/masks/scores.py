@@ -76,12 +76,12 @@ class LayerScores:
         delta_r: Ramanujan gap, sqrt(d_L - 1) + sqrt(d_R - 1) - sigma_2.
         delta_s: 2 sqrt(sigma_1 - 1) - sigma_2.
         bound: delta_r / (sqrt(d_L - 1) + sqrt(d_R - 1)).
-        gap: weighted spectral gap, lambda in the formulas.
-        imdb, imsg: means of delta_r and of the gap over the regular groups, 0 if there is none.
+        spectral_gap: weighted, lambda in the formulas.
+        imdb, imsg: means of delta_r and of the spectral gap over the regular groups, 0 if there is none.
         groups: how many of these were defined.
         narc: normalised random coefficient; 0 and less reads as like random.
         mixing: the number that the log's code calls narc, by another formula.
-        norm: Euclidean norm of (delta_r, gap, imdb, imsg), the layer-wise spectrum.
+        norm: Euclidean norm of (delta_r, spectral_gap, imdb, imsg), the layer-wise spectrum.
     """
 
     layer: str
@@ -99,7 +99,7 @@ class LayerScores:
     delta_r: float | None
     delta_s: float | None
     bound: float | None
-    gap: float | None
+    spectral_gap: float | None
     imdb: float
     imsg: float
     groups: int
@@ -108,8 +108,8 @@ class LayerScores:
 
     @property
     def parts(self) -> tuple[float, float, float, float]:
-        """delta_r, gap, imdb, imsg, with 0 where undefined."""
-        return (self.delta_r or 0.0, self.gap or 0.0, self.imdb, self.imsg)
+        """delta_r, spectral_gap, imdb, imsg, with 0 where undefined."""
+        return (self.delta_r or 0.0, self.spectral_gap or 0.0, self.imdb, self.imsg)
 
     @property
     def norm(self) -> float:
@@ -188,7 +188,7 @@ def score_layer(
         delta_r=_ramanujan_gap(graph) if defined else None,
         delta_s=2 * math.sqrt(graph.sigmas[0] - 1) - graph.sigmas[1] if defined else None,
         bound=_ramanujan_gap(graph) / bound if defined else None,
-        gap=_spectral_gap(graph) if defined else None,
+        spectral_gap=_spectral_gap(graph) if defined else None,
         imdb=_mean(rules.weight_of(group) * _ramanujan_gap(group) for group in groups),
         imsg=_mean(rules.weight_of(group) * _spectral_gap(group) for group in groups),
         groups=len(groups),

@@ -99,3 +99,63 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "a mask of fc9.weight, which is no weight of lenet." in refuse(
         monkeypatch, capsys, "masks", "score", "other"
     )
+
+
+MAKE = ("masks", "make", "--density", "0.05", "--json")
+
+
+def test_a_mask_is_made_scored_and_compared_with_its_controls() -> None:
+    made = json.loads(invoke(*MAKE, "--method", "snip", "--batches", "2", "--seed", "3").stdout)
+    path = Path(made["file"])
+    assert path.name == "snip-lenet-0.05-batches-2-mode-train-seed-3.mask.safetensors"
+    masks, about = mask_file.load(path)
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.05 * 50_200)
+    assert about.start == Start(init="glorot-uniform", seed=3)
+    assert about.network == NETWORK
+    assert made["layers"][0] == {
+        "layer": "fc1.weight",
+        "kept": int(masks["fc1.weight"].sum()),
+        "connections": 19200,
+    }
+    assert "lambda" in invoke("masks", "score", str(path)).stdout
+    for kind in ("shuffled", "reinitialised", "erk-random"):
+        told = invoke("masks", "control", str(path), "--kind", kind, "--out", kind).stdout
+        assert told.splitlines()[-1] == f"next: slotkit masks score {kind}"
+        assert max(map(len, told.splitlines())) <= 80
+        assert mask_file.load(Path(kind))[1].method == f"{kind} snip"
+    assert "shuffled" in invoke("masks", "methods").stdout
+
+
+def test_seeds_of_initial_weights_and_of_batches_are_apart() -> None:
+    def masks(*settings: str) -> list[bool]:
+        invoke(*MAKE, "--out", "x", *settings)
+        return torch.cat([mask.flatten() for mask in mask_file.load(Path("x"))[0].values()]).tolist()  # type: ignore[no-any-return]
+
+    first = masks()
+    assert masks("--seed", "0") == first
+    assert masks("--set", "seeds.data=1") != first
+    assert masks("--set", "seeds.reels=1") != first
+    assert masks("--mode", "eval") == first  # LeNet has no norm and no dropout
+
+
+def test_a_layer_without_connections_is_told() -> None:
+    done = invoke("masks", "make", "--method", "synflow", "--rounds", "1", "--density", "0.02")
+    assert "No connection is left in fc2.weight: nothing passes" in done.stderr
+    assert "-rounds-1-" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--method", "x"), "There is no method 'x' of making a mask."),
+        (("--density", "0"), "The density is 0.0. Give a share"),
+        (("--mode", "x"), "There is no mode 'x'."),
+        (("--batches", "-1"), "-1 batches were asked for. Give 1 or more, or 0 for all training images."),
+        (("--model", "own"), "A mask file names its network, and this one is one's own."),
+    ],
+)
+def test_what_make_refuses(
+    arguments: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert text in refuse(monkeypatch, capsys, "masks", "make", *arguments)
+    assert not list(Path().iterdir())

@@ -48,7 +48,7 @@ def close(found: Any, wanted: Any) -> bool:
 def test_heawood() -> None:
     found, kin = of(heawood()), of(heawood(), rules=KIN)
     assert close((found.sigma_1, found.sigma_2), (3, 1.41421))
-    assert close((found.delta_r, found.delta_s, found.gap), (1.41421, 1.41421, 1.58579))
+    assert close((found.delta_r, found.delta_s, found.spectral_gap), (1.41421, 1.41421, 1.58579))
     assert close((kin.imdb, found.imdb), (1.41421, 0.76150))
     assert close((found.narc, found.mixing, found.norm), (-0.21429, -1.54289, 2.41324))
 
@@ -63,7 +63,7 @@ def test_complete_graph() -> None:
 
 def test_two_parts() -> None:
     found = of(np.kron(np.eye(2), np.ones((3, 3))))
-    assert close((found.sigma_2, found.delta_r, found.gap), (3, -0.17157, 0))
+    assert close((found.sigma_2, found.delta_r, found.spectral_gap), (3, -0.17157, 0))
     assert close((found.narc, found.mixing), (0.04167, -0.75))
 
 
@@ -134,8 +134,8 @@ def test_the_order_of_nodes_is_no_matter(layer: tuple[Matrix, Matrix], rules: An
 def test_gaps_of_weights_scale_with_them(layer: tuple[Matrix, Matrix], rules: Any, factor: float) -> None:
     there, weights = layer
     small, large = of(there, weights, rules), of(there, -factor * weights, rules)
-    assert (small.gap is None) == (large.gap is None)
-    assert math.isclose((small.gap or 0) * factor, large.gap or 0, abs_tol=1e-6)
+    assert (small.spectral_gap is None) == (large.spectral_gap is None)
+    assert math.isclose((small.spectral_gap or 0) * factor, large.spectral_gap or 0, abs_tol=1e-6)
     assert math.isclose(small.imsg * factor, large.imsg, abs_tol=1e-6)
     assert (small.delta_r, small.imdb, small.narc) == (large.delta_r, large.imdb, large.narc)
 
@@ -199,7 +199,7 @@ def test_an_edge_may_have_the_weight_zero() -> None:
 def test_a_layer_without_edges_has_no_gaps() -> None:
     for rules in RULES.values():
         found = of(np.zeros((4, 5)), rules=rules)
-        assert (found.delta_r, found.gap, found.bound, found.narc, found.mixing) == (None,) * 5
+        assert (found.delta_r, found.spectral_gap, found.bound, found.narc, found.mixing) == (None,) * 5
         assert (found.imdb, found.imsg, found.norm, found.groups, found.sigma_1) == (0,) * 5
 
 
