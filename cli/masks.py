@@ -1,4 +1,4 @@
-"""slotkit masks score|make|control|methods."""
+"""slotkit masks score|make|control|methods; `search` is in masks_search.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from slotkit.cli.masks_search import search
 from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Masks: which connections are there, and what their graphs look like.", no_args_is_help=True
 )
+
+app.command("search")(search)
 
 # The widest that a table of scores may be.
 WIDTH = 80
