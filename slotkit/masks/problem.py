@@ -97,10 +97,6 @@ class Drawn:
     def loss(self, masks: Masks) -> float:
         images = self._prepared.images("validation")
         images = images.subset(torch.arange(min(self._asked.held_out, len(images))))
-        if not len(images):
-            raise SlotkitError(
-                "There are no validation images to take a loss of. Set data.validation above 0."
-            )
         here = {
             name: mask.to(weight.device)
             for (name, mask), weight in zip(masks.items(), self._parameters.values(), strict=True)
