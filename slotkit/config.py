@@ -8,7 +8,6 @@ order, checks the result and keeps where each value came from.
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,12 +91,19 @@ class SlotSettings(Section):
         "none", description="which connections share K options"
     )
     symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")
+    kind: str | None = Field(None, description="kind of options: mask has 0 and K - 1 values; see kinds.py")
+    share: float | None = Field(
+        None, gt=0, le=1, description="kind mask: share of each tensor that is not 0 (edge-popup)"
+    )
     init: Annotated[
         Literal[
             "glorot-uniform",
             "glorot-deviation",
             "deviation-options-uniform-scores",
             "uniform-options-deviation-scores",
+            "kaiming-uniform",
+            "kaiming-normal",
+            "kaiming-constant",
         ],
         BeforeValidator(_plain_init),
     ] = Field("glorot-uniform", description="distribution of options and initial scores")
@@ -106,7 +112,7 @@ class SlotSettings(Section):
     )
     form: Literal["auto", "latent", "dense"] = Field(
         "auto",
-        description="latent: one number a connection; dense: K scores; auto: dense if update is selected",
+        description="latent: one number a connection; dense: K scores; auto: dense if it has to be",
     )
     engine: str = Field("auto", description="engine of the latent form: auto, or its name")
     tables: Literal["auto", "stored", "recomputed"] = Field(
@@ -218,7 +224,8 @@ class Config(Section):
         """The form of a slot machine, with "auto" decided."""
         if self.slots.form != "auto":
             return self.slots.form
-        return "dense" if self.slots.update == "selected" else "latent"
+        dense = self.slots.update == "selected" or self.slots.share is not None
+        return "dense" if dense else "latent"
 
     @property
     def probabilistic(self) -> bool:
@@ -288,12 +295,6 @@ def parse_assignment(text: str) -> Overrides:
     except tomllib.TOMLDecodeError:
         parsed = value
     return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
-
-
-def as_assignment(path: str, value: Any) -> str:
-    """The reverse: what `parse_assignment` reads as that setting."""
-    # Numbers, truth values and lists are written alike in JSON and TOML.
-    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -17,10 +17,12 @@ class Form(Protocol):
     Attributes:
         name: "dense" or "latent".
         update: "all" or "selected".
+        share: of each tensor's connections, those that may use another option than the first; None is all.
     """
 
     name: str
     update: str
+    share: float | None
 
     @property
     def reels(self) -> Mapping[str, Reel]:
@@ -81,6 +83,9 @@ class Form(Protocol):
 
     def is_frozen(self, name: str) -> bool:
         """Whether the user has switched off its gradient: it is neither drawn nor stepped."""
+
+    def has_gradient(self, name: str) -> bool:
+        """Whether an optimizer's step moves the scores of this tensor."""
 
     def is_given(self, name: str) -> bool:
         """Whether the model is being called with another weight in its place (torch.func.functional_call)."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
-from slotkit.inits import INITS, MIXED_INITS
+from slotkit.inits import NAMED_INITS
 from slotkit.making import randomize
 from slotkit.slotfile.architecture import Architecture, first_reason
 
@@ -57,10 +57,8 @@ class Start(Strict):
 
     def write(self, network: nn.Module) -> None:
         """Give a network these weights. Raises SlotkitError for an init that this slotkit doesn't have."""
-        if self.init not in INITS | MIXED_INITS:
-            raise SlotkitError(
-                f"there is no init {self.init!r}; this slotkit has {', '.join(INITS | MIXED_INITS)}"
-            )
+        if self.init not in NAMED_INITS:
+            raise SlotkitError(f"there is no init {self.init!r}; this slotkit has {', '.join(NAMED_INITS)}")
         randomize(network, 1, self.init, self.seed)
 
 

@@ -65,7 +65,9 @@ def of_run(folder: RunFolder, checkpoint: str = "best") -> Found:
         if "settings" not in state:
             kept = {n: w for n, w in state["weights"].items() if n.endswith("weight") and w.ndim > 1}
             return Found({n: w != 0 for n, w in kept.items()}, kept, {}, f"{folder.name}: learned weights")
-        dims = channel_dims_of(folder)
+        # Without a trace nothing says so, and no network that slotkit makes has transposed convolutions.
+        traced = folder.recorded() is not None or (folder.path / "trace").is_dir()
+        dims = channel_dims_of(folder) if traced else {}
         machine = stand_in(state, dims)
         machine.spin("greedy")
         names = list(machine.reels)

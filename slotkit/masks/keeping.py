@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.masks.file import Masks
+from slotkit.selection import highest
 
 
 def number_kept(density: float, connections: int) -> int:
@@ -36,7 +37,7 @@ def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:
                 "other initial weights or batches, or another mode."
             )
     flat = torch.cat([score.detach().reshape(-1) for score in scores.values()])
-    chosen = _highest(flat, kept).split([score.numel() for score in scores.values()])
+    chosen = highest(flat, kept).split([score.numel() for score in scores.values()])
     return {
         name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), chosen, strict=True)
     }
@@ -45,13 +46,3 @@ def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:
 def keep_highest_by_layer(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> Masks:
     """In each layer, so many of its highest scores."""
     return {name: keep_highest({name: score}, kept[name])[name] for name, score in scores.items()}
-
-
-def _highest(flat: Tensor, kept: int) -> Tensor:
-    if kept <= 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    threshold = flat.kthvalue(len(flat) - kept + 1).values
-    above = flat > threshold
-    ties = (flat == threshold).nonzero().squeeze(1)
-    above[ties[: kept - int(above.sum())]] = True
-    return above
