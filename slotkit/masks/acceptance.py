@@ -1,4 +1,4 @@
-"""When a drawn mask takes the place of the best one so far: a registry.
+"""When a candidate mask takes the place of the best one so far: a registry.
 
 Scores are looked at layer by layer, so that the best mask may have its layers from different draws. The two
 controls, `random` and `loss`, are what the known code lacks: without them nothing says whether a score is
@@ -45,7 +45,7 @@ class Draw:
     Attributes:
         number: of the draw, from 1.
         layers: how many layers the network has.
-        loss, best_loss: on held-out images, of the drawn mask and the best one; only `by_loss` has them.
+        loss, best_loss: on held-out images, of the candidate mask and the best one; only `by_loss` has them.
     """
 
     number: int
@@ -56,8 +56,8 @@ class Draw:
 
     def chance(self, layer: int) -> float:
         """A number from [0, 1) for a layer of this draw."""
-        drawn = torch.rand(self.layers, generator=generator("mask acceptance", self.seed, self.number))
-        return float(drawn[layer])
+        numbers = torch.rand(self.layers, generator=generator("mask acceptance", self.seed, self.number))
+        return float(numbers[layer])
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Acceptance:
     """A rule.
 
     Attributes:
-        accepts: whether the drawn layer (second) replaces the best one (first), in that layer of that draw.
+        accepts: whether the candidate layer (second) replaces the best one (first), in that layer of that draw.
         by_loss: whether it compares whole masks, by their loss on held-out images.
     """
 
@@ -76,15 +76,15 @@ class Acceptance:
 
 
 def _no_worse(*scores: str) -> Callable[[Candidate, Candidate, Draw, int], bool]:
-    return lambda best, drawn, draw, layer: all(drawn.score(one) >= best.score(one) for one in scores)
+    return lambda best, candidate, draw, layer: all(candidate.score(one) >= best.score(one) for one in scores)
 
 
-def _by_chance(best: Candidate, drawn: Candidate, draw: Draw, layer: int) -> bool:
+def _by_chance(best: Candidate, candidate: Candidate, draw: Draw, layer: int) -> bool:
     """With probability 1 / (number + 1), so that every mask so far, the first too, is kept alike often."""
     return draw.chance(layer) < 1 / (draw.number + 1)
 
 
-def _by_loss(best: Candidate, drawn: Candidate, draw: Draw, layer: int) -> bool:
+def _by_loss(best: Candidate, candidate: Candidate, draw: Draw, layer: int) -> bool:
     assert draw.loss is not None
     assert draw.best_loss is not None
     return draw.loss < draw.best_loss

@@ -95,12 +95,12 @@ class Search:
     def step(self) -> Row:
         """One draw more."""
         number = self.state.draw + 1
-        drawn = self._problem.draw(number)
-        explored = {name: self.state.explored[name] | mask for name, mask in drawn.items()}
-        loss = self._problem.loss(drawn) if self._acceptance.by_loss else None
-        about = Draw(number, self._seed, len(drawn), loss, self._loss)
+        masks = self._problem.draw(number)
+        explored = {name: self.state.explored[name] | mask for name, mask in masks.items()}
+        loss = self._problem.loss(masks) if self._acceptance.by_loss else None
+        about = Draw(number, self._seed, len(masks), loss, self._loss)
         best, accepted = dict(self.state.best), 0
-        for layer, (name, mask) in enumerate(drawn.items()):
+        for layer, (name, mask) in enumerate(masks.items()):
             candidate = self._candidate(name, mask)
             if self._acceptance.accepts(self._candidates[name], candidate, about, layer):
                 best[name], self._candidates[name] = mask, candidate
