@@ -65,7 +65,7 @@ class Acceptance:
     """A rule.
 
     Attributes:
-        accepts: whether the candidate layer (second) replaces the best one (first), in that layer of that draw.
+        accepts: whether a layer of a draw (second) replaces the best one (first).
         by_loss: whether it compares whole masks, by their loss on held-out images.
     """
 

@@ -145,7 +145,7 @@ class Drawn:
             everything = torch.randperm(
                 len(images), generator=generator("mask draw", config.seeds.data, draw)
             )
-            return _Batches(self._prepared, images, draw, list(everything.split(size)))
+            return _Batches(self._prepared, images, draw, list(torch.split(everything, size)))
         chosen = sampler.batches(images.labels, config.seeds.data, draw, number, size)
         return _Batches(self._prepared, images, draw, chosen)
 

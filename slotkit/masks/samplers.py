@@ -36,7 +36,7 @@ class Sampler:
                 f"{number} batches of {size} images are {wanted}, and there are {len(labels)} training "
                 "images. Ask for fewer or smaller batches."
             )
-        return list(self.order(labels.cpu(), seed, draw, wanted).split(size))
+        return list(torch.split(self.order(labels.cpu(), seed, draw, wanted), size))
 
 
 def _random(labels: Tensor, seed: int, draw: int, wanted: int) -> Tensor:
@@ -46,7 +46,8 @@ def _random(labels: Tensor, seed: int, draw: int, wanted: int) -> Tensor:
 def _decks(labels: Tensor, chance: torch.Generator) -> list[list[int]]:
     """The image numbers of each class, shuffled."""
     shuffled = torch.randperm(len(labels), generator=chance)
-    return [shuffled[labels[shuffled] == label].tolist() for label in labels.unique().tolist()]
+    classes = torch.unique(labels).tolist()
+    return [shuffled[labels[shuffled] == label].tolist() for label in classes]
 
 
 def _dealt(decks: list[list[int]], turns: list[int]) -> Tensor:

@@ -226,7 +226,8 @@ class SearchFolder:
     def _read_history(self, draw: int) -> list[str]:
         """The lines up to a draw, as they are; those of rows and saved masks are taken over."""
         path = self.path / HISTORY
-        self.rows, self.saved, kept = [], [], []
+        kept: list[str] = []
+        self.rows, self.saved = [], []
         if not path.is_file():
             return kept
         with naming(path, ADVICE):
