@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="lenet, conv2, conv4, conv6, vgg19 or timm/NAME.")] = "lenet",
+    model: Annotated[
+        str, typer.Option(help="lenet, conv2, conv4, conv6, vgg19, vgg-c, ... or timm/NAME.")
+    ] = "lenet",
     k: Annotated[str, typer.Option(help="Options a connection: a list such as 2,64,1024.")] = "2,8,64",
     selection: Annotated[
         str | None, typer.Option(help="greedy (GS) or probabilistic (PS) alone. Default: both.")

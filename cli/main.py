@@ -14,6 +14,7 @@ from slotkit.cli import (
     evaluate,
     export,
     finetune,
+    masks,
     plan,
     recipes,
     report,
@@ -45,6 +46,7 @@ app.add_typer(sweep.app, name="sweep")
 app.command("report")(report.report)
 app.add_typer(runs.app, name="runs")
 app.add_typer(analyze.app, name="analyze")
+app.add_typer(masks.app, name="masks")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 

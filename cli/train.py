@@ -45,7 +45,9 @@ SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
 def train(
     recipe: RecipeName = None,
     config: ConfigFile = None,
-    model: Annotated[str | None, typer.Option(help="lenet, conv2, conv4, conv6, vgg19 or timm/NAME.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="lenet, conv2, conv4, conv6, vgg19, vgg-c, ... or timm/NAME.")
+    ] = None,
     model_factory: ModelFactory = None,
     dataset: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., imagefolder:DIR or parquet:DIR.")

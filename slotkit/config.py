@@ -70,7 +70,9 @@ class Section(BaseModel):
 class ModelSettings(Section):
     """The network."""
 
-    name: str = Field("lenet", description="network: lenet, conv2, conv4, conv6, vgg19 or timm/NAME")
+    name: str = Field(
+        "lenet", description="network: lenet, conv2, conv4, conv6, vgg19, vgg-c, ... or timm/NAME"
+    )
     options: dict[str, Any] = Field({}, description="options of that network, such as padding or bias")
 
 
@@ -119,12 +121,19 @@ class SlotSettings(Section):
         "none", description="which connections share K options"
     )
     symmetric: bool = Field(False, description="options in pairs +v, -v (even K)")
+    kind: str | None = Field(None, description="kind of options: mask has 0 and K - 1 values; see kinds.py")
+    share: float | None = Field(
+        None, gt=0, le=1, description="kind mask: share of each tensor that is not 0 (edge-popup)"
+    )
     init: Annotated[
         Literal[
             "glorot-uniform",
             "glorot-deviation",
             "deviation-options-uniform-scores",
             "uniform-options-deviation-scores",
+            "kaiming-uniform",
+            "kaiming-normal",
+            "kaiming-constant",
         ],
         BeforeValidator(_plain_init),
     ] = Field("glorot-uniform", description="distribution of options and initial scores")
@@ -133,7 +142,7 @@ class SlotSettings(Section):
     )
     form: Literal["auto", "latent", "dense"] = Field(
         "auto",
-        description="latent: one number a connection; dense: K scores; auto: dense if update is selected",
+        description="latent: one number a connection; dense: K scores; auto: dense if it has to be",
     )
     engine: str = Field("auto", description="engine of the latent form: auto, or its name")
     tables: Literal["auto", "stored", "recomputed"] = Field(
@@ -260,7 +269,8 @@ class Config(Section):
         """The form of a slot machine, with "auto" decided."""
         if self.slots.form != "auto":
             return self.slots.form
-        return "dense" if self.slots.update == "selected" else "latent"
+        dense = self.slots.update == "selected" or self.slots.share is not None
+        return "dense" if dense else "latent"
 
     @property
     def probabilistic(self) -> bool:

@@ -23,7 +23,7 @@ from slotkit.latent.guard import fingerprint, is_same
 from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
-from slotkit.selection import are_selected, find_update, greedy, sample, select
+from slotkit.selection import are_selected, find_update, greedy, greedy_within, sample, select
 
 
 class SlotWeight(nn.Module):
@@ -40,6 +40,7 @@ class SlotWeight(nn.Module):
         selection: "greedy" or "probabilistic", how training selects.
         update: "all" or "selected", see `slotkit.selection.select`.
         device, dtype: those of the weight that is replaced.
+        share: of the connections that may use another option than the first; None is all of them.
     """
 
     options: Tensor
@@ -49,9 +50,16 @@ class SlotWeight(nn.Module):
     held: Tensor | None
 
     def __init__(
-        self, reel: Reel, selection: str, update: str, device: torch.device, dtype: torch.dtype
+        self,
+        reel: Reel,
+        selection: str,
+        update: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        share: float | None = None,
     ) -> None:
         super().__init__()
+        self.kept = None if share is None else round(share * math.prod(reel.shape))
         self.update = find_update(update)
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
         # Whether the seed of a loaded state_dict is adopted (a layer built by hand), or another seed refused.
@@ -72,7 +80,11 @@ class SlotWeight(nn.Module):
 
     def selected(self, scores: Tensor) -> Tensor:
         """The index of the option in use, int64, of the weight's shape."""
-        return greedy(scores.detach()) if self.held is None else self.held
+        return self.greedy(scores.detach()) if self.held is None else self.held
+
+    def greedy(self, scores: Tensor) -> Tensor:
+        """The greedy choice, within the share if there is one."""
+        return greedy(scores) if self.kept is None else greedy_within(scores, self.kept)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The initial scores, once: parametrize asks for them when it takes the module over."""
@@ -187,12 +199,20 @@ class DenseForm:
 
     name = "dense"
 
-    def __init__(self, picked: list[Picked], reels: list[Reel], selection: str, update: str) -> None:
+    def __init__(
+        self,
+        picked: list[Picked],
+        reels: list[Reel],
+        selection: str,
+        update: str,
+        share: float | None = None,
+    ) -> None:
         self.update = update
+        self.share = share
         self._weights: dict[str, SlotWeight] = {}
         self._lists: dict[str, nn.Module] = {}
         for one, reel in zip(picked, reels, strict=True):
-            weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype)
+            weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype, share)
             self._weights[reel.name] = weight
             self._lists[reel.name] = attach(one.holders, weight).requires_grad_(one.is_trained)
         self.mark()
@@ -217,7 +237,7 @@ class DenseForm:
         }
 
     def __str__(self) -> str:
-        return "dense form"
+        return "dense form" if self.share is None else f"dense form, top share {self.share:g} of each tensor"
 
     def parameters(self) -> Iterator[nn.Parameter]:
         yield from self._scores.values()
@@ -257,7 +277,8 @@ class DenseForm:
 
     def choose_greedy(self, follow: bool, names: Iterable[str] | None = None) -> None:
         for name in self._weights if names is None else names:
-            self._weights[name].held = None if follow else greedy(self.scores(name))
+            weight = self._weights[name]
+            weight.held = None if follow else weight.greedy(self.scores(name))
 
     def choose_sample(
         self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False

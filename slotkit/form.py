@@ -17,10 +17,12 @@ class Form(Protocol):
     Attributes:
         name: "dense" or "latent".
         update: "all" or "selected".
+        share: of each tensor's connections, those that may use another option than the first; None is all.
     """
 
     name: str
     update: str
+    share: float | None
 
     @property
     def reels(self) -> Mapping[str, Reel]:

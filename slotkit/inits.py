@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class UniformInit:
     numerator: float
     convolution_scores: float = 1.0
     linear_scores: float = 1.0
+    # Whether the options are uniform in (-bound, bound), too, so that engines can make them from the bound.
+    is_uniform: ClassVar[bool] = True
 
     def bound(self, fans: Fans) -> float:
         """b, rounded to float32 once."""
@@ -95,6 +97,55 @@ MIXED_INITS: dict[str, Init] = {
     "uniform-options-deviation-scores": UniformInit(6.0, 1 / math.sqrt(3), 0.1 / math.sqrt(3)),
 }
 
+
+@dataclass(frozen=True)
+class FanInInit(UniformInit):
+    """Options U(-b, b) and scores U(0, l b), with b = sqrt(numerator / fan_in), as Kaiming He has it."""
+
+    def bound(self, fans: Fans) -> float:
+        return float(np.float32(math.sqrt(self.numerator / fans.fan_in)))
+
+
+@dataclass(frozen=True)
+class SignedConstant(FanInInit):
+    """Options -d and d with d = sqrt(2 / fan_in), half of each; scores as those of `FanInInit`."""
+
+    is_uniform: ClassVar[bool] = False
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        deviation = float(np.float32(math.sqrt(2.0 / fans.fan_in)))
+        return uniform.sign() * deviation  # no uniform number is 0
+
+
+@dataclass(frozen=True)
+class KaimingNormal(FanInInit):
+    """Options N(0, 2 / fan_in); scores as those of `FanInInit`.
+
+    The inverse of the normal distribution is taken on the CPU, number by number in float64, so that the bits
+    are those of every device and do not depend on the numbers beside them.
+    """
+
+    is_uniform: ClassVar[bool] = False
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        from scipy.special import ndtri
+        from torch import from_numpy
+
+        quantile = (uniform.double() * 0.5 + 0.5).cpu().numpy()
+        deviation = math.sqrt(2.0 / fans.fan_in)
+        return from_numpy(np.asarray(ndtri(quantile) * deviation)).to(uniform)
+
+
+# Those of the sources on pruned random weights: all have the variance 2 / fan_in.
+KAIMING_INITS: dict[str, Init] = {
+    "kaiming-uniform": FanInInit(6.0),
+    "kaiming-normal": KaimingNormal(6.0),
+    "kaiming-constant": SignedConstant(6.0),
+}
+
+# Every init with a name.
+NAMED_INITS: dict[str, Init] = INITS | MIXED_INITS | KAIMING_INITS
+
 # What they were called before, in runs, states, slot files and programs.
 ALIASES = {
     "authors": "glorot-uniform",
@@ -116,12 +167,11 @@ def find_init(init: str | Init) -> Init:
     """
     init = plain_init(init)
     if isinstance(init, str):
-        named = INITS | MIXED_INITS
-        if init not in named:
+        if init not in NAMED_INITS:
             raise SlotkitError(
-                f"There is no init {init!r}. Choose one of {', '.join(named)}, or pass an object."
+                f"There is no init {init!r}. Choose one of {', '.join(NAMED_INITS)}, or pass an object."
             )
-        return named[init]
+        return NAMED_INITS[init]
     if not (callable(getattr(init, "options", None)) and callable(getattr(init, "scores", None))):
         raise SlotkitError(
             f"An init object needs the methods options(uniform, fans) and scores(uniform, fans); "

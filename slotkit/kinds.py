@@ -83,7 +83,28 @@ class Pairs(Kind):
         return where(option % 2 == 1, -value, value)
 
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kind(), Pairs())}
+class Mask(Kind):
+    """{0, w, ...}: option 0 is 0, option j + 1 is the value of uniform number j. See docs/reel-spec-3.md."""
+
+    name = "mask"
+    spec = 3
+    words = "with a zero"
+    symmetric = None
+
+    def refusal(self, k: int) -> str | None:
+        return None if k > 1 else "k is 1, and option 0 of the kind mask is 0. Choose k from 2 up."
+
+    def uniforms(self, k: int) -> int:
+        return k - 1
+
+    def source(self, option: Tensor) -> Tensor:
+        return (option - 1).clamp(min=0)
+
+    def value(self, value: Tensor, option: Tensor, fans: Fans) -> Tensor:
+        return where(option == 0, 0.0, value)
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Kind(), Pairs(), Mask())}
 
 
 def find_kind(name: str | None, symmetric: bool) -> Kind:
@@ -97,7 +118,7 @@ def find_kind(name: str | None, symmetric: bool) -> Kind:
     if name not in others or symmetric:
         raise SlotkitError(
             f"The kind of options is {name!r} and symmetric is {symmetric}. Choose a kind of "
-            f"{', '.join(others) or 'slotkit.kinds.KINDS, where none has been added'}, with symmetric=False; "
+            f"{', '.join(others)}, with symmetric=False; "
             "or no kind, and symmetric=True for pairs +v, -v or symmetric=False for independent options."
         )
     return KINDS[name]

@@ -309,7 +309,9 @@ class SlotMachine:
 
     def _settings(self) -> dict[str, Any]:
         reel = next(iter(self.reels.values()))
+        share = {} if self.form.share is None else {"share": self.form.share}
         return {
+            **share,
             "reel_spec": reel.spec,
             "form": self.form.name,
             **reel.settings.to_dict(),

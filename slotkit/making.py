@@ -36,6 +36,7 @@ def slotify(
     symmetric: bool = False,
     tables: str = "auto",
     kind: str | None = None,
+    share: float | None = None,
 ) -> SlotMachine:
     """Make a slot machine of `model`, in place.
 
@@ -50,8 +51,8 @@ def slotify(
         selection: "greedy" (GS) or "probabilistic" (PS, drawn anew for each optimizer step).
         sharing: "none", "layer", "channel" or "network": which connections have the same K options. Those
             of the network are K numbers, times the bound of each layer.
-        init: "glorot-uniform", "glorot-deviation", a mixture of them (`slotkit.inits.MIXED_INITS`) or an
-            object (`slotkit.inits.Init`).
+        init: "glorot-uniform", "glorot-deviation", another name of
+            `slotkit.inits.NAMED_INITS`, or an object (`slotkit.inits.Init`).
         seed: of options, scores and draws; the same seed gives the same bits on every device.
         form: "latent" trains one number a connection by SGD, exactly as K scores, at the cost of an
             ordinary step; modules and state_dict stay those of an ordinary network. "dense" keeps K
@@ -69,6 +70,9 @@ def slotify(
         tables: of the latent form: options and scores "stored" (8 K bytes a connection), "recomputed"
             when they are needed (no memory that grows with K, the same bits), or "auto".
         kind: another kind of options, a name in `slotkit.kinds.KINDS`; None is what `symmetric` says.
+            "mask" has 0 and K - 1 random values.
+        share: of the connections of each tensor, those that may use another option than the first, which is 0
+            (kind="mask", form="dense", greedy selection); None is all of them. With k=2 this is edge-popup.
 
     Raises:
         SlotkitError: for a value that is not accepted, or a model without such weights.
@@ -76,11 +80,12 @@ def slotify(
     settings = ReelSettings(k, seed, init, sharing, symmetric, kind)
     selection, update = find_selection(selection), find_update(update)
     check_form(form, engine, update, tables)
+    check_share(share, form, selection, kind)
     check_others(others)
     picked = pick(model, where)
     # All reels are made before the model is changed, so that a refusal leaves it as it was.
     reels = [_reel(one, settings) for one in picked]
-    chosen = make_form(form, picked, reels, selection, update, engine, tables)
+    chosen = make_form(form, picked, reels, selection, update, engine, tables, share)
     return SlotMachine(model, chosen, treat_others(model, picked, others), selection)
 
 
@@ -92,10 +97,11 @@ def make_form(
     update: str = "all",
     engine: str = "auto",
     tables: str = "auto",
+    share: float | None = None,
 ) -> Form:
     """Make the picked parameters those of a machine, in the form of that name."""
     if form == "dense":
-        return DenseForm(picked, reels, selection, update)
+        return DenseForm(picked, reels, selection, update, share)
     return LatentForm(picked, reels, selection, engine, tables)
 
 
@@ -118,6 +124,25 @@ def randomize(
 
 def _reel(one: Picked, settings: ReelSettings) -> Reel:
     return settings.reel(one.name, one.parameter.shape, one.channel_dim)
+
+
+def check_share(share: float | None, form: str, selection: str, kind: str | None) -> None:
+    """Raise SlotkitError for a share that can't be, or with what doesn't have one."""
+    if share is None:
+        return
+    if not 0 < share <= 1:
+        raise SlotkitError(f"share is {share}. Give a share of the connections, above 0 and at most 1.")
+    if kind != "mask":
+        raise SlotkitError(
+            "share says how many connections are not 0, so 0 has to be an option. Use kind='mask'."
+        )
+    if selection != "greedy":
+        raise SlotkitError("share ranks the connections of a tensor by their scores. Use greedy selection.")
+    if form != "dense":
+        raise SlotkitError(
+            "share makes a connection's choice depend on the scores of all others of its tensor, and the "
+            "latent form looks at each alone. Use form='dense'."
+        )
 
 
 def check_form(form: str, engine: str, update: str, tables: str) -> None:

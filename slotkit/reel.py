@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init, init_name, plain_init
+from slotkit.inits import (
+    INITS,
+    MIXED_INITS,
+    NAMED_INITS,
+    Fans,
+    Init,
+    UniformInit,
+    find_init,
+    init_name,
+    plain_init,
+)
 from slotkit.inits_probe import check_init
 from slotkit.kinds import Kind, find_kind
 from slotkit.philox import WORD, key_of, philox, symmetric_uniform, unit_uniform
@@ -37,7 +47,7 @@ __all__ = [
 ]
 
 # The number in the key, which is the same for all specs of today, and the latest spec.
-REEL_SPEC, LATEST_SPEC = 1, 2
+REEL_SPEC, LATEST_SPEC = 1, 3
 
 # The fourth counter word says what the bits are for.
 OPTIONS, SCORES, TRAINING_DRAWS, EVALUATION_DRAWS, INITIAL_PICK = range(5)
@@ -126,7 +136,7 @@ class ReelSettings:
                 f"symmetric is {settings['symmetric']!r}. Give true for options in pairs +v, -v, or false."
             )
         told = plain_init(settings["init"])
-        if init is None and not (isinstance(told, str) and told in INITS | MIXED_INITS):
+        if init is None and not (isinstance(told, str) and told in NAMED_INITS):
             raise SlotkitError(
                 f"The reels were made with the init {told}, an object that can't be written down. Give that "
                 "object again, as `init`."
@@ -168,7 +178,7 @@ class Reel:
         shape: the weight's shape, two dimensions or more.
         k: options a connection, at least 1.
         seed: 0 <= seed < 2**63. Part of the key.
-        init: "glorot-uniform", "glorot-deviation", one of MIXED_INITS or an `Init`.
+        init: "glorot-uniform", "glorot-deviation", another of NAMED_INITS or an `Init`.
         sharing: which connections have the same K options: "none", "layer" (all of the tensor), "channel"
             (all of an output channel) or "network" (all of all tensors with this seed, times the bound of
             each). Scores are each connection's own in every case.
@@ -264,7 +274,7 @@ class Reel:
     def compiled_spec(self) -> ReelSpec | None:
         """The reel in numbers, None if they can't make its options: an engine then needs tables."""
         init, symmetric = find_init(self.init), self.rule.symmetric
-        if symmetric is None or not isinstance(init, UniformInit):
+        if symmetric is None or not isinstance(init, UniformInit) or not init.is_uniform:
             return None
         bound, scale = init.bound(self.fans), init.score_scale(self.fans)
         return ReelSpec(self.k, symmetric, *self.owner_rule, *self.key, bound, scale, *self.option_key)

@@ -40,6 +40,30 @@ def greedy(scores: Tensor) -> Tensor:
     return scores.max(dim=-1).indices  # those of argmax, in three quarters of its time
 
 
+def greedy_within(scores: Tensor, kept: int) -> Tensor:
+    """Greedy within a budget: `kept` connections use the best of options 1 .. K - 1, the others option 0.
+
+    They are those whose best option is the furthest above option 0; of equal ones those that come first.
+    With the options {0, w} this is edge-popup's choice, the top share of a layer (Ramanujan et al. 2020).
+
+    scores (..., K) -> int64 (...).
+    """
+    best = scores[..., 1:].max(dim=-1)
+    above = best.values - scores[..., 0]
+    return torch.where(highest(above.reshape(-1), kept).reshape(above.shape), best.indices + 1, 0)
+
+
+def highest(values: Tensor, kept: int) -> Tensor:
+    """Which of the values (n,) are the `kept` highest, bool; of equal ones those that come first."""
+    if kept <= 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    threshold = values.kthvalue(len(values) - kept + 1).values
+    found = values > threshold
+    ties = (values == threshold).nonzero().squeeze(1)
+    found[ties[: kept - int(found.sum())]] = True
+    return found
+
+
 def sample(scores: Tensor, uniform: Tensor) -> Tensor:
     """Probabilistic sampling: index k with probability softmax(scores)_k, by the inverse CDF.
 

@@ -47,7 +47,14 @@ def stand_in(
         dim = channel_dims.get(name, 0)
         picked.append(Picked(name, parameter, [(holder, last)], dim))
         reels.append(common.reel(name, shape, dim))
-    form = make_form(settings["form"], picked, reels, settings["selection"], settings["update"])
+    form = make_form(
+        settings["form"],
+        picked,
+        reels,
+        settings["selection"],
+        settings["update"],
+        share=settings.get("share"),
+    )
     machine = SlotMachine(root, form, Treated([], []), settings["selection"])
     machine.load_state_dict(state)
     return machine

@@ -88,7 +88,7 @@ def _lacks(absent: Sequence[str]) -> SlotkitError:
 
 def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     theirs = {**theirs, "init": plain_init(theirs["init"])}
-    different = [key for key in {**mine, "kind": None} if mine.get(key) != theirs.get(key)]
+    different = [key for key in {**mine, "kind": None, "share": None} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(
             f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here" for key in different

@@ -16,7 +16,7 @@ from timm.models.vgg import cfgs
 
 import slotkit
 from slotkit.latent.engines.cpu_compiling import SOURCES
-from slotkit.models import conv
+from slotkit.models import conv, resnet, vgg_cd
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -109,8 +109,15 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONV-N and VGG-19 with a few channels: the same layers at a thousandth of the weights and time."""
+    """CONV-N, VGG and ResNet with a few channels: the same layers at a thousandth of the weights and time."""
     monkeypatch.setattr(conv, "WIDTHS", (4, 6, 8))
     monkeypatch.setattr(conv, "HIDDEN", 16)
     vgg = [2, 2, "M", 2, 2, "M", 3, 3, 3, 3, "M", 4, 4, 4, 4, "M", 4, 4, 4, 4, "M"]
     monkeypatch.setitem(cfgs, "vgg19", vgg)
+    blocks = {
+        name: tuple(tuple((2, kernel) for _, kernel in block) for block in vgg_cd.BLOCKS[name])
+        for name in "cd"
+    }
+    monkeypatch.setattr(vgg_cd, "BLOCKS", blocks)
+    monkeypatch.setattr(vgg_cd, "HIDDEN", 4)
+    monkeypatch.setattr(resnet, "WIDTHS", (2, 2, 3, 3))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, Fans
+from slotkit.inits import NAMED_INITS, Fans
 from slotkit.inits_probe import check_init
 from slotkit.making import randomize, slotify
 from slotkit.reel import Reel, ReelSettings
@@ -173,11 +173,11 @@ def test_good_inits_pass(values: Values) -> None:
     check_init(Init(values, values), Fans.of((4, 3, 2, 2)))
 
 
-@pytest.mark.parametrize("name", INITS | MIXED_INITS)
+@pytest.mark.parametrize("name", NAMED_INITS)
 def test_inits_with_names_pass(name: str) -> None:
     """They aren't tried when a reel is made."""
     for shape in [(4, 3), (300, 784), (64, 3, 3, 3)]:
-        check_init((INITS | MIXED_INITS)[name], Fans.of(shape))
+        check_init(NAMED_INITS[name], Fans.of(shape))
 
 
 @pytest.mark.parametrize("values", [torch.rand_like, lambda u: u], ids=["draws", "draws-nothing"])

@@ -19,7 +19,7 @@ from torch import Tensor, nn, where
 import slotkit
 from slotkit import slotfile
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, Fans, Init, UniformInit, find_init
+from slotkit.inits import NAMED_INITS, Fans, Init, UniformInit, find_init
 from slotkit.kinds import KINDS, Kind, find_kind
 from slotkit.latent.engines.registry import ENGINES, runnable
 from slotkit.latent.weight import LatentWeight
@@ -101,7 +101,7 @@ ALL = (*KINDS, *TOYS)
 def reels(draw: st.DrawFn) -> Reel:
     kind = draw(st.sampled_from(ALL))
     accepted = [k for k in range(1, 13) if KINDS[kind].refusal(k) is None]
-    inits: list[str | Init] = [*INITS, *MIXED_INITS, UniformInit(3.0), Coarse(), Centred()]
+    inits: list[str | Init] = [*NAMED_INITS, UniformInit(3.0), Coarse(), Centred()]
     return Reel(
         name=draw(st.sampled_from(["weight", "fc.weight"])),
         shape=tuple(draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))),
@@ -136,7 +136,7 @@ def test_a_larger_k_begins_with_a_smaller_one(device: torch.device, reel: Reel, 
 @given(reels())
 def test_settings_are_told_and_read_back(reel: Reel) -> None:
     told = reel.settings.to_dict()
-    assert ("kind" in told) == (reel.rule.name in TOYS)
+    assert ("kind" in told) == (reel.rule.symmetric is None)
     if isinstance(reel.init, str):
         again = ReelSettings.from_dict(told)
         assert again == reel.settings
@@ -242,8 +242,8 @@ def test_kinds_that_are_none_or_said_twice(kind: str, symmetric: bool) -> None:
     with pytest.raises(SlotkitError) as caught:
         ReelSettings(4, kind=kind, symmetric=symmetric)
     assert str(caught.value) == (
-        f"The kind of options is {kind!r} and symmetric is {symmetric}. Choose a kind of zero, margin, "
-        "shared by network, with symmetric=False; or no kind, and symmetric=True for pairs +v, -v or "
+        f"The kind of options is {kind!r} and symmetric is {symmetric}. Choose a kind of mask, zero, "
+        "margin, shared by network, with symmetric=False; or no kind, and symmetric=True for pairs +v, -v or "
         "symmetric=False for independent options."
     )
 
@@ -257,10 +257,10 @@ def test_the_kinds_of_today() -> None:
     for name in TOYS:
         del KINDS[name]
     try:
-        assert list(KINDS) == ["independent", "pairs"]
+        assert list(KINDS) == ["independent", "pairs", "mask"]
         assert find_kind(None, False) is KINDS["independent"]
         assert find_kind(None, True) is KINDS["pairs"]
-        with pytest.raises(SlotkitError, match=r"of slotkit\.kinds\.KINDS, where none has been"):
+        with pytest.raises(SlotkitError, match="Choose a kind of mask, with"):
             find_kind("zero", False)
     finally:
         KINDS.update(TOYS)

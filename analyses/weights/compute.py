@@ -19,7 +19,7 @@ from slotkit.analyses.weights.spectra import as_matrix, edge, effective_rank, si
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS, init_name
+from slotkit.inits import NAMED_INITS, init_name
 from slotkit.models import own_network
 from slotkit.reel import Reel
 
@@ -135,7 +135,7 @@ def _bound(reel: Reel) -> float:
         raise SlotkitError(
             f"{reel.name} has options of the init {init_name(reel.init)} and the kind {reel.rule.name}. "
             "Densities are told in units of the bound of uniform options, and these have none. Analyze runs "
-            f"with one of the inits {', '.join(INITS | MIXED_INITS)}."
+            f"with one of the inits {', '.join(NAMED_INITS)}."
         )
     return reel.bound
 

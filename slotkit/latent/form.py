@@ -31,6 +31,7 @@ class LatentForm:
 
     name = "latent"
     update = "all"
+    share: float | None = None
 
     def __init__(
         self, picked: list[Picked], reels: list[Reel], selection: str, engine: str, tables: str

@@ -46,6 +46,20 @@ def _conv(blocks: int) -> Network:
     return Network("slotkit.models.conv", "conv", text, {"blocks": blocks}, CONV_OPTIONS)
 
 
+SPARSE_OPTIONS = {"width": 1.0, "batch_norm": "affine", "bias": False}
+
+
+def _vgg(variant: str, words: str) -> Network:
+    text = f"VGG-{variant.upper()} for CIFAR: 13 convolutions ({words}), dense 512, 512, classes"
+    return Network("slotkit.models.vgg_cd", "vgg", text, {"variant": variant}, SPARSE_OPTIONS)
+
+
+def _resnet(depth: int) -> Network:
+    text = f"ResNet-{depth} for CIFAR: 3x3 first, four stages, with or without skip connections"
+    options = {"skip": True} | SPARSE_OPTIONS
+    return Network("slotkit.models.resnet", "resnet", text, {"depth": depth}, options)
+
+
 NETWORKS: dict[str, Network] = {
     "lenet": Network(
         "slotkit.models.lenet", "lenet", "LeNet-300-100: dense 300, 100, classes", {}, {"bias": False}
@@ -60,6 +74,10 @@ NETWORKS: dict[str, Network] = {
         {},
         {"batch_norm": "plain", "bias": False},
     ),
+    "vgg-c": _vgg("c", "third convolutions of blocks 3 to 5 are 1x1"),
+    "vgg-d": _vgg("d", "all 3x3"),
+    "resnet18": _resnet(18),
+    "resnet34": _resnet(34),
 }
 
 

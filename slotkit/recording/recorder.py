@@ -48,6 +48,11 @@ class Recorder:
         run: str | None = None,
         resumes: bool = False,
     ) -> None:
+        if machine.form.share is not None:
+            raise SlotkitError(
+                "A trace follows each connection alone, and this machine ranks those of a tensor (share). "
+                "Record nothing: --trace off."
+            )
         self.machine = machine
         self.trace, self.every = trace, every
         self.full = level == "full"

@@ -27,7 +27,7 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
         return dict(about["reels"]) | {"init": init_name(about["reels"]["init"])}
     # an old trace, which does not have the settings
     slots, seed = folder.config().slots, folder.config().seeds.reels
-    return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric).to_dict()
+    return ReelSettings(slots.k, seed, slots.init, slots.sharing, slots.symmetric, slots.kind).to_dict()
 
 
 def reels_of(folder: RunFolder, init: Init | None = None) -> dict[str, Reel]:

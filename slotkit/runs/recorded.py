@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from slotkit.config import Overrides, RecordingSettings, Resolved, resolve
 from slotkit.errors import SlotkitError
-from slotkit.inits import INITS, MIXED_INITS
+from slotkit.inits import NAMED_INITS
 from slotkit.machine import SlotMachine
 from slotkit.models import OWN
 
@@ -54,8 +54,10 @@ def describe(
         "recording.every": recording.every,
         "recording.keep_last": recording.keep_last,
     }
-    if settings["init"] in INITS | MIXED_INITS:
+    if settings["init"] in NAMED_INITS:
         values["slots.init"] = settings["init"]
+    if "kind" in settings:
+        values["slots.kind"] = settings["kind"]
     known = {path: value for path, value in values.items() if value is not None}
     told = {
         "network": type(machine.model).__qualname__,

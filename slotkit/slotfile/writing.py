@@ -193,7 +193,7 @@ def _copy(value: Tensor) -> Tensor:
 def _check_inits(machine: SlotMachine) -> None:
     for name, reel in machine.reels.items():
         if not isinstance(reel.init, str) or reel.init not in INITS:
-            kind = "a mixture" if isinstance(reel.init, str) else "an object"
+            kind = "not one of spec 1" if isinstance(reel.init, str) else "an object"
             raise SlotkitError(
                 f"{name} has the init {reel.init!r}, {kind}, which a file can't hold. Only the inits "
                 f"{' and '.join(INITS)} can be exported."

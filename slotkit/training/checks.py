@@ -12,7 +12,7 @@ from slotkit.data.batches import check_normalisation
 from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
 from slotkit.loggers import registry
-from slotkit.making import check_form
+from slotkit.making import check_form, check_share
 from slotkit.models.registry import OWN, TIMM, create, find
 from slotkit.picking import names_picked
 from slotkit.reel import ReelSettings
@@ -57,13 +57,19 @@ def _check_device(config: Config) -> None:
 
 def _reels(config: Config) -> ReelSettings:
     slots = config.slots
-    return ReelSettings(slots.k, config.seeds.reels, slots.init, slots.sharing, slots.symmetric)
+    return ReelSettings(slots.k, config.seeds.reels, slots.init, slots.sharing, slots.symmetric, slots.kind)
 
 
 def _check_slots(config: Config) -> None:
     slots = config.slots
     _reels(config)
     check_form(config.form, slots.engine, slots.update, slots.tables)
+    check_share(slots.share, config.form, slots.selection, slots.kind)
+    if slots.share is not None and config.recording.trace != "off":
+        raise SlotkitError(
+            f"recording.trace is {config.recording.trace}, which follows each connection alone, and "
+            "slots.share ranks those of a tensor. Choose --trace off."
+        )
     if config.form == "dense" and config.training.optimizer == "adam":
         raise SlotkitError(
             "training.optimizer is adam, which trains latents, and slots.form is dense. Choose sgd, or the "

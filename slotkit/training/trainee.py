@@ -149,6 +149,8 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
             others=slots.others,
             update=slots.update,
             symmetric=slots.symmetric,
+            kind=slots.kind,
+            share=slots.share,
         )
     elif config.learned_init == "reels":
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)

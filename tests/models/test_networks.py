@@ -14,7 +14,8 @@ from slotkit.making import slotify
 from slotkit.models import NETWORKS, create, describe
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
-IMAGES = {"lenet": MNIST, "conv2": CIFAR, "conv4": CIFAR, "conv6": CIFAR, "vgg19": CIFAR}
+IMAGES = dict.fromkeys(NETWORKS, CIFAR) | {"lenet": MNIST}
+SPARSE = ("vgg-c", "vgg-d", "resnet18", "resnet34")
 
 
 def parameters(model: nn.Module) -> int:
@@ -104,6 +105,55 @@ def test_vgg19_averages_what_is_left() -> None:
     torch.testing.assert_close(pool(x)[..., 0, 0], x.mean(dim=(2, 3)))
 
 
+# Prunable layers and weights: those of Linear and Conv.
+WEIGHTS = {
+    ("vgg-d", True): (16, 15_239_872),
+    ("vgg-c", True): (16, 11_307_712),
+    ("resnet18", True): (21, 11_164_352),
+    ("resnet18", False): (18, 11_164_352 - 64 * 128 - 128 * 256 - 256 * 512),
+    ("resnet34", True): (37, 21_265_088),
+    ("resnet34", False): (34, 21_265_088 - 64 * 128 - 128 * 256 - 256 * 512),
+}
+
+
+@pytest.mark.parametrize(("name", "skip"), WEIGHTS)
+def test_networks_of_sparse_training_have_the_weights_of_the_sources(name: str, skip: bool) -> None:
+    with torch.device("meta"):
+        model = create(name, CIFAR, 10, **({} if skip else {"skip": False}))
+    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert (len(weights), sum(weight.numel() for weight in weights)) == WEIGHTS[name, skip]
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d))]
+    assert len(norms) == len(weights) - 1
+    assert parameters(model) == WEIGHTS[name, skip][1] + 2 * sum(norm.num_features for norm in norms)
+
+
+@pytest.mark.parametrize(("name", "sizes_after"), [("vgg-d", [16, 8, 4, 2, 1]), ("vgg-c", [16, 8, 5, 3, 2])])
+def test_images_in_vgg_c_and_d(name: str, sizes_after: list[int]) -> None:
+    model = create(name, CIFAR, 10, width=1 / 64).eval()
+    seen: list[int] = []
+    for module in model.modules():
+        if isinstance(module, nn.MaxPool2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
+    model(torch.zeros(1, *CIFAR))
+    assert seen == sizes_after
+    kernels = [module.kernel_size[0] for module in model.modules() if isinstance(module, nn.Conv2d)]
+    narrow = {6, 9, 12} if name == "vgg-c" else set()
+    assert kernels == [1 if at in narrow else 3 for at in range(13)]
+    with torch.device("meta"):
+        first = create(name, CIFAR, 10).get_parameter("fc1.weight")
+    assert first.shape == (512, 512 * sizes_after[-1] ** 2)
+
+
+def test_skip_connections_add_the_input() -> None:
+    """A block whose second convolution is 0 passes its input on, or nothing."""
+    for skip in (True, False):
+        model = create("resnet18", (1, 8, 8), 2, width=1 / 16, batch_norm="none", skip=skip)
+        block = model.get_submodule("stage1_block2")
+        nn.init.zeros_(block.get_parameter("conv2.weight"))
+        images = torch.rand(2, 4, 8, 8)
+        assert torch.equal(block(images), images if skip else torch.zeros_like(images))
+
+
 DENSE_LAYERS = {
     "before": [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Linear],
     "after": [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear],
@@ -121,7 +171,8 @@ def test_dropout(name: str, place: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_bias_unless_asked(name: str) -> None:
-    without, with_bias = create(name, IMAGES[name], 10), create(name, IMAGES[name], 10, bias=True)
+    plain = {"batch_norm": "plain"} if name in SPARSE else {}
+    without, with_bias = (create(name, IMAGES[name], 10, bias=bias, **plain) for bias in (False, True))
     assert not any(key.endswith("bias") for key in without.state_dict())
     outputs = sum(out for out, _ in sizes(with_bias))
     assert parameters(with_bias) == parameters(without) + outputs
@@ -161,12 +212,13 @@ def test_timm() -> None:
 
 
 REFUSALS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], str]] = {
-    "model": ("lenett", MNIST, {}, "There is no model 'lenett'. Did you mean lenet? Choose one of lenet,"),
+    "model": ("lenett", MNIST, {}, "There is no model 'lenett'. Did you mean lenet or resnet34"),
     "model-like-nothing": (
         "?",
         MNIST,
         {},
-        "There is no model '?'. Choose one of lenet, conv2, conv4, conv6, vgg19, or timm/NAME",
+        "There is no model '?'. Choose one of lenet, conv2, conv4, conv6, vgg19, vgg-c, vgg-d, resnet18, "
+        "resnet34, or timm/NAME",
     ),
     "timm-model": ("timm/test_resnett", CIFAR, {}, "timm has no model 'test_resnett'. Near it: test_resnet"),
     "timm-option": (
@@ -208,6 +260,14 @@ REFUSALS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], str]] = {
         {},
         "Images of 32 x 2 pixels are too small for conv4 with padding='same'.",
     ),
+    "vgg-d-image": ("vgg-d", (3, 31, 32), {}, "Images of 31 x 32 pixels are too small for vgg-d: nothing is"),
+    "norm": (
+        "resnet18",
+        CIFAR,
+        {"batch_norm": "x"},
+        "There is no batch_norm 'x'. Choose affine, plain, none.",
+    ),
+    "width": ("vgg-c", CIFAR, {"width": 0.0}, "width is 0.0. Give the share of the channels, above 0 and at"),
     "vgg-image": ("vgg19", (3, 15, 32), {}, "Images of 15 x 32 pixels are too small for vgg19"),
 }
 

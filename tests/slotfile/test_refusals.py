@@ -34,7 +34,10 @@ def test_an_init_object_has_no_name(tmp_path: Path) -> None:
 def test_a_mixed_init_is_none_of_the_format(tmp_path: Path) -> None:
     case = Case("lenet", (1, 2, 2), {}, {"k": 2, "init": "deviation-options-uniform-scores"})
     told = refused(case, tmp_path / "x")
-    assert "has the init 'deviation-options-uniform-scores', a mixture, which a file can't hold. Only" in told
+    assert (
+        "has the init 'deviation-options-uniform-scores', not one of spec 1, which a file can't hold. Only"
+        in told
+    )
 
 
 def test_weights_are_float32(tmp_path: Path) -> None:

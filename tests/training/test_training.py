@@ -56,7 +56,8 @@ def epochs(events: list[Event]) -> list[Epoch]:
     ],
 )
 def test_one_epoch_of_each_network(network: str, method: str, selection: str, narrow_networks: None) -> None:
-    image = (3, 16, 16) if network != "timm/test_vit" else (3, 160, 160)
+    size = {"timm/test_vit": 160, "vgg-d": 32}.get(network, 16)
+    image = (3, size, size)
     config = configure(
         model__name=network, method=method, slots__selection=selection, slots__k=2, training__epochs=1
     )

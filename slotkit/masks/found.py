@@ -1,0 +1,81 @@
+"""The masks and weights of what a user names: a mask file, or a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.masks import file as mask_file
+from slotkit.masks.scores import DST, NetworkScores, Rules, score_network
+from slotkit.recording.replay import channel_dims_of
+from slotkit.runs.fingerprint import load
+from slotkit.runs.folder import RunFolder
+from slotkit.runs.schema import naming
+from slotkit.standin import stand_in
+
+
+@dataclass(frozen=True)
+class Found:
+    """Masks of layers, their weights (None: all of them 1) and, in words, whose they are."""
+
+    masks: dict[str, Tensor]
+    weights: dict[str, Tensor] | None
+    channel_dims: dict[str, int]
+    words: str
+
+    def scores(self, rules: Rules = DST) -> NetworkScores:
+        """The graph scores of each layer."""
+        weights = None if self.weights is None else {name: _array(w) for name, w in self.weights.items()}
+        masks = {name: mask.numpy() for name, mask in self.masks.items()}
+        return score_network(masks, weights, rules, self.channel_dims)
+
+
+def find(what: str, runs_dir: Path, checkpoint: str = "best") -> Found:
+    """A mask file if `what` is a file, else a run of that name or folder.
+
+    Raises SlotkitError for what is neither, or is damaged.
+    """
+    path = Path(what)
+    return of_file(path) if path.is_file() else of_run(RunFolder.open(what, runs_dir), checkpoint)
+
+
+def of_file(path: Path) -> Found:
+    """A mask file's masks, with the initial weights if it says how they are made."""
+    masks, about = mask_file.load(path)
+    if about.network is None or about.start is None:
+        return Found(masks, None, {}, f"{path}: {about.method}, all weights 1")
+    state = dict(about.build().named_parameters())
+    for name, mask in masks.items():
+        if name not in state or state[name].shape != mask.shape:
+            raise SlotkitError(f"{path} has a mask of {name}, which is no weight of {about.network.model}.")
+    weights = {name: state[name].detach() for name in masks}
+    words = f"{path}: {about.method}, initial weights {about.start.init} of seed {about.start.seed}"
+    return Found(masks, weights, {}, words)
+
+
+def of_run(folder: RunFolder, checkpoint: str = "best") -> Found:
+    """The weights of a run, and where they are not 0: the selected ones of a slot machine, greedily."""
+    folder.check_single()
+    state, _ = load(folder, checkpoint)
+    with naming(folder.checkpoint(checkpoint), "Use another one, or train again."):
+        if "settings" not in state:
+            kept = {n: w for n, w in state["weights"].items() if n.endswith("weight") and w.ndim > 1}
+            return Found({n: w != 0 for n, w in kept.items()}, kept, {}, f"{folder.name}: learned weights")
+        # Without a trace nothing says so, and no network that slotkit makes has transposed convolutions.
+        traced = folder.recorded() is not None or (folder.path / "trace").is_dir()
+        dims = channel_dims_of(folder) if traced else {}
+        machine = stand_in(state, dims)
+        machine.spin("greedy")
+        names = list(machine.reels)
+        ordinary = machine.to_learned().state_dict()
+    weights = {name: ordinary[name] for name in names}
+    masks = {name: weight != 0 for name, weight in weights.items()}
+    return Found(masks, weights, dims, f"{folder.name}, {checkpoint} checkpoint: selected weights")
+
+
+def _array(weight: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return weight.double().numpy()

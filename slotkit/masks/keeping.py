@@ -1,0 +1,48 @@
+"""From scores to masks: exactly k connections, those of the highest scores, and of equal ones the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import SlotkitError
+from slotkit.masks.file import Masks
+from slotkit.selection import highest
+
+
+def number_kept(density: float, connections: int) -> int:
+    """The whole number nearest to that share. Raises SlotkitError unless it is one connection or more."""
+    if not 0 < density <= 1:
+        raise SlotkitError(f"The density is {density}. Give a share of the connections above 0, at most 1.")
+    kept = round(density * connections)
+    if kept < 1:
+        raise SlotkitError(
+            f"The density {density} of {connections} connections keeps none. Give {1 / connections:.2g} or "
+            "more."
+        )
+    return kept
+
+
+def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:
+    """The `kept` highest scores of all layers together; of equal scores the first, by layer and place.
+
+    Raises SlotkitError if a score is not a number.
+    """
+    for name, score in scores.items():
+        if bool(score.isnan().any()):
+            raise SlotkitError(
+                f"The scores of {name} are not numbers. Its network's loss or gradient overflows: give it "
+                "other initial weights or batches, or another mode."
+            )
+    flat = torch.cat([score.detach().reshape(-1) for score in scores.values()])
+    chosen = highest(flat, kept).split([score.numel() for score in scores.values()])
+    return {
+        name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), chosen, strict=True)
+    }
+
+
+def keep_highest_by_layer(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> Masks:
+    """In each layer, so many of its highest scores."""
+    return {name: keep_highest({name: score}, kept[name])[name] for name, score in scores.items()}

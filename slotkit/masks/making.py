@@ -1,0 +1,115 @@
+"""Masks for the network, data and initial weights of a configuration, and the controls of a mask file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from slotkit.config import Config, Overrides, resolve
+from slotkit.data.batches import batches
+from slotkit.errors import SlotkitError
+from slotkit.masks import file as mask_file
+from slotkit.masks.controls import find_control
+from slotkit.masks.file import About, Masks, Setting, Start
+from slotkit.masks.keeping import number_kept
+from slotkit.masks.methods import Method, Request
+from slotkit.masks.saliency import check_mode
+from slotkit.models import OWN
+from slotkit.slotfile.architecture import Architecture, architecture
+from slotkit.training.prepare import Prepared, prepare
+
+# Masks belong to learned weights, which begin as the only option of each connection: a function of the seed.
+BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "reels", "slots.k": 1})
+
+# All batches of the training images.
+ALL = 0
+
+
+def make(
+    method: Method, request: Request, overrides: Sequence[Overrides], number: int = 1
+) -> tuple[Masks, About]:
+    """The masks of a method, and what their file says of itself.
+
+    Args:
+        overrides: settings of network, data and seeds: `seeds.reels` is that of the initial weights,
+            `seeds.data` of the batches and `training.batch_size` their size. Validation and test images are
+            never looked at.
+        number: how many batches; ALL for the whole training part.
+
+    Raises SlotkitError for settings that can't be, or data that are missing.
+    """
+    check_mode(request.mode)
+    number_kept(request.density, 1 << 40)  # a density that is none, before data are loaded
+    if number < 0:
+        raise SlotkitError(f"{number} batches were asked for. Give 1 or more, or 0 for all training images.")
+    resolved = resolve([BASE, *overrides, BASE])
+    if resolved.config.model.name == OWN:
+        raise SlotkitError(
+            "A mask file names its network, and this one is one's own. Choose a model by name."
+        )
+    prepared = prepare(resolved)
+    image = (prepared.dataset.channels, *prepared.dataset.size)
+    given = list(_batches(prepared, number)) if method.uses_batches else []
+    network = prepared.trainee.model
+    masks = method.masks(network, replace(request, image=image), given)
+    about = About(
+        method=method.name,
+        density=request.density,
+        settings=_settings(prepared.config, method, request, number),
+        network=_network(prepared, image),
+        start=Start(init=prepared.config.slots.init, seed=prepared.config.seeds.reels),
+    )
+    return {name: mask.cpu() for name, mask in masks.items()}, about
+
+
+def control(path: Path, name: str, seed: int) -> tuple[Masks, About]:
+    """A control of a mask file. Raises SlotkitError for an unknown one or a damaged file."""
+    chosen = find_control(name)
+    return chosen.make(*mask_file.load(path), seed)
+
+
+def usual_name(about: About) -> str:
+    """Of a file: the method, the network and the settings, which tell the files of one experiment apart."""
+    network = about.network.model.replace("/", "-") if about.network else "network"
+    told = [about.method.replace(" ", "-"), network, f"{about.density:g}"]
+    for key in ("rounds", "batches", "mode", "seed", "control_seed"):
+        if key in about.settings:
+            told.append(f"{key.replace('_', '-')}-{about.settings[key]}")
+    return f"{'-'.join(told)}.mask.safetensors"
+
+
+def _network(prepared: Prepared, image: tuple[int, int, int]) -> Architecture:
+    model = prepared.config.model
+    return architecture(model.name, image, prepared.dataset.num_classes, model.options)
+
+
+def _batches(prepared: Prepared, number: int) -> list[tuple[Tensor, Tensor]]:
+    config = prepared.config
+    found = batches(
+        prepared.images("train"),
+        config.training.batch_size,
+        seed=config.seeds.data,
+        epoch=0,
+        augment=config.data.augment,
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+    return list(found if number == ALL else islice(found, number))
+
+
+def _settings(config: Config, method: Method, request: Request, number: int) -> dict[str, Setting]:
+    told: dict[str, Setting] = {"seed": request.seed, "data": config.data.dataset.partition(":")[0]}
+    if method.rounds > 1:
+        told["rounds"] = request.rounds or method.rounds
+    if method.uses_batches:
+        told |= {
+            "batches": number,
+            "batch_size": config.training.batch_size,
+            "data_seed": config.seeds.data,
+            "mode": request.mode,
+        }
+    return told

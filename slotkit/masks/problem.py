@@ -1,0 +1,176 @@
+"""A network with its initial weights, and the training images, as something to draw masks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from slotkit.config import Overrides, resolve
+from slotkit.data.batches import AUGMENTATIONS, ordered_batches
+from slotkit.data.images import ImageSet
+from slotkit.data.seeds import generator
+from slotkit.errors import SlotkitError
+from slotkit.masks.file import About, Masks, Start
+from slotkit.masks.keeping import keep_highest, number_kept
+from slotkit.masks.making import BASE
+from slotkit.masks.methods import Method, Request
+from slotkit.masks.saliency import check_mode, measuring, pruned
+from slotkit.masks.samplers import Sampler
+from slotkit.models import OWN
+from slotkit.picking import pick
+from slotkit.slotfile.architecture import architecture
+from slotkit.training.prepare import Prepared, prepare
+
+# Draw 0 is the first mask's; the batches of all images in turn.
+FIRST = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What masks are drawn from.
+
+    Attributes:
+        batches: how many a draw looks at.
+        first_batches: the same of the first mask; 0 for all training images.
+        held_out: how many validation images a loss is taken of.
+    """
+
+    method: Method
+    sampler: Sampler
+    request: Request
+    batches: int
+    first_batches: int = 0
+    held_out: int = 1000
+
+    def check(self) -> None:
+        """Raise SlotkitError for what can't be, before data are loaded."""
+        check_mode(self.request.mode)
+        number_kept(self.request.density, 1 << 40)
+        if not self.method.uses_batches:
+            raise SlotkitError(
+                f"{self.method.name} looks at no data, so all its draws are one mask. Choose snip, iter-snip "
+                "or grasp."
+            )
+        for flag, value, least in (
+            ("batches", self.batches, 1),
+            ("first-batches", self.first_batches, 0),
+            ("held-out", self.held_out, 1),
+        ):
+            if value < least:
+                raise SlotkitError(f"--{flag} is {value}. Give {least} or more.")
+
+
+def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
+    """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
+    resolved = resolve([BASE, *overrides, BASE])
+    if resolved.config.model.name == OWN:
+        raise SlotkitError(
+            "A mask file names its network, and this one is one's own. Choose a model by name."
+        )
+    return prepare(resolved)
+
+
+class Drawn:
+    """The problem of a `slotkit.masks.search.Search`. Validation images are for `loss` alone."""
+
+    def __init__(self, prepared: Prepared, asked: Asked) -> None:
+        asked.check()
+        self._prepared, self._asked = prepared, asked
+        self._network = prepared.trainee.model
+        self._parameters = {one.name: one.parameter for one in pick(self._network)}
+        self.weights = {name: weight.detach().cpu().clone() for name, weight in self._parameters.items()}
+        self.kept = number_kept(asked.request.density, sum(w.numel() for w in self.weights.values()))
+        self._saliency: dict[str, Tensor] | None = None
+
+    def first(self) -> Masks:
+        if self._asked.method.rounds == 1:
+            return keep_highest(self.saliency(), self.kept)
+        return self._masks(self._batches(FIRST, self._asked.first_batches))
+
+    def draw(self, number: int) -> Masks:
+        return self._masks(self._batches(number, self._asked.batches))
+
+    def loss(self, masks: Masks) -> float:
+        images = self._prepared.images("validation")
+        images = images.subset(torch.arange(min(self._asked.held_out, len(images))))
+        here = {
+            name: mask.to(weight.device)
+            for (name, mask), weight in zip(masks.items(), self._parameters.values(), strict=True)
+        }
+        config, total = self._prepared.config, 0.0
+        pairs = ordered_batches(
+            images, config.training.batch_size, mean=config.data.mean, std=config.data.std
+        )
+        with (
+            measuring(self._network, self._parameters, self._asked.request.mode),
+            pruned(self._parameters, here),
+            torch.no_grad(),
+        ):
+            for inputs, labels in pairs:
+                total += float(nn.functional.cross_entropy(self._network(inputs), labels, reduction="sum"))
+        return total / len(images)
+
+    def saliency(self) -> dict[str, Tensor]:
+        if self._saliency is None:
+            given = self._batches(FIRST, self._asked.first_batches)
+            found = self._asked.method.score(self._network, self._parameters, given, self._asked.request)
+            self._saliency = {name: score.detach().cpu() for name, score in found.items()}
+        return self._saliency
+
+    def about(self, draw: int) -> About:
+        """What the file of a mask says of itself."""
+        config, dataset = self._prepared.config, self._prepared.dataset
+        image = (dataset.channels, *dataset.size)
+        return About(
+            method=f"{self._asked.method.name} search",
+            density=self._asked.request.density,
+            settings={"seed": config.seeds.data, "data": config.data.dataset.partition(":")[0], "draw": draw},
+            network=architecture(config.model.name, image, dataset.num_classes, config.model.options),
+            start=Start(init=config.slots.init, seed=config.seeds.reels),
+        )
+
+    def _masks(self, given: Sequence[tuple[Tensor, Tensor]]) -> Masks:
+        found = self._asked.method.masks(self._network, self._asked.request, given)
+        return {name: mask.cpu() for name, mask in found.items()}
+
+    def _batches(self, draw: int, number: int) -> _Batches:
+        images, config = self._prepared.images("train"), self._prepared.config
+        size = config.training.batch_size
+        sampler = self._asked.sampler
+        if number == 0:
+            everything = torch.randperm(
+                len(images), generator=generator("mask draw", config.seeds.data, draw)
+            )
+            return _Batches(self._prepared, images, draw, list(torch.split(everything, size)))
+        chosen = sampler.batches(images.labels, config.seeds.data, draw, number, size)
+        return _Batches(self._prepared, images, draw, chosen)
+
+
+class _Batches(Sequence[tuple[Tensor, Tensor]]):
+    """Batches that are made when they are looked at: those of all images would not fit into memory."""
+
+    def __init__(self, prepared: Prepared, images: ImageSet, draw: int, chosen: list[Tensor]) -> None:
+        self._config, self._images, self._draw, self._chosen = prepared.config, images, draw, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[tuple[Tensor, Tensor]]: ...
+    def __getitem__(self, at: int | slice) -> tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        data, images = self._config.data, self._images.subset(self._chosen[at])
+        chance = generator("mask augment", self._config.seeds.data, self._draw, at)
+        changed = replace(images, images=AUGMENTATIONS[data.augment].apply(images.images, chance))
+        (pair,) = ordered_batches(changed, len(images), mean=data.mean, std=data.std)
+        return pair
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self[at] for at in range(len(self)))
