@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
 from slotkit.errors import DivergedError, SlotkitError
-from slotkit.files import write_whole
+from slotkit.files import write_bytes, write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
 from slotkit.loggers.loggers import Loggers
@@ -36,7 +36,7 @@ from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, Step, fit, steps_in
 from slotkit.training.measures import flips_of, measures_of, tests_of
-from slotkit.training.prepare import Prepared, own_settings, prepare, reopen
+from slotkit.training.prepare import MASK, Prepared, mask_of, own_settings, prepare, reopen
 from slotkit.training.resume import (
     ONLY_ITS_OWN,
     check_rest,
@@ -93,6 +93,8 @@ def run(
             folder.write_data(prepared.identity)
             indices = {"train": prepared.split.train, "validation": prepared.split.validation}
             write_whole(folder.path / "split.safetensors", lambda path: save_file(indices, path))
+            if prepared.config.mask is not None:
+                write_bytes(folder.path / MASK, Path(prepared.config.mask).read_bytes())
             if start is not None:
                 held = fingerprint(folder, prepared.config)
                 checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0, **held)
@@ -394,7 +396,8 @@ def _trace_run(config: Config) -> str:
 def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
     """The same with a network as it was before the first step."""
     dataset = prepared.dataset
-    trainee = build(prepared.config, (dataset.channels, *dataset.size), dataset.num_classes)
+    image = (dataset.channels, *dataset.size)
+    trainee = build(prepared.config, image, dataset.num_classes, mask_of(folder))
     if folder.checkpoint("start").is_file():
         trainee.load(load(folder, "start")[0])
     return replace(prepared, trainee=trainee)
