@@ -256,6 +256,9 @@ class Config(Section):
     learned_others: Literal["trained", "frozen", "kept"] = Field(
         "trained", description="learned weights: what becomes of biases and norms beside them"
     )
+    mask: str | None = Field(
+        None, description="learned weights: a mask file; connections outside of it are 0 and stay so"
+    )
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     slots: SlotSettings = SlotSettings()

@@ -40,8 +40,11 @@ def batches(
     channels_last: bool = False,
     skip: int = 0,
     classes: int | None = None,
+    order: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, shuffled: (dtype (b, channels, height, width), int64 (b,)) pairs.
+
+    `order`, int64 (n,), has the numbers of other images instead, in their order.
 
     b is `batch_size`, and what is left over in the last batch. `augment` has names of
     slotkit.data.augmentations; those that mix images need the number of `classes`, and make labels shares of
@@ -61,9 +64,11 @@ def batches(
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(images), generator=generator("order", seed, epoch))
-        order = order.to(images.labels.device)  # one transfer an epoch, not one a step
-        parts = list(torch.split(order, batch_size)) if len(images) else []
+        chosen = order
+        if chosen is None:
+            chosen = torch.randperm(len(images), generator=generator("order", seed, epoch))
+        chosen = chosen.to(images.labels.device)  # one transfer an epoch, not one a step
+        parts = list(torch.split(chosen, batch_size)) if len(chosen) else []
         change = None
         if augment_by.pictures:
             change = PictureChange(augment_by.pictures, images.shape[1:], seed, epoch)

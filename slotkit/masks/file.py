@@ -26,7 +26,7 @@ from slotkit.inits import NAMED_INITS
 from slotkit.making import randomize
 from slotkit.slotfile.architecture import Architecture, first_reason
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 KEY, CHECKSUM_KEY = "slotkit_masks", "slotkit_masks_blake2b"
 ENTRY = "masks/"
 LARGEST_HEADER = 8 << 20

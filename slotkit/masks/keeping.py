@@ -37,7 +37,7 @@ def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:
                 "other initial weights or batches, or another mode."
             )
     flat = torch.cat([score.detach().reshape(-1) for score in scores.values()])
-    chosen = highest(flat, kept).split([score.numel() for score in scores.values()])
+    chosen = torch.split(highest(flat, kept), [score.numel() for score in scores.values()])
     return {
         name: part.reshape(score.shape) for (name, score), part in zip(scores.items(), chosen, strict=True)
     }

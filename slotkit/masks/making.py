@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -72,6 +73,30 @@ def control(path: Path, name: str, seed: int) -> tuple[Masks, About]:
     return chosen.make(*mask_file.load(path), seed)
 
 
+def training_settings(path: Path) -> tuple[list[str], str | None]:
+    """What trains a network under a mask file: settings as `--set` takes them, and the dataset, if known.
+
+    Raises SlotkitError if the file doesn't say what its network and initial weights are.
+    """
+    _, about = mask_file.load(path)
+    about.build()
+    assert about.network is not None
+    assert about.start is not None
+    values = {
+        "mask": str(path),
+        "model.name": about.network.model,
+        **{f"model.options.{key}": value for key, value in about.network.options.items()},
+        "learned_init": "reels",
+        "slots.k": 1,
+        "slots.init": about.start.init,
+        "seeds.reels": about.start.seed,
+    }
+    data = about.settings.get("data")
+    known = data if isinstance(data, str) and data not in ("imagefolder", "parquet") else None
+    # JSON is TOML, for texts, numbers and truth values.
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()], known
+
+
 def usual_name(about: About) -> str:
     """Of a file: the method, the network and the settings, which tell the files of one experiment apart."""
     network = about.network.model.replace("/", "-") if about.network else "network"
@@ -97,6 +122,7 @@ def _batches(prepared: Prepared, number: int) -> list[tuple[Tensor, Tensor]]:
         augment=config.data.augment,
         mean=config.data.mean,
         std=config.data.std,
+        classes=prepared.dataset.num_classes,
     )
     return list(found if number == ALL else islice(found, number))
 

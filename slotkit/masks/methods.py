@@ -143,7 +143,7 @@ def _grasp(network: nn.Module, weights: Weights, batches: Batches, request: Requ
 def _synflow(network: nn.Module, weights: Weights, batches: Batches, request: Request) -> dict[str, Tensor]:
     if request.image is None and not batches:
         raise SlotkitError("SynFlow sends an image of ones through the network. Give the image's shape.")
-    return saliency.synflow(network, weights, request.image or tuple(batches[0][0].shape[1:]))
+    return saliency.synflow(network, weights, request.image or tuple(next(iter(batches))[0].shape[1:]))
 
 
 METHODS: dict[str, Method] = {

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import overload
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from slotkit.config import Overrides, resolve
-from slotkit.data.batches import AUGMENTATIONS, ordered_batches
-from slotkit.data.images import ImageSet
+from slotkit.data.batches import batches, ordered_batches
 from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
 from slotkit.masks.file import About, Masks, Start
 from slotkit.masks.keeping import keep_highest, number_kept
 from slotkit.masks.making import BASE
 from slotkit.masks.methods import Method, Request
-from slotkit.masks.saliency import check_mode, measuring, pruned
+from slotkit.masks.saliency import Batches, check_mode, measuring, pruned
 from slotkit.masks.samplers import Sampler
 from slotkit.models import OWN
 from slotkit.picking import pick
@@ -133,44 +131,41 @@ class Drawn:
             start=Start(init=config.slots.init, seed=config.seeds.reels),
         )
 
-    def _masks(self, given: Sequence[tuple[Tensor, Tensor]]) -> Masks:
+    def _masks(self, given: Batches) -> Masks:
         found = self._asked.method.masks(self._network, self._asked.request, given)
         return {name: mask.cpu() for name, mask in found.items()}
 
-    def _batches(self, draw: int, number: int) -> _Batches:
+    def _batches(self, draw: int, number: int) -> Batches:
         images, config = self._prepared.images("train"), self._prepared.config
-        size = config.training.batch_size
-        sampler = self._asked.sampler
+        size, seed = config.training.batch_size, config.seeds.data
         if number == 0:
-            everything = torch.randperm(
-                len(images), generator=generator("mask draw", config.seeds.data, draw)
-            )
-            return _Batches(self._prepared, images, draw, list(torch.split(everything, size)))
-        chosen = sampler.batches(images.labels, config.seeds.data, draw, number, size)
-        return _Batches(self._prepared, images, draw, chosen)
+            order = torch.randperm(len(images), generator=generator("mask draw", seed, draw))
+        else:
+            order = self._asked.sampler.images(images.labels, seed, draw, number * size)
+        return _Drawn(self._prepared, draw, order)
 
 
-class _Batches(Sequence[tuple[Tensor, Tensor]]):
-    """Batches that are made when they are looked at: those of all images would not fit into memory."""
+@dataclass(frozen=True)
+class _Drawn:
+    """The batches of a draw. They are made when they are looked at: those of all images need much memory."""
 
-    def __init__(self, prepared: Prepared, images: ImageSet, draw: int, chosen: list[Tensor]) -> None:
-        self._config, self._images, self._draw, self._chosen = prepared.config, images, draw, chosen
+    prepared: Prepared
+    draw: int
+    order: Tensor
 
     def __len__(self) -> int:
-        return len(self._chosen)
-
-    @overload
-    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[tuple[Tensor, Tensor]]: ...
-    def __getitem__(self, at: int | slice) -> tuple[Tensor, Tensor] | Sequence[tuple[Tensor, Tensor]]:
-        if isinstance(at, slice):
-            return [self[one] for one in range(*at.indices(len(self)))]
-        data, images = self._config.data, self._images.subset(self._chosen[at])
-        chance = generator("mask augment", self._config.seeds.data, self._draw, at)
-        changed = replace(images, images=AUGMENTATIONS[data.augment].apply(images.images, chance))
-        (pair,) = ordered_batches(changed, len(images), mean=data.mean, std=data.std)
-        return pair
+        return -(-len(self.order) // self.prepared.config.training.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[at] for at in range(len(self)))
+        config = self.prepared.config
+        return batches(
+            self.prepared.images("train"),
+            config.training.batch_size,
+            seed=config.seeds.data,
+            epoch=self.draw,
+            augment=config.data.augment,
+            mean=config.data.mean,
+            std=config.data.std,
+            classes=self.prepared.dataset.num_classes,
+            order=self.order,
+        )

@@ -6,8 +6,9 @@ one after the other, so memory does not grow with their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from slotkit.errors import SlotkitError
 
 Weights = Mapping[str, nn.Parameter]
-Batches = Sequence[tuple[Tensor, Tensor]]
+
+
+class Batches(Protocol):
+    """(images, labels) pairs that can be gone through more than once, such as a list."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
 
 MODES = ("train", "eval")
 

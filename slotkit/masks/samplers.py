@@ -25,18 +25,17 @@ class Sampler:
     words: str
     order: Order
 
-    def batches(self, labels: Tensor, seed: int, draw: int, number: int, size: int) -> list[Tensor]:
-        """The image numbers of `number` batches of `size`.
+    def images(self, labels: Tensor, seed: int, draw: int, wanted: int) -> Tensor:
+        """The numbers of so many images, int64 (wanted,).
 
-        Raises SlotkitError if there are not so many images.
+        Raises SlotkitError if there are not so many.
         """
-        wanted = number * size
         if wanted > len(labels):
             raise SlotkitError(
-                f"{number} batches of {size} images are {wanted}, and there are {len(labels)} training "
-                "images. Ask for fewer or smaller batches."
+                f"The batches of a draw have {wanted} images, and there are {len(labels)} training images. Ask "
+                "for fewer or smaller batches."
             )
-        return list(torch.split(self.order(labels.cpu(), seed, draw, wanted), size))
+        return self.order(labels.cpu(), seed, draw, wanted)
 
 
 def _random(labels: Tensor, seed: int, draw: int, wanted: int) -> Tensor:

@@ -36,6 +36,11 @@ def check_settings(config: Config, here: bool = True) -> None:
     schedule(SGD([torch.zeros(1)], config.training.lr, 0.0, 0.0, 0.0, False), config.training, 1)
     if config.method == "slot":
         _check_slots(config)
+        if config.mask is not None:
+            raise SlotkitError(
+                "mask is for learned weights, and this run trains a slot machine. Choose --method learned, "
+                "or slots.kind=mask, which selects a mask."
+            )
     _check_network(config)
     if here:
         registry.check(config.recording.loggers)

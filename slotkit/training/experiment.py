@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
 from slotkit.errors import DivergedError, SlotkitError, UnreadableError
-from slotkit.files import write_whole
+from slotkit.files import write_bytes, write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
 from slotkit.loggers.loggers import Loggers
@@ -38,7 +38,7 @@ from slotkit.training.gradients import with_pieces
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, Step, fit, steps_in
 from slotkit.training.measures import flips_of, measures_of, tests_of
-from slotkit.training.prepare import Prepared, own_settings, reopen
+from slotkit.training.prepare import MASK, Prepared, own_settings, reopen
 from slotkit.training.processes import ALONE, Processes
 from slotkit.training.readings import read_tests, readings
 from slotkit.training.resume import (
@@ -102,6 +102,8 @@ def run(
             folder.write_data(prepared.identity)
             indices = {"train": prepared.split.train, "validation": prepared.split.validation}
             write_whole(folder.path / "split.safetensors", lambda path: save_file(indices, path))
+            if prepared.config.mask is not None:
+                write_bytes(folder.path / MASK, Path(prepared.config.mask).read_bytes())
             if start is not None:
                 held = fingerprint(folder, prepared.config)
                 checkpoint.save(folder.checkpoint("start"), start, step=0, epoch=0, **held)

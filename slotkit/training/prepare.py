@@ -27,6 +27,9 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.trainee import Trainee, build, find_device
 
+# A run's own copy of its mask file.
+MASK = "mask.safetensors"
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -68,6 +71,12 @@ def prepare(resolved: Resolved, data: Identity | None = None) -> Prepared:
     return _built(resolved, dataset, identity)
 
 
+def mask_of(folder: RunFolder) -> Path | None:
+    """A run's own copy of its mask file, if it has one."""
+    path = folder.path / MASK
+    return path if path.is_file() else None
+
+
 def reopen(
     folder: RunFolder,
     resolved: Resolved,
@@ -101,7 +110,7 @@ def reopen(
         dataset = fitted(dataset, before)
     elif before is not None:
         _check_same(before, now, f"the run {folder.name}", way_on)
-    prepared = _built(resolved, dataset, now)
+    prepared = _built(resolved, dataset, now, mask_of(folder))
     if not other_data:
         _check_split(folder, prepared.split)
     return prepared
@@ -178,6 +187,8 @@ def _with_absolute_paths(resolved: Resolved) -> Resolved:
     values: dict[str, str | None] = {"data.dataset": sources.absolute(data.dataset)}
     # Such a dataset names its folder itself, so `data.dir` says nothing.
     values["data.dir"] = None if own_folder or not data.dir else str(sources.resolve_data_dir(Path(data.dir)))
+    mask = resolved.config.mask
+    values["mask"] = None if mask is None else str(Path(mask).resolve())
     changed = {path: value for path, value in values.items() if path in resolved.origins}
     return resolve(
         [
@@ -226,12 +237,12 @@ def _loading(data: DataSettings) -> Loading:
     return Loading(crop, data.memory * 2**30, whole, data.workers)
 
 
-def _built(resolved: Resolved, dataset: Dataset, identity: Identity) -> Prepared:
+def _built(resolved: Resolved, dataset: Dataset, identity: Identity, mask: Path | None = None) -> Prepared:
     config = resolved.config
     device = find_device(config.training.device)
     assert config.data.validation is not None
     parts = split(len(dataset.train), config.data.validation, config.seeds.data)
-    trainee = build(config, (dataset.channels, *dataset.size), dataset.num_classes)
+    trainee = build(config, (dataset.channels, *dataset.size), dataset.num_classes, mask)
     return Prepared(resolved, dataset.to(device), identity, parts, trainee)
 
 

@@ -11,7 +11,7 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
 from slotkit.training.loop import Note
-from slotkit.training.prepare import Prepared
+from slotkit.training.prepare import Prepared, mask_of
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import build
 
@@ -70,7 +70,8 @@ def _of_start(
 def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
     """The same with a network as it was before the first step."""
     dataset = prepared.dataset
-    trainee = build(prepared.config, (dataset.channels, *dataset.size), dataset.num_classes)
+    image = (dataset.channels, *dataset.size)
+    trainee = build(prepared.config, image, dataset.num_classes, mask_of(folder))
     trainee.processes = prepared.trainee.processes
     if folder.checkpoint("start").is_file():
         trainee.load(load(folder, "start")[0])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from slotkit.config import Config, TrainingSettings
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.making import randomize, slotify
+from slotkit.masks import file as mask_file
+from slotkit.masks.file import Masks
+from slotkit.masks.fixed import fix, strays
 from slotkit.models import create
 from slotkit.optim import SlotAdam
 from slotkit.others import treat_others
@@ -37,6 +41,7 @@ class Trainee:
     bf16: bool
     classes: int
     dtype: torch.dtype = torch.float32
+    masks: Masks | None = None
     processes: Processes = ALONE
 
     def optimizer(self, settings: TrainingSettings) -> Optimizer:
@@ -85,6 +90,9 @@ class Trainee:
         own = self.state()
         if not (self.machine and state.get("settings") != own["settings"]):  # told better by the machine
             check_like(state, own)
+        outside = strays(state["weights"], self.masks) if self.masks is not None else []
+        if outside:
+            raise SlotkitError(f"weights outside of the run's mask are not 0, in {', '.join(outside[:3])}")
         if self.machine:
             self.machine.load_state_dict(state)
         else:
@@ -123,8 +131,10 @@ def check_like(there: Any, own: Any, place: str = "the state") -> None:
         raise SlotkitError(f"{place} is {there!r:.60}")
 
 
-def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
+def build(config: Config, image: tuple[int, int, int], classes: int, mask: Path | None = None) -> Trainee:
     """The network of `config` for images (channels, height, width), ready to be trained.
+
+    `mask` is where the run's own copy of its mask file lies, if it has one.
 
     Raises SlotkitError if the network, the device or the slot settings are refused.
     """
@@ -156,7 +166,11 @@ def build(config: Config, image: tuple[int, int, int], classes: int) -> Trainee:
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
     if config.method == "learned" and config.learned_others != "trained":
         treat_others(model, pick(model, slots.where), config.learned_others)
-    return Trainee(model, machine, device, config.training.precision == "bf16", classes, dtype)
+    masks = None
+    if config.mask is not None:
+        masks, _ = mask_file.load(mask or Path(config.mask))
+        fix(model, masks)
+    return Trainee(model, machine, device, config.training.precision == "bf16", classes, dtype, masks)
 
 
 def find_device(name: str) -> torch.device:

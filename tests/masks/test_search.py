@@ -151,7 +151,7 @@ def test_a_repair_gives_the_wanted_number_and_little_else(kept: int) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_batches_are_a_function_of_seed_and_draw(name: str) -> None:
     def order(seed: int, draw: int) -> list[int]:
-        return [int(i) for part in SAMPLERS[name].batches(LABELS, seed, draw, 2, 15) for i in part]
+        return SAMPLERS[name].images(LABELS, seed, draw, 30).tolist()
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
@@ -167,7 +167,7 @@ def test_classes_are_dealt_in_turn_or_drawn() -> None:
     lopsided = torch.cat([torch.zeros(80), torch.ones(8), torch.full((2,), 2.0)]).long()
 
     def counts(name: str, draw: int) -> list[int]:
-        (batch,) = SAMPLERS[name].batches(lopsided, 0, draw, 1, 30)
+        batch = SAMPLERS[name].images(lopsided, 0, draw, 30)
         return torch.bincount(lopsided[batch], minlength=3).tolist()
 
     assert counts("representative", 0) == [10, 10, 10]
