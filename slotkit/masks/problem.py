@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -154,7 +155,7 @@ class _Drawn:
     order: Tensor
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.prepared.config.training.batch_size)
+        return math.ceil(len(self.order) / self.prepared.config.training.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         config = self.prepared.config

@@ -32,8 +32,8 @@ class Sampler:
         """
         if wanted > len(labels):
             raise SlotkitError(
-                f"The batches of a draw have {wanted} images, and there are {len(labels)} training images. Ask "
-                "for fewer or smaller batches."
+                f"The batches of a draw have {wanted} images, and there are {len(labels)} training images. "
+                "Ask for fewer or smaller batches."
             )
         return self.order(labels.cpu(), seed, draw, wanted)
 

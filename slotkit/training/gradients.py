@@ -125,7 +125,7 @@ class Gradients:
         """Put the sums where they belong. Returns the loss."""
         sizes = [len(self._parameters), *(value.numel() for value in self._statistics), 1]
         total = sum(sizes)
-        gradients, rest = message[: len(message) - total], message[len(message) - total :].split(sizes)
+        gradients, rest = message[: len(message) - total], torch.split(message[len(message) - total :], sizes)
         has_gradient, changes, loss = rest[0].tolist(), rest[1:-1], rest[-1]
         at = 0
         for parameter, there in zip(self._parameters, has_gradient, strict=True):
