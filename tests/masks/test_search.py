@@ -157,10 +157,8 @@ def test_batches_are_a_function_of_seed_and_draw(name: str) -> None:
     assert order(0, 1) != order(0, 2)
     assert order(0, 1) != order(1, 1)
     assert len(set(order(0, 1))) == 30
-    with pytest.raises(
-        SlotkitError, match="4 batches of 30 images are 120, and there are 90 training images"
-    ):
-        SAMPLERS[name].batches(LABELS, 0, 1, 4, 30)
+    with pytest.raises(SlotkitError, match="The batches of a draw have 120 images, and there are 90"):
+        SAMPLERS[name].images(LABELS, 0, 1, 120)
 
 
 def test_classes_are_dealt_in_turn_or_drawn() -> None:
