@@ -145,7 +145,7 @@ if sys.argv.pop() == "unwatched":
 """
 
 
-@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("watched", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_forgotten_reduction_is_seen(watched: bool, tmp_path: Path, forks: Forks) -> None:
     """By the processes themselves after an epoch, and by the comparison with one process."""
     word = "watched" if watched else "unwatched"
@@ -265,7 +265,7 @@ Gradients.of = fail
 """
 
 
-@pytest.mark.parametrize("kind", ["SlotkitError", "ValueError"])
+@pytest.mark.parametrize("kind", ["SlotkitError", pytest.param("ValueError", marks=pytest.mark.long)])
 def test_a_process_that_fails_ends_the_other_with_its_error(kind: str, tmp_path: Path, forks: Forks) -> None:
     """Told once: as a sentence if it is one, and by its traceback otherwise."""
     code = FAILING.replace("KIND", kind)
