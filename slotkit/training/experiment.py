@@ -33,12 +33,12 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.checks import check_settings
 from slotkit.training.evaluation import Reading
-from slotkit.training.following import follow, prepare_together, shared, stop_if_asked
+from slotkit.training.following import first_one_fetches, follow, shared, stop_if_asked
 from slotkit.training.gradients import with_pieces
 from slotkit.training.journal import Journal
 from slotkit.training.loop import Epoch, Event, Note, Step, fit, steps_in
 from slotkit.training.measures import flips_of, measures_of, tests_of
-from slotkit.training.prepare import MASK, Prepared, own_settings, reopen
+from slotkit.training.prepare import MASK, Prepared, own_settings, prepare, reopen
 from slotkit.training.processes import ALONE, Processes
 from slotkit.training.readings import read_tests, readings
 from slotkit.training.resume import (
@@ -88,7 +88,8 @@ def run(
     """
     with _deterministic(resolved.config.training.deterministic):
         check_settings(resolved.config)
-        prepared = prepare_together(resolved, data, processes)
+        with first_one_fetches(resolved.config.data, processes):
+            prepared = shared(prepare(with_pieces(resolved, processes.count), data), processes)
         if not processes.leads:
             folder = RunFolder(Path(processes.text("")))
             begun(folder)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from slotkit.config import Resolved
-from slotkit.data.identity import Identity
+from slotkit.config import DataSettings
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
-from slotkit.training.gradients import with_pieces
 from slotkit.training.loop import fit, steps_in
-from slotkit.training.prepare import Prepared, prepare
+from slotkit.training.prepare import Prepared
 from slotkit.training.processes import Processes, check_device
 from slotkit.training.readings import read_tests
 from slotkit.training.signals import Signals, StoppedError, heard
@@ -47,16 +46,16 @@ def stop_if_asked(signals: Signals, state: TrainingState) -> None:
         raise KeyboardInterrupt
 
 
-def prepare_together(resolved: Resolved, data: Identity | None, processes: Processes) -> Prepared:
-    """`prepare`, for so many processes. A dataset that is missing is fetched by the first of them."""
-    resolved = with_pieces(resolved, processes.count)
-    fetches = resolved.config.data.download
-    if fetches and not processes.leads:
+@contextmanager
+def first_one_fetches(data: DataSettings, processes: Processes) -> Iterator[None]:
+    """Load the data in this block: where they are missing and to be fetched, the first process does that, and
+    the others find them.
+    """
+    if data.download and not processes.leads:
         processes.wait()
-    prepared = shared(prepare(resolved, data), processes)
-    if fetches and processes.leads:
+    yield
+    if data.download and processes.leads:
         processes.wait()
-    return prepared
 
 
 def shared(prepared: Prepared, processes: Processes) -> Prepared:

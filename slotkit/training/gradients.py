@@ -124,17 +124,17 @@ class Gradients:
     def _put(self, message: Tensor, before: list[Tensor]) -> Tensor:
         """Put the sums where they belong. Returns the loss."""
         sizes = [len(self._parameters), *(value.numel() for value in self._statistics), 1]
-        total = sum(sizes)
-        gradients, rest = message[: len(message) - total], torch.split(message[len(message) - total :], sizes)
-        has_gradient, changes, loss = rest[0].tolist(), rest[1:-1], rest[-1]
+        end = len(message) - sum(sizes)
+        gradients = message[:end]
+        has_gradient, *changes, loss = torch.split(message[end:], sizes)
         at = 0
-        for parameter, there in zip(self._parameters, has_gradient, strict=True):
+        for parameter, there in zip(self._parameters, has_gradient.tolist(), strict=True):
             if there:
                 own = gradients[at : at + parameter.numel()]
                 parameter.grad = own.view(parameter.shape).to(parameter.dtype)
             at += parameter.numel()
         for value, then, change in zip(self._statistics, before, changes, strict=True):
-            value.copy_(then + change)
+            value.copy_(then + change.view_as(then))
         return loss.reshape(())
 
 

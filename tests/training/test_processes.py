@@ -16,12 +16,12 @@ from commands import invoke, refuse  # type: ignore[import-not-found]
 from forks import COMMAND, Fork, Forks  # type: ignore[import-not-found]
 from together import run_together, start_together, told_by_torchrun  # type: ignore[import-not-found]
 
-from slotkit.config import Overrides, resolve
+from slotkit.config import DataSettings, Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.standin import stand_in
-from slotkit.training.following import shared
+from slotkit.training.following import first_one_fetches, shared
 from slotkit.training.prepare import prepare
 from slotkit.training.processes import ALONE, Processes, check_device, count_in, joined
 
@@ -145,7 +145,7 @@ if sys.argv.pop() == "unwatched":
 """
 
 
-@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("watched", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_forgotten_reduction_is_seen(watched: bool, tmp_path: Path, forks: Forks) -> None:
     """By the processes themselves after an epoch, and by the comparison with one process."""
     word = "watched" if watched else "unwatched"
@@ -265,7 +265,7 @@ Gradients.of = fail
 """
 
 
-@pytest.mark.parametrize("kind", ["SlotkitError", "ValueError"])
+@pytest.mark.parametrize("kind", ["SlotkitError", pytest.param("ValueError", marks=pytest.mark.long)])
 def test_a_process_that_fails_ends_the_other_with_its_error(kind: str, tmp_path: Path, forks: Forks) -> None:
     """Told once: as a sentence if it is one, and by its traceback otherwise."""
     code = FAILING.replace("KIND", kind)
@@ -336,6 +336,22 @@ def test_other_commands_are_the_work_of_one_process(
         "Error: `slotkit runs` is the work of one process, and torchrun has started 2. Run it without "
         "torchrun; `slotkit train` is what several processes do together.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("rank", "download", "order"),
+    [(0, True, ["load", "wait"]), (1, True, ["wait", "load"]), (0, False, ["load"]), (1, False, ["load"])],
+)
+def test_missing_data_are_fetched_by_the_first_process(rank: int, download: bool, order: list[str]) -> None:
+    done: list[str] = []
+
+    class Waiting(Processes):
+        def wait(self) -> None:
+            done.append("wait")
+
+    with first_one_fetches(DataSettings(download=download), Waiting(rank, 2)):
+        done.append("load")
+    assert done == order
 
 
 def test_the_dense_form_is_refused() -> None:
