@@ -64,7 +64,8 @@ def long_tests(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Every change of the disk fails once in every way, and 2,000 mutants of each kind of file are read."""
     everything = {"SLOTKIT_EVERY_POINT": "1", "SLOTKIT_MUTANTS": "2000"}
-    places = ("runs/test_every_failure", "runs/test_mutants", "data/test_mutants", "sweeps/test_mutants")
+    places = ["runs/test_every_failure", "runs/test_mutants", "runs/test_own_mutants"]
+    places += ["data/test_mutants", "sweeps/test_mutants"]
     files = [f"tests/{place}.py" for place in places]
     command = [str(installed(session) / "pytest"), "-s", *(session.posargs or files)]
     session.run(*command, env=ONE_THREAD | everything)

@@ -12,16 +12,14 @@ if TYPE_CHECKING:
 MANY = 64
 
 
-def after_training(folders: Sequence[RunFolder], factory: str | None = None) -> list[tuple[str, str]]:
-    """(command, what it does) after runs that differ by their seed only; the last of them stands for all.
+def after_training(folder: RunFolder, factory: str | None = None) -> list[tuple[str, str]]:
+    """(command, what it does) after a run.
 
-    `factory` is what makes their network, if that is one's own: commands that build it need it again.
+    `factory` is what makes its network, if that is one's own: commands that build it need it again.
     """
-    folder, own = folders[-1], "" if factory is None else f" --model-factory {factory}"
+    own = "" if factory is None else f" --model-factory {factory}"
     config, origins = folder.config(), folder.tables()["origins"]
     steps = [(f"slotkit evaluate {folder.path}{own}", "")]
-    if len(folders) > 1:
-        steps.append((f"slotkit report {' '.join(str(one.path) for one in folders)}", "curves, as a page"))
     if config.method == "learned":
         return [*steps, (f"slotkit export {folder.path}{own}", "the weights for plain PyTorch")]
     if (folder.path / "trace" / "about.json").is_file():

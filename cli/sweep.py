@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +18,7 @@ from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
     from slotkit.config import Overrides
+    from slotkit.sweeps.contract import Options
     from slotkit.sweeps.spec import Spec
     from slotkit.sweeps.sweep import Sweep
 
@@ -83,11 +83,7 @@ def run(
     Runs that are finished are not trained again, others go on from their last checkpoint, and one that fails
     is tried again and its error kept.
     """
-    from slotkit.runs.folder import default_runs_dir
-    from slotkit.sweeps import registry
     from slotkit.sweeps.contract import Options
-    from slotkit.sweeps.plan import check, plan
-    from slotkit.sweeps.sweep import start
 
     flags = {
         "data.dataset": ("--dataset", dataset),
@@ -97,21 +93,64 @@ def run(
     }
     axes = [*(grid or []), *([] if k is None else [f"k={k}"])]
     spec = _spec(file, axes, recipe, config, seeds, _upper(flags, set_ or []), name)
+    bytes_each = None if memory is None else int(memory * 1e9)
+    options = Options(jobs, threads, bytes_each, address, gpus)
+    carry_out(spec, name, runs_dir, as_json, executor, options, retries, changed)
+
+
+def carry_out(
+    spec: Spec,
+    name: str | None,
+    runs_dir: Path | None,
+    as_json: bool,
+    executor: str = "local",
+    options: Options | None = None,
+    retries: int = 2,
+    changed: bool = False,
+) -> None:
+    """Train what a sweep lacks, and print its table.
+
+    Args:
+        name: of the sweep's folder, instead of the one that `spec` says.
+        options: of the executor.
+        retries, changed: as --retries and --changed of `slotkit sweep`.
+    """
+    from slotkit.runs.environment import typed
+    from slotkit.runs.folder import default_runs_dir
+    from slotkit.sweeps import registry
+    from slotkit.sweeps.contract import Options
+    from slotkit.sweeps.plan import check, plan
+    from slotkit.sweeps.sweep import start
+
+    options = options or Options()
     planned = plan(spec)
     check(planned, here=executor != "ray")
-    bytes_each = None if memory is None else int(memory * 1e9)
-    made = registry.make(executor, Options(jobs, threads, bytes_each, address, gpus))
+    made = registry.make(executor, options)
     place = (runs_dir or default_runs_dir()) / (name or spec.name)
     try:
-        sweep, notes = start(place, planned, spec.source, changed, shlex.join(["slotkit", *sys.argv[1:]]))
+        sweep, notes = start(place, planned, spec.source, changed, typed(sys.argv))
         for note in notes:
             print(note, file=sys.stderr)
-        failed = _train(sweep, planned, made, retries, bytes_each)
+        failed = _train(sweep, planned, made, retries, options.memory)
     finally:
         made.stop()
     _show(sweep, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def from_train(
+    axes: list[str],
+    recipe: str | None,
+    config: Path | None,
+    seeds: str | None,
+    upper: list[Overrides],
+    name: str | None,
+    runs_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """The sweep that `slotkit train --k 2,4 --seeds 0-4` asks for, here, a process a core."""
+    carry_out(_spec(None, axes, recipe, config, seeds, upper, name), name, runs_dir, as_json)
 
 
 @app.command("status")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.completion import complete_run
-from slotkit.cli.finetune import print_comparison, several_seeds
+from slotkit.cli.finetune import print_comparison
 from slotkit.cli.hints import after_training, print_next
 from slotkit.cli.options import (
     AsJson,
@@ -25,6 +24,7 @@ from slotkit.cli.options import (
     ShowConfig,
 )
 from slotkit.cli.output import percent, print_json, progress
+from slotkit.cli.sweep import from_train
 from slotkit.cli.table import table
 
 from slotkit.errors import SlotkitError
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from slotkit.config import Overrides, Resolved
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import Report
-
-# Flags that `slotkit sweep` has, too.
-SWEEP_FLAGS = ("--dataset", "--data-dir", "--epochs", "--device")
 
 SEED_PATHS = ("seeds.reels", "seeds.data", "seeds.training")
 
@@ -53,7 +50,7 @@ def train(
     data_dir: DataDir = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch the dataset if it is missing.")] = False,
     method: Annotated[str | None, typer.Option(help="slot, or learned for ordinary weights.")] = None,
-    k: Annotated[str | None, typer.Option(metavar="K", help="Options a connection.")] = None,
+    k: Annotated[str | None, typer.Option(metavar="K", help="Options a connection; 2,4 is a sweep.")] = None,
     selection: Annotated[str | None, typer.Option(help="greedy (GS) or probabilistic (PS).")] = None,
     ps_eval: Annotated[
         str | None, typer.Option(help="PS: greedy, sample or last selects the best checkpoint.")
@@ -66,7 +63,7 @@ def train(
         bool, typer.Option("--deterministic", help="Only deterministic operations.")
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of reels, data and training alike.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several runs, such as 0,1,2 or 0-4.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="A sweep: a run each, such as 0,1,2 or 0-4.")] = None,
     set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
     runs_dir: RunsDir = None,
@@ -88,8 +85,11 @@ def train(
     """Train a slot machine, or the same network with learned weights.
 
     Without options: LeNet with K = 8 and greedy selection on scikit-learn's digits. A recipe is laid over the
-    defaults, --config over the recipe, and flags and --set over both.
+    defaults, --config over the recipe, and flags and --set over both. Several K or seeds make a sweep, as
+    `slotkit sweep` does.
     """
+    if model is not None and model_factory is not None:
+        raise SlotkitError("--model and --model-factory both say which network it is. Give one of them.")
     flags: dict[str, tuple[str, Any]] = {
         "--model": ("model.name", model),
         "--model-factory": ("model.name", model_factory and "own"),
@@ -97,7 +97,7 @@ def train(
         "--data-dir": ("data.dir", data_dir),
         "--download": ("data.download", download or None),
         "--method": ("method", method),
-        "--k": ("slots.k", _number(k)),
+        "--k": ("slots.k", None if _is_list(k) else _number(k)),
         "--selection": ("slots.selection", selection),
         "--ps-eval": ("evaluation.ps", ps_eval),
         "--epochs": ("training.epochs", epochs),
@@ -110,6 +110,7 @@ def train(
     }
     if resume is not None:
         others = {"--recipe": recipe, "--config": config, "--name": name, "--seed": seed, "--seeds": seeds}
+        others["--k"] = k if _is_list(k) else None
         _check_resume(others | {"--show-config": show_config or None})
         changes = _layers(flags, set_ or [])
         begun = [resume]
@@ -118,63 +119,58 @@ def train(
             summary = folder.summary() | {"folder": str(folder.path)}
             (print_json if as_json else print_comparison)(summary)
         else:
-            _print_result([folder], as_json, model_factory)
+            _print_result(folder, as_json, model_factory)
         return
-    if isinstance(flags["--k"][1], list):
+    wanted = _seeds(seed, seeds)
+    if show_config and _is_list(k):
+        flags["--k"] = ("slots.k", _number(k and k.partition(",")[0]))
+    if not show_config and (len(wanted) > 1 or _is_list(k)):
         if model_factory is not None:
+            asked = f"--k {k}" if _is_list(k) else f"--seeds {seeds}"
             raise SlotkitError(
-                f"--k {k} asks for several runs, which a sweep trains, and a sweep can't make a network of "
-                "one's own. Train one K after the other."
+                f"{asked} asks for several runs, which a sweep trains, and a sweep can't make a network of "
+                "one's own. Train one after the other."
             )
-        places = {"--recipe": recipe, "--config": config, "--name": name, "--runs-dir": runs_dir}
-        raise SlotkitError(
-            f"--k {k} asks for several runs, and `slotkit train` makes one. A sweep trains them: "
-            f"`{_sweep(places, flags, seeds if seed is None else str(seed), set_ or [])}`"
-        )
-    several = several_seeds(seed, seeds, name)
-    resolved = [_resolve(recipe, config, flags, set_ or [], one) for one in several]
+        axes = [f"k={k}"] if _is_list(k) else []
+        told = None if wanted == [None] else ",".join(map(str, wanted))
+        upper = _layers(flags, set_ or [])
+        from_train(axes, recipe, config, told, upper, name, runs_dir, as_json)
+        return
+    resolved = _resolve(recipe, config, flags, set_ or [], wanted[0])
     if show_config:
         from slotkit.training.checks import check_settings
 
-        check_settings(resolved[0].config)
-        print(table(("setting", "value", "origin"), resolved[0].explain()))
+        check_settings(resolved.config)
+        print(table(("setting", "value", "origin"), resolved.explain()))
+        if len(wanted) > 1 or _is_list(k):
+            print("These are the settings of the first of the runs that were asked for.", file=sys.stderr)
         return
-    folders = []
-    for one in resolved:
-        begun = []
-        folders.append(_run(partial(_start, one, name, begun), runs_dir, begun))
-    _print_result(folders, as_json, model_factory)
+    begun = []
+    folder = _run(partial(_start, resolved, name, begun), runs_dir, begun)
+    _print_result(folder, as_json, model_factory)
 
 
-def _number(k: str | None) -> int | list[int] | None:
-    """What --k says: one number, or several, which are for a sweep."""
-    if k is None:
-        return None
+def _is_list(k: str | None) -> bool:
+    return k is not None and "," in k
+
+
+def _number(k: str | None) -> int | None:
+    """What --k says, where it is one number."""
     try:
-        numbers = [int(one) for one in k.split(",")]
+        return None if k is None else int(k)
     except ValueError:
         raise SlotkitError(f"--k {k} is not a number of options a connection, such as 8.") from None
-    return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _sweep(
-    places: dict[str, Any], flags: dict[str, tuple[str, Any]], seeds: str | None, assignments: list[str]
-) -> str:
-    """The command that trains a run for each K of the flags, with all else that was typed."""
-    from slotkit.config import as_assignment
+def _seeds(seed: int | None, seeds: str | None) -> list[int | None]:
+    """The seed of each run that is wanted; None is that of the settings."""
+    if seeds is None:
+        return [seed]
+    if seed is not None:
+        raise SlotkitError("--seed and --seeds both say which seeds there are. Give one of them.")
+    from slotkit.config import parse_seeds
 
-    told = [*places.items(), ("--seeds", seeds)]
-    for flag, (path, value) in flags.items():
-        if flag == "--k":
-            told.append((flag, ",".join(map(str, value))))
-        elif flag in SWEEP_FLAGS:
-            told.append((flag, value))
-        elif value is not None:
-            told.append(("--set", as_assignment(path, value)))
-    told += [("--set", text) for text in assignments]
-    return shlex.join(
-        ["slotkit", "sweep", *(str(one) for pair in told if pair[1] is not None for one in pair)]
-    )
+    return [*parse_seeds(seeds)]
 
 
 def _resolve(
@@ -249,27 +245,17 @@ def _resume(wanted: str, runs_dir: Path, changes: list[Overrides], report: Repor
     return (go_on if folder.is_comparison() else resume)(folder, changes, report)
 
 
-def _print_result(folders: list[RunFolder], as_json: bool, factory: str | None) -> None:
-    from slotkit.training.experiment import mean_and_spread
-
-    summaries = [folder.summary() | {"folder": str(folder.path)} for folder in folders]
+def _print_result(folder: RunFolder, as_json: bool, factory: str | None) -> None:
+    summary = folder.summary() | {"folder": str(folder.path)}
     if as_json:
-        print_json(summaries)
+        print_json([summary])
         return
-    for summary in summaries:
-        told = {"start": "before the first step", "best": f"best epoch ({summary['best_epoch']})"}
-        told["last"] = f"last epoch ({summary['epochs']})"
-        for which, words in told.items():
-            readings = summary["test"].get(which, {}).items()
-            if readings:
-                accuracies = ", ".join(f"{percent(reading)} {kind}" for kind, reading in readings)
-                print(f"test accuracy, {words}: {accuracies}")
-        print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
-    if len(summaries) > 1:
-        for kind in summaries[0]["test"]["best"]:
-            mean, spread = mean_and_spread(
-                [summary["test"]["best"][kind]["accuracy"] for summary in summaries]
-            )
-            over = {"accuracy": mean, "spread": spread, "n": len(summaries)}
-            print(f"test accuracy over seeds, best epoch: {percent(over)} {kind}")
-    print_next(after_training(folders, factory))
+    told = {"start": "before the first step", "best": f"best epoch ({summary['best_epoch']})"}
+    told["last"] = f"last epoch ({summary['epochs']})"
+    for which, words in told.items():
+        readings = summary["test"].get(which, {}).items()
+        if readings:
+            accuracies = ", ".join(f"{percent(reading)} {kind}" for kind, reading in readings)
+            print(f"test accuracy, {words}: {accuracies}")
+    print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
+    print_next(after_training(folder, factory))

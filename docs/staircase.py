@@ -28,7 +28,7 @@ def plot(table: pd.DataFrame) -> Figure:
     highest = top.plot(u, scores.max(axis=1), color=COLOURS[0], linewidth=2.5)[0]
     steps = bottom.plot(u, table["in use"], color=COLOURS[2], linewidth=2.5, drawstyle="steps-mid")[0]
     used = table["in use"].nunique()
-    say(top, f"{used} of 8 options ever have the highest score", "", "score / c")
+    say(top, f"{used} of 8 options ever score highest", "", "score / c")
     say(bottom, f"the weight in use goes up in {used - 1} steps", "u = A / c", "weight in use")
     legend(figure, [(grey, "score of an option"), (highest, "highest score"), (steps, "weight in use")])
     return figure

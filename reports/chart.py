@@ -7,7 +7,8 @@ The shape of its mark tells a series in grey print, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import combinations, pairwise
@@ -15,7 +16,7 @@ from itertools import combinations, pairwise
 from slotkit.analyses.common.findings import axis_start
 
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 44
 
 # Looks that page.html has a colour for.
 COLOURS = 7
@@ -135,8 +136,7 @@ class Chart:
         courses = [line for line in self.lines if line.points and not line.level]
         ends = {line.name: max(point.x for point in line.points) for line in courses}
         if self.x in COURSES and len(set(ends.values())) > 1:
-            whose = [f"{name} at {number(end)}" for name, end in ends.items()]
-            told.append(f"Curves end at different {self.x.split()[-1]}s: {', '.join(whose)}.")
+            told.append(f"Curves end at different {self.x.split()[-1]}s: {_ends(ends)}.")
         return tuple(told)
 
     def _begins(self) -> float:
@@ -233,7 +233,7 @@ def _words(x: str, y: str) -> Iterator[str]:
         f"{escape(x)}</text>"
     )
     yield (
-        f'<text class="label" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
+        f'<text class="label" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">'
         f"{escape(y)}</text>"
     )
 
@@ -311,6 +311,15 @@ def _turns(group: Sequence[Line]) -> Iterator[tuple[Line, str]]:
     for at, line in enumerate(group):
         dashes = f"stroke-dasharray:{DASH} {DASH * (len(group) - 1)};stroke-dashoffset:{-DASH * at}"
         yield line, f' style="{dashes}"'
+
+
+def _ends(ends: Mapping[str, float]) -> str:
+    """Where curves end; of those that end together, if they are most, only how many they are."""
+    [(usual, count)] = Counter(ends.values()).most_common(1)
+    if count <= len(ends) / 2:
+        return ", ".join(f"{name} at {number(end)}" for name, end in ends.items())
+    others = [f"{name} at {number(end)}" for name, end in ends.items() if end != usual]
+    return f"{', '.join(others)}, the other {count} at {number(usual)}"
 
 
 def _listed(names: Sequence[str]) -> str:

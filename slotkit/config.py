@@ -8,7 +8,6 @@ order, checks the result and keeps where each value came from.
 from __future__ import annotations
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -310,12 +309,6 @@ def parse_assignment(text: str) -> Overrides:
     except tomllib.TOMLDecodeError:
         parsed = value
     return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
-
-
-def as_assignment(path: str, value: Any) -> str:
-    """The reverse: what `parse_assignment` reads as that setting."""
-    # Numbers, truth values and lists are written alike in JSON and TOML.
-    return f"{path}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -291,6 +291,9 @@ class DenseForm:
     def is_frozen(self, name: str) -> bool:
         return not self._scores[name].requires_grad
 
+    def has_gradient(self, name: str) -> bool:
+        return not self.is_frozen(name) and self._scores[name].grad is not None
+
     def is_given(self, name: str) -> bool:
         return not is_same(self._lists[name]._parameters["original"], self._scores[name])
 

@@ -8,6 +8,7 @@ pass (`torch.utils.checkpoint`) have the weights that their gradient belongs to.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +24,14 @@ from torch.optim.optimizer import (
 from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.reel import TRAINING_DRAWS
+
+NO_DRAW = (
+    "This probabilistic machine made a step without a draw of its own: its gradient comes from weights of an "
+    "earlier draw. No forward in training mode has reached the machine since the last step. That is so in "
+    "evaluation mode, with gradients set by hand, and where torch.compile uses a graph that it made for "
+    "another network, because it does not look whether modules have hooks. Call machine.spin() after each "
+    "step, or set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first forward."
+)
 
 # Of all machines that an optimizer's step means something for: a draw, or a step that is not its own.
 _watched: WeakSet[Draws] = WeakSet()
@@ -44,7 +53,7 @@ class Draws:
         self.form = form
         self.number = 0
         self._automatic = selection == "probabilistic"
-        self._copied = self._stepping = False
+        self._copied = self._stepping = self._told = False
         self._values: dict[str, list[float] | None] = {}
         self.waiting: set[str] = set()
         self.restart()
@@ -149,7 +158,16 @@ class Draws:
         """An optimizer's step is done: the next forward draws anew."""
         self._stepping = False
         self._copied = False  # a copy that trains is a machine like any other
+        if self.waiting and not skipped:
+            self._tell_of_no_draw()
         self.restart(self.waiting if skipped else None)
+
+    def _tell_of_no_draw(self) -> None:
+        """Warn, once, of a step whose gradient does not belong to a draw of its own."""
+        if self._told or not any(self.form.has_gradient(name) for name in self.waiting):
+            return
+        self._told = True
+        warnings.warn(NO_DRAW, stacklevel=6)
 
 
 def _stepped(optimizer: Optimizer) -> tuple[list[Draws], set[int]]:

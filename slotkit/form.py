@@ -82,6 +82,9 @@ class Form(Protocol):
     def is_frozen(self, name: str) -> bool:
         """Whether the user has switched off its gradient: it is neither drawn nor stepped."""
 
+    def has_gradient(self, name: str) -> bool:
+        """Whether an optimizer's step moves the scores of this tensor."""
+
     def is_given(self, name: str) -> bool:
         """Whether the model is being called with another weight in its place (torch.func.functional_call)."""
 

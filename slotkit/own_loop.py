@@ -35,8 +35,9 @@ from slotkit.recording.recorder import Recorder
 from slotkit.recording.trace import Trace
 from slotkit.runs import checkpoint
 from slotkit.runs.commits import Commit, Commits, find
+from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import fingerprint
-from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.folder import RunFolder
 from slotkit.runs.recorded import KIND, describe, optimizers_of, plain
 from slotkit.runs.residuals import with_reels
 from slotkit.runs.schema import naming

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 def faults(figure: Figure) -> list[str]:
     """A sentence for each rule that is broken."""
     figure.draw_without_rendering()
-    found = [*_legends(figure), *_lengths(figure)]
+    found = [*_legends(figure), *_lengths(figure), *_crowded(figure)]
     for at, axes in enumerate(figure.axes):
         broken = (*_looks(axes), *_title(axes), *_zoom(axes), *_hidden(axes))
         found += [f"panel {at}: {sentence}" for sentence in broken]
@@ -42,6 +42,23 @@ def _legends(figure: Figure) -> Iterator[str]:
     boxes = [axes.get_window_extent() for axes in figure.axes]
     if any(legend.get_window_extent().overlaps(box) for legend in figure.legends for box in boxes):
         yield "the legend lies on a panel"
+
+
+def _crowded(figure: Figure) -> Iterator[str]:
+    """Words above a panel stay off the words of others, and inside of the figure."""
+    whole = figure.get_window_extent()
+    above = [
+        (at, text.get_text(), text.get_window_extent())
+        for at, axes in enumerate(figure.axes)
+        for text in (*axes.texts, axes._left_title, axes.title)
+        if text.get_text() and text.get_window_extent().y0 >= axes.get_window_extent().y1
+    ]
+    for at, words, box in above:
+        if box.x0 < whole.x0 or box.x1 > whole.x1:
+            yield f"panel {at}: {words!r} leaves the figure"
+    for (one, words, box), (other, others, other_box) in combinations(above, 2):
+        if one != other and box.overlaps(other_box):
+            yield f"panels {one} and {other}: {words!r} and {others!r} overlap"
 
 
 def _title(axes: Axes) -> Iterator[str]:

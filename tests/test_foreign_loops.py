@@ -1,7 +1,11 @@
-"""slotkit.record around loops that others own: Lightning's and accelerate's give what a plain one gives."""
+"""slotkit.record around loops that others own gives what a plain one gives.
+
+Lightning's, accelerate's, the Trainer of Hugging Face, and the train script of timm.
+"""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -88,3 +92,72 @@ def test_accelerate(plain: tuple[SlotMachine, Path], tmp_path: Path) -> None:
                 accelerator.backward(nn.functional.cross_entropy(network(images), labels))
                 optimizer.step()
     check_same(machine, tmp_path / "run", plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hugging_face_trainer(plain: tuple[SlotMachine, Path], tmp_path: Path) -> None:
+    import transformers
+    from torch.utils.data import SequentialSampler
+
+    network, machine, optimizer = make()
+
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            scores = self.network(images)
+            return {"loss": nn.functional.cross_entropy(scores, labels), "logits": scores}
+
+    class InOrder(transformers.Trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: object) -> SequentialSampler:
+            return SequentialSampler(rows)
+
+    rows = [
+        {"images": image, "labels": label}
+        for images, labels in BATCHES
+        for image, label in zip(images, labels, strict=True)
+    ]
+    settings = transformers.TrainingArguments(
+        *(str(tmp_path / "trainer"),),
+        **{"num_train_epochs": 2, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant"},
+        **{"max_grad_norm": 0, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True},
+    )
+    trainer = InOrder(WithLoss(), settings, train_dataset=rows, optimizers=(optimizer, None))
+    with slotkit.record(machine, optimizer, tmp_path / "run", trace="full", every=2):
+        trainer.train()
+    check_same(machine, tmp_path / "run", plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_timm_train_script(plain: tuple[SlotMachine, Path], tmp_path: Path) -> None:
+    """With what timm's script puts around a step. Then its --resume, in a new machine, after 10 steps."""
+    from timm.models import resume_checkpoint
+    from timm.utils import CheckpointSaver, ModelEmaV3, NativeScaler
+
+    network, machine, optimizer = make()
+    scaler, average = NativeScaler(device="cpu"), ModelEmaV3(network, decay=0.9)
+    saver = CheckpointSaver(
+        network, optimizer, model_ema=average, amp_scaler=scaler, checkpoint_dir=str(tmp_path)
+    )
+
+    def train(batches: list[tuple[Tensor, Tensor]]) -> None:
+        for images, labels in batches:
+            loss = nn.functional.cross_entropy(network(images), labels)
+            scaler(loss, optimizer, parameters=network.parameters())
+            optimizer.zero_grad()
+            average.update(network)
+
+    with slotkit.record(machine, optimizer, tmp_path / "run", trace="full", every=2):
+        train([*islice(BATCHES * 2, 10)])
+        saver.save_checkpoint(0, 50.0)
+        train([*islice(BATCHES * 2, 10, None)])
+    check_same(machine, tmp_path / "run", plain)
+
+    network, machine, optimizer = make()
+    scaler, average = NativeScaler(device="cpu"), ModelEmaV3(network, decay=0.9)
+    resume_checkpoint(network, str(tmp_path / "last.pth.tar"), optimizer, scaler, log_info=False)
+    train([*islice(BATCHES * 2, 10, None)])
+    for name in machine.reels:
+        assert torch.equal(machine.selected(name), plain[0].selected(name))

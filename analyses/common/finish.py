@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.common.findings import axis_start, short
-from slotkit.analyses.common.style import SOLID
+from slotkit.analyses.common.style import NOTE, SOLID, filled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +31,10 @@ SHARES = re.compile(r"%|accuracy|share")
 def finish(figure: Figure) -> None:
     """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so."""
     for axes in figure.axes:
-        notes = [*_zoomed(axes), *_coinciding(axes)]
+        notes = [filled(note, NOTE) for note in (*_zoomed(axes), *_coinciding(axes))]
         if notes:
             below = "\n".join(notes)
-            axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(notes))
+            axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(below.splitlines()))
             axes.text(0, 1.015, below, transform=axes.transAxes, fontsize=8, va="bottom", color="0.3")
 
 

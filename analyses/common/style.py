@@ -35,7 +35,7 @@ MOST = len(MARKERS)
 ALONG = 5
 
 WIDTH, HEIGHT = 3.55, 3.0  # of a panel, in inches
-TITLE, LABEL, LEGEND = 40, 36, 128  # letters in a line
+TITLE, NOTE, LABEL, LEGEND = 40, 52, 36, 128  # letters in a line
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def note(figure: Figure, sentence: str) -> None:
 
 
 def filled(words: str, letters: int) -> str:
-    """Words in lines of so many letters; no line begins with a per cent sign."""
-    return fill(words.replace(" %", "\N{NO-BREAK SPACE}%"), letters)
+    """Words in lines of so many letters; no line begins with a per cent sign, or ends with a logarithm's."""
+    return fill(words.replace(" %", "\N{NO-BREAK SPACE}%").replace("ln ", "ln\N{NO-BREAK SPACE}"), letters)
 
 
 def say(axes: Axes, finding: str, x: str, y: str) -> None:

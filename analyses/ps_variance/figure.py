@@ -188,7 +188,7 @@ def _options(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None
     expected = _percent(rows[rows["quantity"] == "same option, expected"])
     curves(axes, expected, hue, order, DASHED)
     finding = f"two samples share {span(at_end(same, hue, order), _nearly, '%')} of their options at the end"
-    say(axes, finding, STEP, "reels with the same option (%) (dashed: sum p²)")
+    say(axes, finding, STEP, "reels with the same option (%): counted (marks), expected (dashed)")
 
 
 def _nearly(value: float) -> str:

@@ -139,6 +139,9 @@ class LatentForm:
     def is_frozen(self, name: str) -> bool:
         return not self.weights[name].parameter.requires_grad
 
+    def has_gradient(self, name: str) -> bool:
+        return not self.is_frozen(name) and self.weights[name].parameter.grad is not None
+
     def is_given(self, name: str) -> bool:
         return not self.weights[name].guard.is_in_place()
 

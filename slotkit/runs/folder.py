@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -51,8 +46,6 @@ BESIDE, STALE_SECONDS = ".new", 3600
 MARKS = ("config.toml", "summary.json")
 
 RESTORE = "Restore it, or train again."
-
-VERSIONS = ("slotkit", "torch", "torchvision", "timm", "numpy")
 
 
 class RunFolder:
@@ -313,20 +306,6 @@ def default_name(config: Config) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{dataset}-{kind}-s{config.seeds.reels}"
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
-    """What a report says beside a number: device, threads, versions and so on."""
-    return {
-        "command": " ".join(sys.argv).encode("utf-8", "backslashreplace").decode("utf-8"),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "threads": threads,
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{package: _version(package) for package in VERSIONS},
-        "git_commit": _git_commit(),
-    }
-
-
 def without_none(tables: Mapping[str, Any]) -> dict[str, Any]:
     """TOML has no null: a setting without a value is left out."""
     return {
@@ -334,29 +313,6 @@ def without_none(tables: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in tables.items()
         if value is not None
     }
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _git_commit() -> str:
-    """The commit of the working folder, "-dirty" with changes; "none" without a checkout or git."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "none"
-    return done.stdout.strip() or "none"
 
 
 def _entry(entry: Any) -> StepEntry | EpochEntry | LogEntry:

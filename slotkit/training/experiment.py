@@ -27,8 +27,9 @@ from slotkit.recording.recorder import Recorder, estimated_bytes
 from slotkit.recording.trace import Trace
 from slotkit.runs import checkpoint
 from slotkit.runs.commits import Commit, Commits, find
+from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import FREE, fingerprint, load
-from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.checks import check_settings
 from slotkit.training.evaluation import Reading, nothing, read, reading_kinds

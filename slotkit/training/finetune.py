@@ -22,8 +22,9 @@ from slotkit.errors import SlotkitError
 from slotkit.files import remove
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs import checkpoint
+from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import check
-from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.checks import check_settings
 from slotkit.training.comparison import Branch, Comparison, about_parent, first_summary

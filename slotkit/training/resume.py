@@ -13,8 +13,9 @@ from slotkit.data.identity import Identity
 from slotkit.errors import SlotkitError
 from slotkit.recording.trace import Trace
 from slotkit.runs.commits import Commit
+from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import FREE
-from slotkit.runs.folder import RunFolder, environment
+from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import Recorded, naming
 from slotkit.training.loop import Note
 from slotkit.training.prepare import own_settings, with_whole_paths

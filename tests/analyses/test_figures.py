@@ -137,7 +137,7 @@ def test_a_zoomed_axis_is_a_fault_until_it_is_marked() -> None:
     figure = toy(table(a=[99.5, 99.6], b=[99.7, 100]), "accuracy (%)")
     assert faults(figure) == ["panel 0: its axis goes from 99.475 to 100.025 and has no mark"]
     assert faults(finished(figure)) == []
-    assert [text.get_text() for text in figure.axes[0].texts] == ["axis starts at 99.47 %"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["axis starts at 99.47\N{NO-BREAK SPACE}%"]
 
 
 def test_an_axis_that_starts_near_zero_is_made_to_start_there() -> None:
@@ -161,6 +161,33 @@ def test_equal_curves_are_a_fault_until_both_are_seen() -> None:
     assert one._unscaled_dash_pattern == (0.0, (5.0, 5.0))
     assert other._unscaled_dash_pattern == (5.0, (5.0, 5.0))
     assert alone.get_linestyle() == "-"
+
+
+def side_by_side() -> Figure:
+    """Two panels whose groups have long names and coincide."""
+    names = {f"selection = probabilistic, option bound = {value}": [0.0, 1.0, 4.0] for value in (1, 2)}
+    figure, grid = panels(1, 2, "Toy")
+    for axes in grid[0]:
+        curves(axes, table(**names), "group", list(names))
+        say(axes, "both end at 4", "training step", "share (%)")
+    return figure
+
+
+def test_words_of_two_panels_that_overlap_are_a_fault() -> None:
+    figure = side_by_side()
+    for axes in figure.axes:
+        axes.text(0, 1.1, "far too long a line " * 4, transform=axes.transAxes).set_in_layout(False)
+    told = faults(figure)
+    assert any("overlap" in fault for fault in told)
+    assert any("leaves the figure" in fault for fault in told)
+
+
+def test_long_remarks_stay_above_their_panel() -> None:
+    figure = finished(side_by_side())
+    assert faults(figure) == []
+    for axes in figure.axes:
+        (text,) = axes.texts
+        assert len(text.get_text().splitlines()) == 2
 
 
 def test_a_dashed_line_on_the_same_line_is_told() -> None:

@@ -52,5 +52,5 @@ def test_the_suggested_commands_work(one_thread: None) -> None:
         assert invoke(*shlex.split(command)[1:]).exit_code == 0, command
     assert invoke(*shlex.split(more)[1:], "--show-config").exit_code == 0
     assert Path("runs/r/analyses").is_dir()
-    own = [command for command, _ in after_training([RunFolder(Path("runs/r"))], "m:f")]
+    own = [command for command, _ in after_training(RunFolder(Path("runs/r")), "m:f")]
     assert [command.endswith(" --model-factory m:f") for command in own] == [True, False, True, True, False]

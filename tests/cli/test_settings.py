@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 from commands import invoke, refuse
 
-from slotkit.config import Overrides, parse_assignment, parse_seeds, resolve
+from slotkit.config import Overrides, parse_seeds, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.settings_file import below, read
@@ -107,23 +106,53 @@ def test_a_seed_of_a_range_twice_is_refused() -> None:
         parse_seeds("0-2,1")
 
 
-def test_several_k_are_a_sweep_and_the_sentence_has_its_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
-) -> None:
+def test_several_k_and_seeds_train_a_sweep(one_thread: None) -> None:
     typed = (*TINY, "--k", "2,4", "--seeds", "0-1", "--lr", "0.05", "--selection", "PS", "--name", "my sweep")
-    told = refuse(monkeypatch, capsys, "train", *typed)
-    assert told.startswith(
-        "Error: --k 2,4 asks for several runs, and `slotkit train` makes one. A sweep trains"
-    )
-    command = shlex.split(told.rpartition("`slotkit sweep ")[2].rstrip("`\n"))
-    assert not Path("runs").exists()
-    done = invoke("sweep", *command, "--executor", "inline", "--json")
-    assert done.exit_code == 0
+    done = invoke("train", *typed, "--json")
+    assert done.exit_code == 0, done.stderr
     table = json.loads(done.stdout)
     assert table["sweep"] == str(Path("runs/my sweep"))
     assert {(row["k"], row["n"]) for row in table["table"]} == {(2, 2), (4, 2)}
     config = RunFolder(Path("runs/my sweep", table["runs"][0]["run"])).config()
     assert (config.training.lr, config.slots.selection) == (0.05, "probabilistic")
+    # Again, by the other command: the same sweep, and nothing is left to train.
+    again = ("sweep", *TINY, "--k", "2,4", "--seeds", "0-1", "--set", "training.lr=0.05")
+    more = invoke(*again, "--set", "slots.selection=PS", "--name", "my sweep")
+    assert more.stderr == "4 runs, 0 of them left to train.\n"
+
+
+def test_settings_of_several_runs_are_those_of_the_first() -> None:
+    done = invoke("train", *TINY, "--k", "4,2", "--seeds", "3-5", "--show-config")
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    assert (rows["slots.k"], rows["seeds.reels"]) == ("4", "3")
+    assert done.stderr == "These are the settings of the first of the runs that were asked for.\n"
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (
+            ("--k", "2,4", "--model-factory", "os.path:join"),
+            "--k 2,4 asks for several runs, which a sweep trains, and a sweep can't make a network of one's",
+        ),
+        (("--k", "2,x"), "slots.k (from the sweep) is 'x', but it should be a valid integer"),
+        (("--k", "x"), "--k x is not a number of options a connection, such as 8."),
+        (
+            ("--model", "lenet", "--model-factory", "os.path:join"),
+            "--model and --model-factory both say which",
+        ),
+        (("--resume", "a", "--k", "2,4"), "--k can't go with --resume"),
+    ],
+)
+def test_what_several_runs_can_not_have_is_refused(
+    typed: tuple[str, ...],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert sentence in refuse(monkeypatch, capsys, "train", *typed)
+    assert not Path("runs").exists()
 
 
 def test_a_sweep_varies_what_its_config_says() -> None:
@@ -173,10 +202,3 @@ def test_a_bad_setting_is_refused_before_a_folder_is_made(
     given = [text for assignment in assignments for text in ("--set", assignment)]
     assert sentence in refuse(monkeypatch, capsys, "train", *given, *show)
     assert not Path("runs").exists()
-
-
-def test_an_assignment_can_be_written_and_read() -> None:
-    from slotkit.config import as_assignment
-
-    for value in (0.2, 3, True, "a b", ["tensorboard"], [25, 75]):
-        assert parse_assignment(as_assignment("a.b", value)).values == {"a.b": value}

@@ -121,6 +121,10 @@ def test_curves_of_different_lengths_are_told() -> None:
     lines = (Line("a", (Point(1, 1), Point(2, 3)), 0), Line("b", (Point(1, 2), Point(5, 1)), 1))
     assert Chart("t", "epoch", "y", lines).remarks() == ("Curves end at different epochs: a at 2, b at 5.",)
     assert Chart("t", "K", "y", lines).remarks() == ()
+    more = (*lines, Line("c", (Point(1, 3), Point(5, 4)), 2))
+    assert Chart("t", "epoch", "y", more).remarks() == (
+        "Curves end at different epochs: a at 2, the other 2 at 5.",
+    )
 
 
 def test_names_are_escaped() -> None:

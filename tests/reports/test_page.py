@@ -105,6 +105,14 @@ def test_every_claim_has_a_verdict_with_its_numbers(html: str) -> None:
     assert len(found) == 11
 
 
+def test_a_difference_counts_as_it_is_printed() -> None:
+    from slotkit.reports.claims import _numbers
+
+    assert 98.17 - 98.02 > 0.15
+    verdicts = [_numbers("", {16: mine}, {16: (98.17, 98.1, 98.2)}, 0.15).verdict for mine in (98.02, 98.01)]
+    assert verdicts == ["holds", "fails"]
+
+
 def test_other_problems_than_the_papers_have_no_claims(tmp_path: Path) -> None:
     for seed in (0, 1):
         layers = [Overrides("--k", {"slots.k": 2}), Overrides("--seed", {"seeds.reels": seed})]

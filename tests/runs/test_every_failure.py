@@ -17,7 +17,7 @@ from runs.test_resume import assert_same_run  # type: ignore[import-not-found]
 from slotkit import files
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.data import sources
-from slotkit.runs import folder as folders
+from slotkit.runs import environment
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import resume, run
 from slotkit.training.finetune import finetune
@@ -72,7 +72,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits for a real disk, the images are read once, and git is not asked for a commit."""
     monkeypatch.setattr(files, "disk", FailingDisk())
     monkeypatch.setattr(sources, "load", functools.cache(sources.load))
-    monkeypatch.setattr(folders, "_git_commit", lambda: "none")
+    monkeypatch.setattr(environment, "_git_commit", lambda: "none")
 
 
 def go_on(place: Path, start: Callable[[], object]) -> str:

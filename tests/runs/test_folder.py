@@ -14,7 +14,8 @@ import pytest
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
-from slotkit.runs.folder import RunFolder, default_name, environment, list_runs
+from slotkit.runs.environment import environment, typed
+from slotkit.runs.folder import RunFolder, default_name, list_runs
 from slotkit.training.experiment import evaluate, run
 from slotkit.training.loop import Event
 
@@ -193,3 +194,17 @@ def test_the_environment_is_plain_values() -> None:
     told = environment("cpu", 2)
     assert json.loads(json.dumps(told)) == told
     assert told["torch"] != "not installed"
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (("/a b/x.py", "--k", "8"), "/a b/x.py --k 8"),
+        (("/v/bin/slotkit", "train", "--name", "my run"), "slotkit train --name 'my run'"),
+        (("/v/slotkit/__main__.py", "train"), "slotkit train"),
+        (("mine/__main__.py", "train"), "mine/__main__.py train"),
+        (("slotkit sweep run /a/slotkit",), "slotkit sweep run /a/slotkit"),
+    ],
+)
+def test_a_command_is_told_as_it_can_be_typed_again(argv: tuple[str, ...], command: str) -> None:
+    assert typed(argv) == command

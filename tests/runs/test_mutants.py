@@ -22,8 +22,7 @@ from slotkit.data import sources
 from slotkit.errors import SlotkitError
 from slotkit.recording.replay import replay
 from slotkit.recording.trace import Trace
-from slotkit.runs import folder as folders
-from slotkit.runs import listing
+from slotkit.runs import environment, listing
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate, resume, run
 from slotkit.training.loop import Event, Step
@@ -133,7 +132,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sources, "load", load)
     monkeypatch.setattr(files, "disk", FailingDisk())
-    monkeypatch.setattr(folders, "_git_commit", lambda: "none")
+    monkeypatch.setattr(environment, "_git_commit", lambda: "none")
 
 
 @pytest.mark.parametrize("kind", FILES)

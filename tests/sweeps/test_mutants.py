@@ -18,7 +18,7 @@ from sweeps.made import planned, trained  # type: ignore[import-not-found]
 from slotkit import files
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
-from slotkit.runs import folder as folders
+from slotkit.runs import environment
 from slotkit.sweeps import run
 from slotkit.sweeps.contract import Ended, Job, Tell
 from slotkit.sweeps.manifest import MANIFEST
@@ -56,7 +56,7 @@ class Failing:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "disk", FailingDisk())
-    monkeypatch.setattr(folders, "_git_commit", lambda: "none")
+    monkeypatch.setattr(environment, "_git_commit", lambda: "none")
 
 
 def asked() -> list[Planned]:
