@@ -103,11 +103,8 @@ def ordered_batches(
     parts = list(torch.split(everything, batch_size)) if len(images) else []
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        start = 0
-        for pixels in images.read(parts):
-            labels = images.labels[start : start + len(pixels)]
-            yield _network_input(pixels, mean, std, dtype, channels_last), labels
-            start += len(pixels)
+        for part, pixels in zip(parts, images.read(parts), strict=True):
+            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[part]
 
     return pairs()
 
