@@ -23,9 +23,9 @@ from slotkit.data.pictures import Head, decode_changed, fit, head, two_sizes
 from slotkit.data.source import Loading
 from slotkit.errors import SlotkitError, UnreadableError
 
-# Bytes that a worker decodes at once, at most: it bounds what is on its way between processes. The GNU C library
-# gives blocks above 32 MiB back at once. Smaller ones leave holes that are never filled: memory grew with every
-# picture until these were in shared memory, and parts of a batch not smaller than this.
+# Bytes that a worker decodes at once, at most: it bounds what is on its way between processes. They are in
+# shared memory from the start, and most batches are one such part. In blocks of the heap, which the GNU C
+# library keeps up to 32 MiB and does not fill again, memory grew with every picture.
 UNIT_BYTES = 2**25
 HEADS = 512
 
@@ -269,8 +269,8 @@ def _empty(*shape: int) -> Tensor:
     default_collate has it."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)  # type: ignore[call-overload]
+    shared: Any = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
 
 
 def _as_it_is(found: Any) -> Any:
