@@ -107,7 +107,8 @@ def _listed(half: Path, seen: dict[str, Path]) -> _Half:
         pictures = [path for path in files if path.name.lower().endswith(IMG_EXTENSIONS)]
         found.paths.extend(pictures)
         found.labels.extend([label] * len(pictures))
-        found.left_out.extend(path for path in files if path not in set(pictures))
+        taken = set(pictures)
+        found.left_out.extend(path for path in files if path not in taken)
         empty += [] if pictures else [name]
     if empty or not found.classes:
         fault = (

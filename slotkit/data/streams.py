@@ -16,15 +16,17 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from slotkit.data.augmentations import PictureChange
 from slotkit.data.pictures import Head, decode_changed, fit, head, two_sizes
 from slotkit.data.source import Loading
 from slotkit.errors import SlotkitError, UnreadableError
 
-# Pictures that a worker reads at once: it bounds what is on its way between processes.
-UNIT = 64
+# Bytes that a worker decodes at once, at most: it bounds what is on its way between processes. They are in
+# shared memory from the start, and most batches are one such part. In blocks of the heap, which the GNU C
+# library keeps up to 32 MiB and does not fill again, memory grew with every picture.
+UNIT_BYTES = 2**25
 HEADS = 512
 
 # Units that each worker reads ahead.
@@ -118,8 +120,9 @@ class StreamedImages:
         """See `Images`. Raises UnreadableError, naming the file."""
         device, decoder = self.labels.device, _Decoder(self.pictures, self.numbers, self.form, change)
         pin = device.type == "cuda"
-        units = (unit.tolist() for part in parts for unit in torch.split(part.cpu(), UNIT))
-        counts = [-(-len(part) // UNIT) for part in parts]
+        most = max(1, UNIT_BYTES // math.prod(self.shape))
+        units = (unit.tolist() for part in parts for unit in torch.split(part.cpu(), most))
+        counts = [-(-len(part) // most) for part in parts]
         found = _read_ahead(decoder, units, min(self.workers, sum(counts)), pin)
         for count in counts:
             pixels = [next(found).to(device, non_blocking=pin) for _ in range(count)]
@@ -227,7 +230,7 @@ class _Decoder:
         self.pictures, self.numbers, self.form, self.change = pictures, numbers, form, change
 
     def __getitems__(self, indices: list[int]) -> Tensor | _Refusal:
-        images = torch.empty(len(indices), *self.form.shape, dtype=torch.uint8)
+        images = _empty(len(indices), *self.form.shape)
         try:
             for image, index in zip(images, indices, strict=True):
                 image.copy_(self._image(index))
@@ -259,6 +262,15 @@ def naming_text(where: str) -> Iterator[None]:
             f"{where} cannot be read: {fault.strerror or fault}. "
             "Check that it exists and that its permissions let you read it."
         ) from fault
+
+
+def _empty(*shape: int) -> Tensor:
+    """uint8 of that shape; in a worker in the memory that it shares with the training, as torch's own
+    default_collate has it."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared: Any = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
 
 
 def _as_it_is(found: Any) -> Any:

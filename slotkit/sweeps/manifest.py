@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from slotkit.config import Config
+from slotkit.config import DataSettings
 from slotkit.data.identity import Identity
 from slotkit.errors import is_text
 from slotkit.files import write_text
 from slotkit.runs.lock import LOCK
 from slotkit.runs.schema import Count, Told, naming, read_json
 from slotkit.sweeps.plan import key_of
+from slotkit.training.prepare import crops
 
 MANIFEST = "sweep.json"
 
@@ -126,10 +127,16 @@ class Manifest(_Record):
         return self
 
 
+# Settings that decide the images of a run.
+DECIDING = ("data.dataset", "data.size", "data.fit", "data.augment")
+
+
 def data_key(settings: dict[str, Any]) -> str:
-    """What decides the images of a run: dataset and picture size."""
-    dataset = settings.get("data.dataset", Config().data.dataset)
-    return f"{dataset} {settings.get('data.size', '')}".strip()
+    """What decides the images of a run: dataset, picture size, and whether pictures are cropped to it."""
+    told = {path.removeprefix("data."): settings[path] for path in DECIDING if path in settings}
+    data = DataSettings.model_validate(told)
+    size = "" if data.size is None else f" {data.size}"
+    return f"{data.dataset}{size}{' crop' if crops(data) else ''}"
 
 
 def read(place: Path) -> Manifest:

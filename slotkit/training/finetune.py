@@ -30,7 +30,7 @@ from slotkit.training.checks import check_settings
 from slotkit.training.comparison import Branch, Comparison, about_parent, first_summary
 from slotkit.training.experiment import Report
 from slotkit.training.loop import Note
-from slotkit.training.prepare import at_its_place, own_settings, reopen
+from slotkit.training.prepare import at_its_place, crops, own_settings, reopen
 
 # Settings of the slot run that suit its scores and not weights: PS has learning rates of 25 and more.
 OF_SCORES = (
@@ -53,7 +53,10 @@ DEFAULTS = Overrides(
 )
 
 # What may differ from the slot run: how weights are trained, never the network, the images or their split.
-FREE = ("training.", "recording.", "learned_", "data.augment", "data.dir", "data.download")
+FREE = (
+    *("training.", "recording.", "learned_"),
+    *("data.augment", "data.dir", "data.download", "data.memory", "data.workers"),
+)
 FREE_SEEDS = ("seeds.training", "seeds.reels")
 
 # Where the slot run is looked at, as the settings given say. A dataset is given only to a run that
@@ -179,7 +182,8 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
                 raise SlotkitError(
                     f"{path} (from {given.origin}) can't differ from the slot run's: its weights fit that "
                     "network and split. How they are trained may: training.*, recording.*, data.augment, "
-                    "data.dir, learned_init, learned_others, seeds.training and seeds.reels."
+                    "data.dir, data.memory, data.workers, learned_init, learned_others, seeds.training and "
+                    "seeds.reels."
                 )
     resolved = resolve([*own_layers(parent), *overrides])
     check_settings(resolved.config)
@@ -190,6 +194,8 @@ def own_layers(parent: RunFolder) -> list[Overrides]:
     """What is laid over by the settings that are given: the slot run's, without those of its scores."""
     own = own_settings(parent)
     kept = {path: value for path, value in own.values.items() if path not in OF_SCORES}
+    if kept["data.fit"] == "auto":  # another augmentation would decide it otherwise
+        kept["data.fit"] = "crop" if crops(parent.config().data) else "stretch"
     return [Overrides(own.origin, kept), DEFAULTS]
 
 

@@ -223,6 +223,12 @@ def _load(data: DataSettings) -> Dataset:
     return sources.load(name, data_dir, data.size, data.download, _loading(data))
 
 
+def crops(data: DataSettings) -> bool:
+    """Whether the middle of pictures is taken, with "auto" decided."""
+    whole = parse(data.augment).takes_whole_pictures
+    return data.fit == "crop" or (data.fit == "auto" and whole and data.size is not None)
+
+
 def _loading(data: DataSettings) -> Loading:
     """Raises SlotkitError for settings that pictures can't be read with."""
     whole = parse(data.augment).takes_whole_pictures
@@ -233,8 +239,7 @@ def _loading(data: DataSettings) -> Loading:
             f"data.fit is crop, which is for pictures of one's own, and {data.dataset} has images of one "
             "size. Leave it out."
         )
-    crop = data.fit == "crop" or (data.fit == "auto" and whole and data.size is not None)
-    return Loading(crop, data.memory * 2**30, whole, data.workers)
+    return Loading(crops(data), data.memory * 2**30, whole, data.workers)
 
 
 def _built(resolved: Resolved, dataset: Dataset, identity: Identity, mask: Path | None = None) -> Prepared:

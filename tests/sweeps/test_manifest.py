@@ -192,6 +192,9 @@ def test_an_error_may_name_what_is_not_utf8(tmp_path: Path) -> None:
 def test_data_are_known_by_dataset_and_size(tmp_path: Path) -> None:
     assert data_key({}) == "digits"
     assert data_key({"data.dataset": "mnist", "data.size": 32}) == "mnist 32"
+    assert data_key({"data.size": 32, "data.fit": "crop"}) == "digits 32 crop"
+    assert data_key({"data.size": 32, "data.augment": "resized-crop+flip"}) == "digits 32 crop"
+    assert data_key({"data.augment": "flip"}) == "digits"
     trained(tmp_path / "s", planned())
     sweep = Sweep.open(tmp_path / "s")
     (key, *_), (run, *_) = sweep.manifest.runs, sweep.runs()

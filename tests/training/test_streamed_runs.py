@@ -13,6 +13,7 @@ from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError, UnreadableError
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import resume, run
+from slotkit.training.finetune import finetune
 from slotkit.training.loop import Event, Step
 
 MIXED = "randaugment+flip+mixup"
@@ -134,3 +135,14 @@ def test_settings_that_pictures_cannot_be_read_with(
 
 def test_names_of_augmentations_may_be_a_list() -> None:
     assert settings(data__augment=["flip", "mixup:0.8"]).config.data.augment == "flip+mixup:0.8"
+
+
+def test_finetuning_with_another_augmentation_keeps_the_images(pictures: Path) -> None:
+    """Of a run whose pictures are stretched: resized-crop alone would take their middle."""
+    size = {"data__size": 6, "training__epochs": 1, "data__workers": 0}
+    one = run(settings(**size), Path("runs"), "one")
+    changes = {"data.augment": "resized-crop", "training.epochs": 1}
+    tuned = finetune(one, Path("runs"), overrides=[Overrides("test", changes)])
+    (branch,) = (RunFolder(tuned.path / entry["branch"]) for entry in tuned.summary()["branches"])
+    assert branch.config().data.fit == "stretch"
+    assert (branch.path / "data.json").read_text() == (one.path / "data.json").read_text()
