@@ -82,6 +82,16 @@ def test_every_public_name_has_an_entry() -> None:
     )
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_documented_module_has_from_elsewhere_has_an_entry(module: str) -> None:
+    """autodoc shows of a module what is defined in it."""
+    loaded = import_module(module)
+    things = [getattr(loaded, name) for name in getattr(loaded, "__all__", ())]
+    strangers = [thing for thing in things if getattr(thing, "__module__", module) != module]
+    homes = {f"{thing.__module__}.{thing.__qualname__}" for thing in strangers if inspect.isroutine(thing)}
+    assert homes <= {*ENTRIES}
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_entry_has_its_docstrings(name: str) -> None:
     place, _, last = name.rpartition(".")
