@@ -63,10 +63,11 @@ def to_markup(lines: list[str]) -> list[str]:
     """
     marked: list[str] = []
     is_code = False
-    for line in lines:
+    for place, line in enumerate(lines):
         indented = line.startswith("    ")
         if indented and not is_code and marked and not marked[-1]:
-            marked += ["::", ""]
+            is_table = re.search(r"\S {3,}\S", "\n".join(lines[place:]).split("\n\n")[0])
+            marked += [".. code-block:: text" if is_table else "::", ""]
             is_code = True
         elif line and not indented:
             is_code = False

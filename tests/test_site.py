@@ -62,14 +62,29 @@ def defined(module: ModuleType) -> Iterator[tuple[str, object]]:
 
 
 def whole(name: str, thing: object) -> Iterator[tuple[str, object]]:
-    """A function or class and, of a class of ours, its public methods and properties."""
+    """A function or class and, of a class, its public methods and properties.
+
+    What a method does that overrides one of ours is told where that is defined.
+    """
     yield name, thing
     if not inspect.isclass(thing):
         return
+    told = {
+        inner
+        for base in thing.__mro__[1:]
+        if ours(base)
+        for inner, held in vars(base).items()
+        if held.__doc__
+    }
     for inner, held in vars(thing).items():
         member = getattr(held, "__func__", held)
-        if not inner.startswith("_") and isinstance(member, Callable | property | cached_property):
+        is_own = not inner.startswith("_") and inner not in told
+        if is_own and isinstance(member, Callable | property | cached_property):
             yield f"{name}.{inner}", member
+
+
+def ours(base: type) -> bool:
+    return base.__module__.startswith(("slotkit", __name__))
 
 
 def without_docstring(names: Iterator[tuple[str, object]]) -> list[str]:
@@ -80,6 +95,16 @@ def test_every_public_name_has_an_entry() -> None:
     assert (
         sorted(name.removeprefix("slotkit.") for name in ENTRIES if name.count(".") == 1) == slotkit.__all__
     )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_documented_module_has_from_elsewhere_has_an_entry(module: str) -> None:
+    """autodoc shows of a module what is defined in it."""
+    loaded = import_module(module)
+    things = [getattr(loaded, name) for name in getattr(loaded, "__all__", ())]
+    strangers = [thing for thing in things if getattr(thing, "__module__", module) != module]
+    homes = {f"{thing.__module__}.{thing.__qualname__}" for thing in strangers if inspect.isroutine(thing)}
+    assert homes <= {*ENTRIES}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -103,9 +128,20 @@ def test_a_name_without_docstring_is_found() -> None:
         def silent(self) -> int:
             return 1
 
+        def spoken(self) -> None:
+            """It speaks."""
+
         def _private(self) -> None: ...
 
+    class Below(Told):
+        """It is told, too."""
+
+        def spoken(self) -> None: ...
+
+        def another(self) -> None: ...
+
     assert without_docstring(whole("Told", Told)) == ["Told.silent"]
+    assert without_docstring(whole("Below", Below)) == ["Below.another"]
 
 
 def test_the_example_of_the_idea_is_true() -> None:
