@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,12 @@ def fix(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
         outside = ~mask.to(parameter.device)
         with torch.no_grad():
             parameter.masked_fill_(outside, 0.0)
-        parameter.register_hook(lambda gradient, outside=outside: gradient.masked_fill(outside, 0.0))
+        hook = partial(_without, outside=outside)
+        parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def _without(gradient: Tensor, outside: Tensor) -> Tensor:
+    return gradient.masked_fill(outside, 0.0)
 
 
 def strays(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> list[str]:
