@@ -124,8 +124,15 @@ def train(
             _print_result(folder, as_json, model_factory)
         return
     wanted = _seeds(seed, seeds)
-    if len(wanted) > 1 or _is_list(k):
-        _check_several({"--model-factory": model_factory, "--show-config": show_config or None}, k, wanted)
+    if show_config and _is_list(k):
+        flags["--k"] = ("slots.k", _number(k and k.partition(",")[0]))
+    if not show_config and (len(wanted) > 1 or _is_list(k)):
+        if model_factory is not None:
+            asked = f"--k {k}" if _is_list(k) else f"--seeds {seeds}"
+            raise SlotkitError(
+                f"{asked} asks for several runs, which a sweep trains, and a sweep can't make a network of "
+                "one's own. Train one after the other."
+            )
         axes = [f"k={k}"] if _is_list(k) else []
         told = None if wanted == [None] else ",".join(map(str, wanted))
         upper = _layers(flags, set_ or [])
@@ -137,6 +144,8 @@ def train(
 
         check_settings(resolved.config)
         print(table(("setting", "value", "origin"), resolved.explain()))
+        if len(wanted) > 1 or _is_list(k):
+            print("These are the settings of the first of the runs that were asked for.", file=sys.stderr)
         return
     begun = []
     folder = _run(partial(_start, resolved, name, begun), runs_dir, begun)
@@ -164,19 +173,6 @@ def _seeds(seed: int | None, seeds: str | None) -> list[int | None]:
     from slotkit.config import parse_seeds
 
     return [*parse_seeds(seeds)]
-
-
-def _check_several(alone: dict[str, Any], k: str | None, seeds: list[int | None]) -> None:
-    """Raise SlotkitError for flags of one run only, beside those that ask for a sweep."""
-    asked = f"--k {k}" if _is_list(k) else f"--seeds {','.join(map(str, seeds))}"
-    given = next((flag for flag, value in alone.items() if value is not None), None)
-    if given == "--model-factory":
-        raise SlotkitError(
-            f"{asked} asks for several runs, which a sweep trains, and a sweep can't make a network of "
-            "one's own. Train one after the other."
-        )
-    if given is not None:
-        raise SlotkitError(f"{asked} asks for several runs, and {given} shows one. Give one K and one seed.")
 
 
 def _resolve(

@@ -121,16 +121,20 @@ def test_several_k_and_seeds_train_a_sweep(one_thread: None) -> None:
     assert more.stderr == "4 runs, 0 of them left to train.\n"
 
 
+def test_settings_of_several_runs_are_those_of_the_first() -> None:
+    done = invoke("train", *TINY, "--k", "4,2", "--seeds", "3-5", "--show-config")
+    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    assert (rows["slots.k"], rows["seeds.reels"]) == ("4", "3")
+    assert done.stderr == "These are the settings of the first of the runs that were asked for.\n"
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
         (
             ("--k", "2,4", "--model-factory", "os.path:join"),
             "--k 2,4 asks for several runs, which a sweep trains, and a sweep can't make a network of one's",
-        ),
-        (
-            ("--seeds", "0-1", "--show-config"),
-            "--seeds 0,1 asks for several runs, and --show-config shows",
         ),
         (("--k", "2,x"), "slots.k (from the sweep) is 'x', but it should be a valid integer"),
         (("--k", "x"), "--k x is not a number of options a connection, such as 8."),
