@@ -134,21 +134,20 @@ def replay(
 
 def _row(row: Listed, as_text: bool = True) -> dict[str, Any]:
     """A run for the table or, with what differs as it is, for --json."""
-    from slotkit.runs.listing import shown
+    from slotkit.runs.listing import SHOWN, shown
 
     settings, summary = row.settings, row.summary
     differs = dict(row.differs or {})
     told = {"run": row.name, "model": "-", "dataset": "-", "method": "-"}
     told |= {"status": row.status, "epochs": "-", "validation": "-", "test": "-"}
     if settings:
-        slot = settings["method"] == "slot"
+        method, model, dataset, k, selection = (settings.get(path, "-") for path in SHOWN[:5])
+        epochs = f"{summary.get('epochs', 0)}/{settings[SHOWN[5]]}" if SHOWN[5] in settings else "-"
         told |= {
-            "model": settings["model.name"],
-            "dataset": settings["data.dataset"],
-            "method": f"K={settings['slots.k']} {settings['slots.selection']}" if slot else "learned",
-            "epochs": f"{summary.get('epochs', 0)}/{settings['training.epochs']}"
-            if "training.epochs" in settings
-            else "-",
+            "model": model,
+            "dataset": dataset,
+            "method": f"K={k} {selection}" if method == "slot" else "learned",
+            "epochs": epochs,
             "validation": percent(row.validation),
             "test": percent(row.test),
         }

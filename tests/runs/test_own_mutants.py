@@ -105,3 +105,16 @@ def test_damaged_files_are_refused_in_one_sentence(
 def damaged(whole: bytes) -> list[tuple[str, bytes]]:
     """Its digest is in about.json, so that no change can pass."""
     return [("cut", whole[:-1]), ("empty", b""), ("changed", whole[:-1] + bytes([whole[-1] ^ 1]))]
+
+
+@pytest.mark.parametrize("path", ["selection", "k", "dataset"])
+def test_a_list_of_runs_does_without_a_setting_that_somebody_took_out(
+    path: str, killed: tuple[Path, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(killed[0], place)
+    lines = (place / "config.toml").read_text().splitlines(keepends=True)
+    left = [line for line in lines if not line.startswith(f"{path} = ")]
+    assert len(left) < len(lines)
+    (place / "config.toml").write_text("".join(left))
+    assert commands._row(listing.read(RunFolder(place)))["run"] == "copy"
