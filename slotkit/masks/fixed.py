@@ -32,10 +32,11 @@ def fix(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
         outside = ~mask.to(parameter.device)
         with torch.no_grad():
             parameter.masked_fill_(outside, 0.0)
-        parameter.register_hook(partial(_zeroed, outside=outside))  # type: ignore[no-untyped-call]
+        hook = partial(_without, outside=outside)
+        parameter.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
-def _zeroed(gradient: Tensor, outside: Tensor) -> Tensor:
+def _without(gradient: Tensor, outside: Tensor) -> Tensor:
     return gradient.masked_fill(outside, 0.0)
 
 

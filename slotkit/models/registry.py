@@ -127,7 +127,7 @@ def own_network(factory: str | Callable[..., nn.Module] | None) -> Iterator[None
 def find(name: str) -> Network:
     """The network of that name. Raises SlotkitError with the nearest names."""
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name.lower(), NETWORKS, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name.lower(), NETWORKS, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise SlotkitError(
             f"There is no model {name!r}. {hint}Choose one of {', '.join(NETWORKS)}, or timm/NAME "

@@ -212,7 +212,7 @@ def test_timm() -> None:
 
 
 REFUSALS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], str]] = {
-    "model": ("lenett", MNIST, {}, "There is no model 'lenett'. Did you mean lenet or resnet34"),
+    "model": ("lenett", MNIST, {}, "There is no model 'lenett'. Did you mean lenet? Choose one of lenet,"),
     "model-like-nothing": (
         "?",
         MNIST,
