@@ -66,7 +66,8 @@ def search(
     plan.check()
     acceptance, chosen_rules = find_acceptance(accept), find_rules(rules)
     chosen, order = find_method(method), find_sampler(sampler)
-    from slotkit.masks.problem import Asked, Drawn, prepared_for
+    from slotkit.masks.making import prepared_for
+    from slotkit.masks.problem import Asked, Drawn
     from slotkit.runs.folder import default_runs_dir
 
     asked = Asked(chosen, order, Request(density, seed, mode), batches, first_batches, held_out)

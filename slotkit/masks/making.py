@@ -30,6 +30,16 @@ BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "re
 ALL = 0
 
 
+def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
+    """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
+    resolved = resolve([BASE, *overrides, BASE])
+    if resolved.config.model.name == OWN:
+        raise SlotkitError(
+            "A mask file names its network, and this one is one's own. Choose a model by name."
+        )
+    return prepare(resolved)
+
+
 def make(
     method: Method, request: Request, overrides: Sequence[Overrides], number: int = 1
 ) -> tuple[Masks, About]:
@@ -47,12 +57,7 @@ def make(
     number_kept(request.density, 1 << 40)  # a density that is none, before data are loaded
     if number < 0:
         raise SlotkitError(f"{number} batches were asked for. Give 1 or more, or 0 for all training images.")
-    resolved = resolve([BASE, *overrides, BASE])
-    if resolved.config.model.name == OWN:
-        raise SlotkitError(
-            "A mask file names its network, and this one is one's own. Choose a model by name."
-        )
-    prepared = prepare(resolved)
+    prepared = prepared_for(overrides)
     image = (prepared.dataset.channels, *prepared.dataset.size)
     given = list(_batches(prepared, number)) if method.uses_batches else []
     network = prepared.trainee.model

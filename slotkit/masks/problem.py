@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from slotkit.config import Overrides, resolve
 from slotkit.data.batches import batches, ordered_batches
 from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
 from slotkit.masks.file import About, Masks, Start
 from slotkit.masks.keeping import keep_highest, number_kept
-from slotkit.masks.making import BASE
 from slotkit.masks.methods import Method, Request
 from slotkit.masks.saliency import Batches, check_mode, measuring, pruned
 from slotkit.masks.samplers import Sampler
-from slotkit.models import OWN
 from slotkit.picking import pick
 from slotkit.slotfile.architecture import architecture
-from slotkit.training.prepare import Prepared, prepare
+from slotkit.training.prepare import Prepared
 
 # Draw 0 is the first mask's; the batches of all images in turn.
 FIRST = 0
@@ -61,16 +58,6 @@ class Asked:
         ):
             if value < least:
                 raise SlotkitError(f"--{flag} is {value}. Give {least} or more.")
-
-
-def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
-    """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
-    resolved = resolve([BASE, *overrides, BASE])
-    if resolved.config.model.name == OWN:
-        raise SlotkitError(
-            "A mask file names its network, and this one is one's own. Choose a model by name."
-        )
-    return prepare(resolved)
 
 
 class Drawn:
