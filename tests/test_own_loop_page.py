@@ -49,7 +49,7 @@ def done(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_block_of_code_is_part_of_a_program() -> None:
     assert PAGE.count("\n```python\n") == len(BLOCKS)
     assert {name for name, _ in BLOCKS} == {"nets.py", "mine.py", "elsewhere.py", "plain.py"}
-    others = {line for line in re.findall(r"^ {4}(\S.*)$", PAGE.split("## All of")[0], flags=re.MULTILINE)}
+    others = set(re.findall(r"^ {4}(\S.*)$", PAGE.split("## All of")[0], flags=re.MULTILINE))
     inside = {line.strip() for _, code in BLOCKS for line in code.splitlines()}
     assert others - inside - {*COMMANDS} == {"python mine.py"}, "which the tests run as a fork"
 
