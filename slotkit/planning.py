@@ -61,6 +61,7 @@ class TensorPlan:
 
     @property
     def size(self) -> int:
+        """How many connections it has."""
         return math.prod(self.shape)
 
 
@@ -83,6 +84,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """All of them together, in bytes."""
         return self.weights + self.gradients + self.state
 
 
@@ -129,10 +131,12 @@ class Plan:
 
     @property
     def connections(self) -> int:
+        """Of all tensors that become reels."""
         return sum(tensor.size for tensor in self.tensors if tensor.becomes == "reel")
 
     @property
     def parameters(self) -> int:
+        """Of the whole network, those that stay included."""
         return sum(tensor.size for tensor in self.tensors)
 
     def alike(self) -> list[Alike]:

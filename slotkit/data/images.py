@@ -99,6 +99,7 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """See `Images`."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 

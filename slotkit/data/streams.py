@@ -98,6 +98,7 @@ class StreamedImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """See `Images`."""
         return self.form.shape
 
     def __len__(self) -> int:

@@ -45,6 +45,8 @@ class Strict(BaseModel):
 
 
 class Layer(Strict):
+    """A layer of a mask file: its name and the shape of its weight."""
+
     name: Name
     shape: tuple[Annotated[int, Field(ge=1, le=2**31)], ...] = Field(min_length=2, max_length=8)
 
@@ -92,6 +94,8 @@ class About(Strict):
 
 
 class Header(Strict):
+    """What the JSON text of a mask file has."""
+
     format: Literal[1]
     about: About
     layers: tuple[Layer, ...] = Field(min_length=1, max_length=10_000)

@@ -52,10 +52,12 @@ class Graph:
 
     @property
     def inputs(self) -> int:
+        """How many inputs have an edge."""
         return int(self.weights.shape[0])
 
     @property
     def outputs(self) -> int:
+        """How many outputs have an edge."""
         return int(self.weights.shape[1])
 
     @property

@@ -73,14 +73,17 @@ class Drawn:
         self._saliency: dict[str, Tensor] | None = None
 
     def first(self) -> Masks:
+        """See `slotkit.masks.search.Problem`."""
         if self._asked.method.rounds == 1:
             return keep_highest(self.saliency(), self.kept)
         return self._masks(self._batches(FIRST, self._asked.first_batches))
 
     def draw(self, number: int) -> Masks:
+        """See `slotkit.masks.search.Problem`."""
         return self._masks(self._batches(number, self._asked.batches))
 
     def loss(self, masks: Masks) -> float:
+        """See `slotkit.masks.search.Problem`; nats, the mean over images."""
         images = self._prepared.images("validation")
         images = images.subset(torch.arange(min(self._asked.held_out, len(images))))
         here = {
@@ -101,6 +104,7 @@ class Drawn:
         return total / len(images)
 
     def saliency(self) -> dict[str, Tensor]:
+        """See `slotkit.masks.search.Problem`; measured once."""
         if self._saliency is None:
             given = self._batches(FIRST, self._asked.first_batches)
             found = self._asked.method.score(self._network, self._parameters, given, self._asked.request)

@@ -113,9 +113,11 @@ class LayerScores:
 
     @property
     def norm(self) -> float:
+        """The layer-wise spectrum: the Euclidean norm of `parts`."""
         return math.hypot(*self.parts)
 
     def as_dict(self) -> dict[str, Any]:
+        """Name -> value, for JSON."""
         return asdict(self) | {"norm": self.norm}
 
 
@@ -147,6 +149,7 @@ class NetworkScores:
         return sum(score(layer) or 0.0 for layer in self.layers) / len(self.layers)
 
     def as_dict(self) -> dict[str, Any]:
+        """Name -> value, for JSON; `layers` has those of each layer."""
         return {
             "rules": self.rules,
             "density": self.density,

@@ -74,6 +74,7 @@ class State:
 
     @classmethod
     def begin(cls, first: Masks) -> State:
+        """The state before the first draw."""
         return cls(dict(first), {name: mask.clone() for name, mask in first.items()})
 
 

@@ -117,6 +117,7 @@ class SearchFolder:
         self.saved: list[Saved] = []
 
     def is_there(self) -> bool:
+        """Whether a search has begun here."""
         return (self.path / SETTINGS).is_file()
 
     def settings(self) -> dict[str, Any]:
