@@ -81,7 +81,6 @@ class LayerScores:
         groups: how many of these were defined.
         narc: normalised random coefficient; 0 and less reads as like random.
         mixing: the number that the log's code calls narc, by another formula.
-        norm: Euclidean norm of (delta_r, spectral_gap, imdb, imsg), the layer-wise spectrum.
     """
 
     layer: str
@@ -113,7 +112,7 @@ class LayerScores:
 
     @property
     def norm(self) -> float:
-        """The layer-wise spectrum: the Euclidean norm of `parts`."""
+        """The layer-wise spectrum: the Euclidean norm of `parts`, the four (delta_r, spectral_gap, imdb, imsg)."""
         return math.hypot(*self.parts)
 
     def as_dict(self) -> dict[str, Any]:
