@@ -112,7 +112,7 @@ class LayerScores:
 
     @property
     def norm(self) -> float:
-        """The layer-wise spectrum: the Euclidean norm of `parts`, the four (delta_r, spectral_gap, imdb, imsg)."""
+        """The layer-wise spectrum: the Euclidean norm of the four `parts`."""
         return math.hypot(*self.parts)
 
     def as_dict(self) -> dict[str, Any]:
