@@ -20,8 +20,8 @@ import slotkit
 from slotkit.config import resolve
 from slotkit.errors import SlotkitError
 from slotkit.export import SLOT_FILE, WEIGHTS, export
+from slotkit.loop_recording import Recording
 from slotkit.machine import SlotMachine
-from slotkit.own_loop import Recording
 from slotkit.recording import replay
 from slotkit.runs.folder import RunFolder
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from slotkit.config import Config
 from slotkit.errors import SlotkitError
+from slotkit.loop_recording import Recording, recording_of
 from slotkit.machine import SlotMachine
-from slotkit.own_loop import Recording, recording_of
 from slotkit.recording.chunks import Columns, flips_by_step, followed, names_flips
 from slotkit.recording.replay import settings_of
 from slotkit.recording.trace import Trace
