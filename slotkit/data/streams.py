@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,12 @@ HEADS = 512
 AHEAD = 2
 
 MOST_WORKERS = 8
+
+# Python's processes send each other tensors through sockets of this many letters, in the folder for temporary
+# files, and a socket's name may have 107 (Linux). A longer one is an error in the worker, which then sends
+# nothing, and the training would wait for ever.
+SOCKET_NAME = len("/pymp-12345678/listener-12345678")
+LONGEST_FOLDER = 107 - SOCKET_NAME
 
 
 class Pictures(Protocol):
@@ -278,8 +285,23 @@ def _as_it_is(found: Any) -> Any:
     return found
 
 
+def _check_folder(temporary: str) -> None:
+    letters = len(os.fsencode(temporary))
+    if letters > LONGEST_FOLDER:
+        raise SlotkitError(
+            f"The folder for temporary files, {temporary}, has a name of {letters} letters, and processes "
+            f"that read pictures can use one of {LONGEST_FOLDER} at most. Let TMPDIR name another one, or "
+            "read without such processes: --set data.workers=0."
+        )
+
+
 def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: bool) -> Iterator[Any]:
-    """What `dataset` makes of each unit, in order. Raises UnreadableError."""
+    """What `dataset` makes of each unit, in order.
+
+    Raises UnreadableError, and SlotkitError if processes could not send each other anything.
+    """
+    if workers:
+        _check_folder(tempfile.gettempdir())
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=units,

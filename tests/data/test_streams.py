@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+from forks import Forks
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
@@ -22,7 +24,7 @@ from slotkit.data.identity import identity_of
 from slotkit.data.images import Dataset, Images, ImageSet
 from slotkit.data.source import Loading
 from slotkit.data.sources import load
-from slotkit.data.streams import StreamedImages
+from slotkit.data.streams import LONGEST_FOLDER, StreamedImages
 from slotkit.errors import SlotkitError, UnreadableError
 
 TRAIN, TEST = 150, 5
@@ -47,10 +49,23 @@ def folder(tmp_path: Path, encode: Callable[..., bytes]) -> str:
 
 
 @pytest.fixture
-def table(tmp_path: Path, encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> str:
+def short() -> Iterator[Path]:
+    """A folder with a short name, as sockets need it: that of `tmp_path` may be too long."""
+    made = Path(tempfile.mkdtemp(prefix="s"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def table(
+    tmp_path: Path,
+    encode: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    short: Path,
+) -> str:
     """In three files, one picture on its side by its EXIF orientation."""
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").symlink_to(short)
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
     turned = Image.Exif()
     turned[0x0112] = 6
     encoded = [encode(picture, "JPEG") for picture in pictures()]
@@ -210,3 +225,29 @@ def test_a_worker_that_is_killed_is_told(folder: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("slotkit.data.streams._Decoder._image", die)
     with pytest.raises(UnreadableError, match=r"A process that reads pictures ended: .* lower data\.workers"):
         epoch(images)
+
+
+def test_a_folder_whose_sockets_would_have_too_long_names_is_refused_instead_of_waited_for(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(SlotkitError, match="Let TMPDIR name another one, or read without such"):
+        next(iter(batches(both(folder, 1)[1].train, 70, seed=1, epoch=2)))
+    assert next(iter(batches(both(folder, 0)[1].train, 70, seed=1, epoch=2)))[0].shape[0] == 70
+
+
+def test_the_longest_folder_that_is_accepted_can_be_used(
+    folder: str, forks: Forks, short: Path, tmp_path: Path
+) -> None:
+    longest = short / ("x" * (LONGEST_FOLDER - len(str(short)) - 1))
+    longest.mkdir()
+    program = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[2]\n"
+        "from slotkit.data.batches import batches\nfrom slotkit.data.source import Loading\n"
+        "from slotkit.data.sources import load\n"
+        "images = load(sys.argv[1], None, 8, loading=Loading(memory=0, workers=1)).train\n"
+        "print(next(iter(batches(images, 70, seed=1, epoch=2)))[0].shape[0])"
+    )
+    assert forks.start(program, folder, str(longest), cwd=tmp_path).checked() == "70\n"
