@@ -136,12 +136,12 @@ def test_nothing_is_imported_because_a_file_says_so(recorded: RunFolder, tmp_pat
 def test_the_commands_take_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained, evaluated, finetuned, resumed and exported; without the factory the error names it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / "factories.py").write_text(
         "from torch.nn import Flatten, Linear, ReLU, Sequential\n"
         "def make(classes):\n"
         "    return Sequential(Flatten(), Linear(64, 12), ReLU(), Linear(12, classes))\n"
     )
-    factory = ("--model-factory", "nets:make")
+    factory = ("--model-factory", "factories:make")
 
     def ask(*typed: str) -> Result:
         return CliRunner().invoke(app, typed)

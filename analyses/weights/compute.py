@@ -132,10 +132,11 @@ def _rows(course: Course, sample: int, data: Mapping[str, Path | str | None]) ->
 
 def _bound(reel: Reel) -> float:
     if reel.bound is None:
+        uniform = [name for name, init in NAMED_INITS.items() if getattr(init, "is_uniform", False)]
         raise SlotkitError(
             f"{reel.name} has options of the init {init_name(reel.init)} and the kind {reel.rule.name}. "
             "Densities are told in units of the bound of uniform options, and these have none. Analyze runs "
-            f"with one of the inits {', '.join(NAMED_INITS)}."
+            f"with one of the inits {', '.join(uniform)}."
         )
     return reel.bound
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, uint8
 
 from slotkit.errors import SlotkitError
-from slotkit.reel import LATEST_SPEC, SHARINGS, Reel, ReelSettings
+from slotkit.reel import SHARINGS, Reel, ReelSettings
 from slotkit.slotfile.architecture import LARGEST_LIMIT, Architecture, Outline, first_reason
 from slotkit.slotfile.coding import LARGEST_ALPHABET
 
@@ -212,6 +212,9 @@ class Own(Metadata):
         return Outline(tensors, first, frozenset(record.name for record in self.reels))
 
 
+# The latest reel spec that slot files have. That of masks, 3, has none yet.
+KNOWN_SPEC = 2
+
 FORMATS: dict[int, type[Metadata]] = {1: Named, 2: Own}
 
 
@@ -228,7 +231,7 @@ def parse(text: str, checksum: str | None) -> Metadata:
         versions = _Versions.model_validate_json(text)
     except ValidationError as fault:
         raise SlotkitError(f"its metadata can't be read, because {first_reason(fault)}") from None
-    newer = {"format": (versions.format, FORMAT), "reel spec": (versions.reel_spec, LATEST_SPEC)}
+    newer = {"format": (versions.format, FORMAT), "reel spec": (versions.reel_spec, KNOWN_SPEC)}
     for what, (there, known) in newer.items():
         if there > known:
             raise SlotkitError(

@@ -291,6 +291,7 @@ def test_threads_change_no_draw_and_no_step(factor: float) -> None:
 # Trajectories: with equal draws the scores are those of the dense form.
 
 
+@pytest.mark.filterwarnings("ignore:This probabilistic machine made a step without a draw")
 def test_equal_draws_give_equal_scores(engine: str, device: torch.device) -> None:
     """100 steps of PS in float64, each form with its own forward and backward."""
     machines = [

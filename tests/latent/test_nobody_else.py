@@ -65,6 +65,7 @@ def test_every_reading_looks_first(
     read(machine, optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:This probabilistic machine made a step without a draw")
 def test_a_draw_looks_first(engine: str) -> None:
     machine = slotify(mlp(), 4, "PS", engine=engine)
     train(machine)

@@ -255,6 +255,7 @@ def test_tampering_is_noticed_before_anything_changes(
     train(machine, 1, optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:This probabilistic machine made a step without a draw")
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_loading_the_same_weights_is_fine(selection: str, engine: str, device: torch.device) -> None:
     """The next step equals that of a machine whose weights were not loaded."""
@@ -269,6 +270,7 @@ def test_loading_the_same_weights_is_fine(selection: str, engine: str, device: t
     assert equal(bits(machines[0]), bits(machines[1]))
 
 
+@pytest.mark.filterwarnings("ignore:This probabilistic machine made a step without a draw")
 def test_sampled_weights_that_are_no_options_are_noticed(engine: str, device: torch.device) -> None:
     machine = slotify(mlp().to(device), 4, "probabilistic", engine=engine)
     optimizer = train(machine)

@@ -91,13 +91,13 @@ def test_a_graph_of_another_network_draws_nothing_and_that_is_told() -> None:
     assert made[1].drawing.number == 1
 
 
-def test_what_the_warning_says_to_do_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_warning_says_to_do_helps() -> None:
     plain = make("probabilistic")
     train(plain, plain[0])
-    monkeypatch.setattr(torch._dynamo.config, "skip_nnmodule_hook_guards", False)
     greedy, made = make("greedy"), make("probabilistic")
-    train(greedy, in_parts(greedy[0]))
-    train(made, in_parts(made[0]))
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+        train(greedy, in_parts(greedy[0]))
+        train(made, in_parts(made[0]))
     assert same(plain, made)
 
 

@@ -117,6 +117,7 @@ def test_scratch_is_a_learned_run_of_the_same_seed(compared: RunFolder, tmp_path
                 {
                     "method": "learned",
                     "slots.k": 4,
+                    "data.fit": "stretch",  # a branch says how its parent's images were fitted
                     "training.epochs": 4,
                     "training.lr": 0.01,
                     "training.device": "cpu",

@@ -323,5 +323,5 @@ def test_densities_need_a_bound() -> None:
         f"fc.weight has options of the init {Square.__qualname__} and the kind independent. Densities are "
         "told in units of the bound of uniform options, and these have none. Analyze runs with one of the "
         "inits glorot-uniform, glorot-deviation, deviation-options-uniform-scores, "
-        "uniform-options-deviation-scores."
+        "uniform-options-deviation-scores, kaiming-uniform."
     )
