@@ -72,7 +72,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> P
     return place
 
 
-@pytest.mark.parametrize("share", [True, False], ids=["files", "bytes"])
+@pytest.mark.parametrize(
+    "share", [pytest.param(True, id="files"), pytest.param(False, id="bytes", marks=pytest.mark.long)]
+)
 def test_a_node_that_dies_loses_nothing(tmp_path: Path, cluster: Any, undisturbed: Path, share: bool) -> None:
     doomed = cluster.add_node(num_cpus=1, **NODE)
     sweep, _ = start(tmp_path / "four", four(), "the test")
