@@ -109,25 +109,14 @@ def make(
     as_json: AsJson = False,
 ) -> None:
     """Make a mask before training, and write a mask file."""
-    from slotkit.config import Overrides, parse_assignment
     from slotkit.masks.methods import Request, find_method
 
     chosen = find_method(method)
     from slotkit.masks import making
 
-    flags = {
-        "model.name": model,
-        "data.dataset": dataset,
-        "data.dir": data_dir,
-        "training.device": device,
-        "seeds.reels": seed,
-        "seeds.data": seed,
-    }
-    given = Overrides(
-        "slotkit masks make", {path: value for path, value in flags.items() if value is not None}
-    )
+    told = making.layers("slotkit masks make", model, dataset, data_dir, device, seed, set_ or [])
     request = Request(density, seed, mode, rounds)
-    masks, about = making.make(chosen, request, [given, *map(parse_assignment, set_ or [])], batches)
+    masks, about = making.make(chosen, request, told, batches)
     _write(masks, about, out, as_json)
 
 

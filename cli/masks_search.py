@@ -55,7 +55,6 @@ def search(
 
     The same command again goes on where it was stopped.
     """
-    from slotkit.config import Overrides, parse_assignment
     from slotkit.masks.acceptance import find_acceptance
     from slotkit.masks.methods import Request, find_method
     from slotkit.masks.samplers import find_sampler
@@ -66,22 +65,14 @@ def search(
     plan.check()
     acceptance, chosen_rules = find_acceptance(accept), find_rules(rules)
     chosen, order = find_method(method), find_sampler(sampler)
-    from slotkit.masks.making import prepared_for
+    from slotkit.masks.making import layers, prepared_for
     from slotkit.masks.problem import Asked, Drawn
     from slotkit.runs.folder import default_runs_dir
 
     asked = Asked(chosen, order, Request(density, seed, mode), batches, first_batches, held_out)
     asked.check()
-    flags = {
-        "model.name": model,
-        "data.dataset": dataset,
-        "data.dir": data_dir,
-        "training.device": device,
-        "seeds.reels": seed,
-        "seeds.data": seed,
-    }
-    given = Overrides("slotkit masks search", {key: one for key, one in flags.items() if one is not None})
-    prepared = prepared_for([given, *map(parse_assignment, set_ or [])])
+    told = layers("slotkit masks search", model, dataset, data_dir, device, seed, set_ or [])
+    prepared = prepared_for(told)
     problem = Drawn(prepared, asked)
     from slotkit.masks.search_folder import SearchFolder, settings_of
 

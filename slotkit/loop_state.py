@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.runs.residuals import optimizer_state, with_reels
+from slotkit.states import check_ordinary_state
 
 
 class Stateful(Protocol):
@@ -57,6 +58,9 @@ class LoopState:
                 for optimizers, also in ((own["optimizers"], own["also"]), (self.optimizers, self.also))
             )
             raise SlotkitError(f"it was written with {there}, and this loop has {here}")
+        for optimizer, saved in zip(self.optimizers, own["optimizers"], strict=True):
+            if not hasattr(optimizer, "trains_latents"):  # which looks itself
+                check_ordinary_state(saved, optimizer.param_groups)
         self.machine.load_state_dict(state)
         for optimizer, saved in zip(self.optimizers, own["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

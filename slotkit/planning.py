@@ -259,13 +259,11 @@ def _memory(
         from slotkit.latent.engines.cpu_proposals import kept_bytes  # late, because it imports numba
 
         state += connections * kept_bytes(k)
-    options_and_scores = (
-        2 * k * moved
-    )  # and as much again for the gradients of scores, and for their momentum
+    table = k * moved  # options, scores, their gradients and their momentum have one each
     return (
         Memory("ordinary SGD", weights, learned, learned),
         Memory("latent form", weights, moved + trained, state + trained),
-        Memory("dense form", weights, moved + trained + k * moved, options_and_scores + k * moved + trained),
+        Memory("dense form", weights, moved + trained + table, 3 * table + trained),
     )
 
 

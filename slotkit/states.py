@@ -127,6 +127,23 @@ def check_optimizer_state(
             _check_buffers(kept, parameter if weight is None else weight.latent)
 
 
+def check_ordinary_state(state: Any, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise SlotkitError unless what torch's optimizers remember of a parameter has the parameter's shape.
+
+    The rest of a state is the optimizer's own business.
+    """
+    if not isinstance(state, Mapping) or not isinstance(state.get("state"), Mapping):
+        raise SlotkitError(f"The state of an optimizer is {state!r:.40}. It is damaged, or not of one.")
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for key, kept in state["state"].items():
+        if not isinstance(kept, Mapping):
+            raise SlotkitError(
+                f"The state has {kept!r:.40} for a parameter. It is damaged, or was put together by hand."
+            )
+        if type(key) is int and 0 <= key < len(parameters):
+            _check_buffers(kept, parameters[key])
+
+
 def _check_moments(kept: Mapping[str, Any], name: str) -> None:
     moments = ("step", "exp_avg", "exp_avg_sq")
     absent = [moment for moment in moments if moment not in kept]

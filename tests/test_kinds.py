@@ -31,28 +31,28 @@ from slotkit.selection import pick_uniformly, take
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-class Zero(Kind):
-    """{0, w}: option 0 is 0, option j + 1 comes from uniform number j."""
+class Halves(Kind):
+    """{w, w/2, ...}: options 2 i and 2 i + 1 come from uniform number i."""
 
-    name, spec, words, symmetric = "zero", 3, "with a zero", None
+    name, spec, words, symmetric = "halves", 4, "with their halves", None
 
     def refusal(self, k: int) -> str | None:
-        return None if k > 1 else "k is 1, and one option is 0. Choose k from 2 up."
+        return None if k % 2 == 0 else f"k is {k}, and options come with their halves. Choose an even k."
 
     def uniforms(self, k: int) -> int:
-        return k - 1
+        return k // 2
 
     def source(self, option: Tensor) -> Tensor:
-        return (option - 1).clamp(min=0)
+        return option // 2
 
     def value(self, value: Tensor, option: Tensor, fans: Fans) -> Tensor:
-        return where(option == 0, 0.0, value)
+        return where(option % 2 == 1, value / 2, value)
 
 
 class Margin(Kind):
     """The first choice has an initial score above all others."""
 
-    name, spec, words, symmetric = "margin", 3, "with a first choice", None
+    name, spec, words, symmetric = "margin", 4, "with a first choice", None
 
     def score(self, score: Tensor, option: Tensor, fans: Fans) -> Tensor:
         return score + where(option == 0, math.sqrt(6 / fans.fan_in), 0.0)
@@ -61,13 +61,13 @@ class Margin(Kind):
 class Shared(Kind):
     """One set of uniform numbers for the network: with sharing "layer" all connections have its options."""
 
-    name, spec, words, symmetric = "shared by network", 3, "shared", None
+    name, spec, words, symmetric = "shared by network", 4, "shared", None
 
     def key_name(self, name: str) -> str:
         return ""
 
 
-TOYS: dict[str, Kind] = {kind.name: kind for kind in (Zero(), Margin(), Shared())}
+TOYS: dict[str, Kind] = {kind.name: kind for kind in (Halves(), Margin(), Shared())}
 
 
 @pytest.fixture(autouse=True)
@@ -170,9 +170,10 @@ def test_numbers_for_compiled_engines_make_the_bits_of_the_tables(reel: Reel, se
 
 
 RUNS = {
-    "zero": Run("mlp", 3, kind="zero"),
-    "zero-by-channel": Run("conv", 4, kind="zero", sharing="channel", steps=100),
-    "zero-of-another-init": Run("mlp", 2, kind="zero", init=Centred(), lr=1.0),
+    "halves": Run("mlp", 4, kind="halves"),
+    "mask-of-three": Run("mlp", 3, kind="mask"),
+    "mask-by-channel": Run("conv", 4, kind="mask", sharing="channel", steps=100),
+    "mask-of-another-init": Run("mlp", 2, kind="mask", init=Centred(), lr=1.0),
     "margin": Run("mlp", 4, kind="margin", lr=2.0),
     "shared-by-network": Run("mlp", 8, kind="shared by network", sharing="layer"),
     **{name: Run("mlp", 4, **chosen_of(name)) for name in KINDS},  # type: ignore[arg-type]
@@ -195,11 +196,15 @@ def test_engines_select_what_the_dense_form_selects(
 
 def test_every_machine_has_the_options_of_its_kind() -> None:
     for form in ("latent", "dense"):
-        zero = RUNS["zero"].machine(CPU, form)
-        for name in zero.reels:
-            options = zero.options(name)
+        mask = RUNS["mask-of-three"].machine(CPU, form)
+        for name in mask.reels:
+            options = mask.options(name)
             assert not options[..., 0].any()
             assert options[..., 1:].all()
+        halves = RUNS["halves"].machine(CPU, form)
+        for name in halves.reels:
+            options = halves.options(name)
+            assert torch.equal(options[..., 1::2], options[..., ::2] / 2)
         margin = RUNS["margin"].machine(CPU, form)
         assert not any(margin.selected(name).any() for name in margin.reels)
         shared = RUNS["shared-by-network"].machine(CPU, form)
@@ -210,24 +215,24 @@ def test_every_machine_has_the_options_of_its_kind() -> None:
 
 def test_a_machine_tells_its_kind_and_takes_no_state_of_another() -> None:
     model = nn.Linear(3, 2)
-    zero, plain = slotify(model, 4, kind="zero"), slotify(nn.Linear(3, 2), 4)
-    assert "options with a zero, sharing none" in repr(zero)
-    state = zero.state_dict()
-    assert (state["settings"]["reel_spec"], state["settings"]["kind"]) == (3, "zero")
+    mask, plain = slotify(model, 4, kind="mask"), slotify(nn.Linear(3, 2), 4)
+    assert "options with a zero, sharing none" in repr(mask)
+    state = mask.state_dict()
+    assert (state["settings"]["reel_spec"], state["settings"]["kind"]) == (3, "mask")
     assert "kind" not in plain.state_dict()["settings"]
-    slotify(nn.Linear(3, 2), 4, kind="zero").load_state_dict(state)
-    with pytest.raises(SlotkitError, match="reel_spec is 3 there and 1 here; kind is 'zero' there"):
+    slotify(nn.Linear(3, 2), 4, kind="mask").load_state_dict(state)
+    with pytest.raises(SlotkitError, match="reel_spec is 3 there and 1 here; kind is 'mask' there"):
         plain.load_state_dict(state)
-    with pytest.raises(SlotkitError, match="1 there and 3 here; kind is None there and 'zero' here"):
-        zero.load_state_dict(plain.state_dict())
+    with pytest.raises(SlotkitError, match="1 there and 3 here; kind is None there and 'mask' here"):
+        mask.load_state_dict(plain.state_dict())
 
 
 def test_a_slot_file_holds_no_kind_of_a_later_spec(tmp_path: Path) -> None:
     model = create("lenet", (1, 2, 2), 5)
-    machine = slotify(model, k=4, kind="zero")
+    machine = slotify(model, k=4, kind="halves")
     with pytest.raises(SlotkitError) as caught:
         slotfile.save(tmp_path / "x", machine, slotfile.architecture("lenet", (1, 2, 2), 5))
-    assert "has options of the kind 'zero', which a file can't hold. Only independent" in str(caught.value)
+    assert "has options of the kind 'halves', which a file can't hold. Only independent" in str(caught.value)
     assert not (tmp_path / "x").exists()
 
 
@@ -236,21 +241,21 @@ def test_a_slot_file_holds_no_kind_of_a_later_spec(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "symmetric"), [("zro", False), ("pairs", False), ("independent", False), ("zero", True)]
+    ("kind", "symmetric"), [("halfs", False), ("pairs", False), ("independent", False), ("halves", True)]
 )
 def test_kinds_that_are_none_or_said_twice(kind: str, symmetric: bool) -> None:
     with pytest.raises(SlotkitError) as caught:
         ReelSettings(4, kind=kind, symmetric=symmetric)
     assert str(caught.value) == (
-        f"The kind of options is {kind!r} and symmetric is {symmetric}. Choose a kind of mask, zero, "
+        f"The kind of options is {kind!r} and symmetric is {symmetric}. Choose a kind of mask, halves, "
         "margin, shared by network, with symmetric=False; or no kind, and symmetric=True for pairs +v, -v or "
         "symmetric=False for independent options."
     )
 
 
 def test_a_kind_says_what_k_it_accepts() -> None:
-    with pytest.raises(SlotkitError, match=re.escape("k is 1, and one option is 0. Choose k from 2 up.")):
-        Reel("weight", (2, 2), 1, kind="zero")
+    with pytest.raises(SlotkitError, match="k is 3, and options come with their halves. Choose an"):
+        Reel("weight", (2, 2), 3, kind="halves")
 
 
 def test_the_kinds_of_today() -> None:
@@ -261,7 +266,7 @@ def test_the_kinds_of_today() -> None:
         assert find_kind(None, False) is KINDS["independent"]
         assert find_kind(None, True) is KINDS["pairs"]
         with pytest.raises(SlotkitError, match="Choose a kind of mask, with"):
-            find_kind("zero", False)
+            find_kind("halves", False)
     finally:
         KINDS.update(TOYS)
 
@@ -274,12 +279,14 @@ def test_the_page_lists_every_kind_and_its_spec() -> None:
 
 def test_the_example_of_the_page_is_the_kind_that_is_tested_here() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extend.md").read_text("utf-8"), re.DOTALL)
-    (code,) = (block for block in blocks if "class Zero" in block)
+    (code,) = (block for block in blocks if "class Halves" in block)
     names: dict[str, Any] = {"slotkit": slotkit, "model": nn.Linear(3, 2)}
     exec(code, names)
-    assert type(KINDS["zero"]) is names["Zero"]
-    expected = Zero()
+    assert type(KINDS["halves"]) is names["Halves"]
+    expected = Halves()
     for k in range(1, 5):
-        assert KINDS["zero"].refusal(k) == expected.refusal(k)
-    assert bits(names["machine"].options("weight")) == bits(Reel("weight", (2, 3), 8, kind="zero").options())
-    assert not names["machine"].options("weight")[..., 0].any()
+        assert KINDS["halves"].refusal(k) == expected.refusal(k)
+    assert bits(names["machine"].options("weight")) == bits(
+        Reel("weight", (2, 3), 8, kind="halves").options()
+    )
+    assert torch.equal(*(names["machine"].options("weight")[..., at::2] * (1 + at) for at in (0, 1)))

@@ -21,6 +21,7 @@ from slotkit.config import resolve
 from slotkit.errors import SlotkitError
 from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.loop_recording import Recording
+from slotkit.loop_state import LoopState
 from slotkit.machine import SlotMachine
 from slotkit.recording import replay
 from slotkit.runs.folder import RunFolder
@@ -431,3 +432,29 @@ def test_an_end_that_cant_be_saved_is_a_failure(tmp_path: Path) -> None:
     ):
         pass
     assert RunFolder(tmp_path / "odd").status() == "failed"
+
+
+@pytest.mark.parametrize(
+    ("forged", "sentence"),
+    [
+        (lambda kept: {**kept, "momentum_buffer": torch.ones(2)}, "has momentum_buffer of shape (2,) for a"),
+        (lambda kept: {**kept, "momentum_buffer": {}}, "has momentum_buffer {} for a parameter"),
+        (lambda kept: "text", "has 'text' for a parameter. It is damaged"),
+    ],
+)
+def test_what_an_ordinary_optimizer_remembers_has_the_shape_of_its_parameter(
+    forged: Callable[[Any], Any], sentence: str
+) -> None:
+    machine = slotkit.slotify(nn.Linear(4, 3), k=2, form="dense")
+    optimizer = machine.optimizer(lr=1.0, momentum=0.9)
+    machine.model(torch.ones(2, 4)).square().sum().backward()
+    optimizer.step()
+    loop = LoopState(machine, [optimizer], {})
+    saved = machine.state_dict() | {"training": loop.to_save(1, {})["training"]}
+    scores = [value.detach().clone() for value in machine.parameters()]
+    (told,) = saved["training"]["optimizers"] = [optimizer.state_dict()]
+    loop.load(saved)
+    told["state"][0] = forged(told["state"][0])
+    with pytest.raises(SlotkitError, match=re.escape(sentence)):
+        loop.load(saved)
+    assert all(torch.equal(one, other) for one, other in zip(scores, machine.parameters(), strict=True))

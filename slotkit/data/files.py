@@ -11,7 +11,7 @@ from slotkit.errors import SlotkitError
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Turn the operating system's refusal to read `path` into a SlotkitError that names it."""
     try:
         yield

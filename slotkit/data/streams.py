@@ -10,7 +10,6 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from slotkit.data.augmentations import PictureChange
+from slotkit.data.files import naming
 from slotkit.data.pictures import Head, decode_changed, fit, head, two_sizes
 from slotkit.data.source import Loading
 from slotkit.errors import SlotkitError, UnreadableError
@@ -248,7 +248,7 @@ class _Decoder:
 
     def _image(self, index: int) -> Tensor:
         where, file = self.pictures.opened(int(self.numbers[index]))
-        with file, naming_text(where):
+        with file, naming(where):
             encoded = file.read()
         return self.form.image(encoded, where, index, self.change)
 
@@ -258,18 +258,6 @@ class _Refusal:
     """The text of a SlotkitError: raised in a worker, it would come with the worker's traceback."""
 
     text: str
-
-
-@contextmanager
-def naming_text(where: str) -> Iterator[None]:
-    """Turn the operating system's refusal to read into a SlotkitError that names the picture."""
-    try:
-        yield
-    except OSError as fault:
-        raise SlotkitError(
-            f"{where} cannot be read: {fault.strerror or fault}. "
-            "Check that it exists and that its permissions let you read it."
-        ) from fault
 
 
 def _empty(*shape: int) -> Tensor:

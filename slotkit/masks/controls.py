@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from slotkit.errors import SlotkitError
 from slotkit.masks.densities import erk_densities, kept_by_layer
 from slotkit.masks.file import About, Masks
+from slotkit.masks.keeping import share_of
 from slotkit.masks.methods import random_masks
 from slotkit.masks.saliency import shapes_of
 
@@ -46,8 +47,7 @@ def reinitialised(masks: Masks, about: About, seed: int) -> Made:
 def erk_random(masks: Masks, about: About, seed: int) -> Made:
     """A random mask of the same size in all, with the layer densities of ERK."""
     shapes = shapes_of(masks.items())
-    connections = sum(mask.numel() for mask in masks.values())
-    density = sum(int(mask.sum()) for mask in masks.values()) / connections
+    density = share_of(masks)
     kept = kept_by_layer(shapes, erk_densities(shapes, density), density)
     return random_masks(shapes, kept, seed), _told(about, "erk-random", seed)
 

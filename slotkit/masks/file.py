@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,11 +25,11 @@ from slotkit.files import write_whole
 from slotkit.inits import NAMED_INITS
 from slotkit.making import randomize
 from slotkit.slotfile.architecture import Architecture, first_reason
+from slotkit.slotfile.opening import open_checked
 
 FORMAT: Literal[1] = 1
 KEY, CHECKSUM_KEY = "slotkit_masks", "slotkit_masks_blake2b"
 ENTRY = "masks/"
-LARGEST_HEADER = 8 << 20
 
 # Name of a weight -> bool, of its shape.
 Masks = dict[str, Tensor]
@@ -127,7 +127,7 @@ def load(path: Path) -> tuple[Masks, About]:
 
     Raises SlotkitError for a file that is not whole, naming what is wrong with it.
     """
-    with _refusing(path), _open(path) as file:
+    with _refusing(path), open_checked(path) as file:
         header = _header(file)
         wanted = {ENTRY + layer.name: layer for layer in header.layers}
         if set(file.keys()) != set(wanted) or len(wanted) != len(header.layers):
@@ -151,19 +151,6 @@ def _header(file: Any) -> Header:
     if text is None:
         raise SlotkitError(f"its header has no {KEY!r}, so it is a file of another kind")
     return Header.model_validate_json(text)
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise SlotkitError("there is no such file")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > min(LARGEST_HEADER, size - 8):
-        raise SlotkitError(
-            f"its header claims {length} bytes, in a file of {size} bytes; {LARGEST_HEADER} are allowed"
-        )
-    return safe_open(path, framework="pt")
 
 
 def _packed(mask: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ def number_kept(density: float, connections: int) -> int:
     return kept
 
 
+def share_of(masks: Masks) -> float:
+    """The share of connections that are there, of all layers together."""
+    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+
+
 def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:
     """The `kept` highest scores of all layers together; of equal scores the first, by layer and place.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
 
-from slotkit.config import Config, Overrides, resolve
+from slotkit.config import Config, Overrides, parse_assignment, resolve
 from slotkit.data.batches import batches
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
@@ -40,6 +40,30 @@ def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
     return prepare(resolved)
 
 
+def layers(
+    command: str,
+    model: str | None,
+    dataset: str | None,
+    data_dir: str | None,
+    device: str | None,
+    seed: int,
+    assignments: Sequence[str],
+) -> list[Overrides]:
+    """What commands that make masks are told of network and data, as settings. `seed` is that of initial
+    weights and of batches.
+    """
+    flags = {
+        "model.name": model,
+        "data.dataset": dataset,
+        "data.dir": data_dir,
+        "training.device": device,
+        "seeds.reels": seed,
+        "seeds.data": seed,
+    }
+    given = {path: value for path, value in flags.items() if value is not None}
+    return [Overrides(command, given), *map(parse_assignment, assignments)]
+
+
 def make(
     method: Method, request: Request, overrides: Sequence[Overrides], number: int = 1
 ) -> tuple[Masks, About]:
@@ -59,15 +83,16 @@ def make(
         raise SlotkitError(f"{number} batches were asked for. Give 1 or more, or 0 for all training images.")
     prepared = prepared_for(overrides)
     image = (prepared.dataset.channels, *prepared.dataset.size)
-    given = list(_batches(prepared, number)) if method.uses_batches else []
-    network = prepared.trainee.model
-    masks = method.masks(network, replace(request, image=image), given)
+    found = training_batches(prepared, epoch=0)
+    given = list(found if number == ALL else islice(found, number)) if method.uses_batches else []
+    masks = method.masks(prepared.trainee.model, replace(request, image=image), given)
+    network, start = origin(prepared)
     about = About(
         method=method.name,
         density=request.density,
         settings=_settings(prepared.config, method, request, number),
-        network=_network(prepared, image),
-        start=Start(init=prepared.config.slots.init, seed=prepared.config.seeds.reels),
+        network=network,
+        start=start,
     )
     return {name: mask.cpu() for name, mask in masks.items()}, about
 
@@ -112,24 +137,30 @@ def usual_name(about: About) -> str:
     return f"{'-'.join(told)}.mask.safetensors"
 
 
-def _network(prepared: Prepared, image: tuple[int, int, int]) -> Architecture:
-    model = prepared.config.model
-    return architecture(model.name, image, prepared.dataset.num_classes, model.options)
+def origin(prepared: Prepared) -> tuple[Architecture, Start]:
+    """What makes the network and its initial weights again."""
+    config, dataset = prepared.config, prepared.dataset
+    image = (dataset.channels, *dataset.size)
+    network = architecture(config.model.name, image, dataset.num_classes, config.model.options)
+    return network, Start(init=config.slots.init, seed=config.seeds.reels)
 
 
-def _batches(prepared: Prepared, number: int) -> list[tuple[Tensor, Tensor]]:
+def training_batches(
+    prepared: Prepared, epoch: int, order: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as a training would see them: of all images shuffled, or of those in `order`."""
     config = prepared.config
-    found = batches(
+    return batches(
         prepared.images("train"),
         config.training.batch_size,
         seed=config.seeds.data,
-        epoch=0,
+        epoch=epoch,
         augment=config.data.augment,
         mean=config.data.mean,
         std=config.data.std,
         classes=prepared.dataset.num_classes,
+        order=order,
     )
-    return list(found if number == ALL else islice(found, number))
 
 
 def _settings(config: Config, method: Method, request: Request, number: int) -> dict[str, Setting]:

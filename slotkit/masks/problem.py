@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slotkit.data.batches import batches, ordered_batches
+from slotkit.data.batches import ordered_batches
 from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
-from slotkit.masks.file import About, Masks, Start
+from slotkit.masks.file import About, Masks
 from slotkit.masks.keeping import keep_highest, number_kept
+from slotkit.masks.making import origin, training_batches
 from slotkit.masks.methods import Method, Request
 from slotkit.masks.saliency import Batches, check_mode, measuring, pruned
 from slotkit.masks.samplers import Sampler
 from slotkit.picking import pick
-from slotkit.slotfile.architecture import architecture
 from slotkit.training.prepare import Prepared
 
 # Draw 0 is the first mask's; the batches of all images in turn.
@@ -113,14 +113,14 @@ class Drawn:
 
     def about(self, draw: int) -> About:
         """What the file of a mask says of itself."""
-        config, dataset = self._prepared.config, self._prepared.dataset
-        image = (dataset.channels, *dataset.size)
+        network, start = origin(self._prepared)
+        data, seed = self._prepared.config.data.dataset, self._prepared.config.seeds.data
         return About(
             method=f"{self._asked.method.name} search",
             density=self._asked.request.density,
-            settings={"seed": config.seeds.data, "data": config.data.dataset.partition(":")[0], "draw": draw},
-            network=architecture(config.model.name, image, dataset.num_classes, config.model.options),
-            start=Start(init=config.slots.init, seed=config.seeds.reels),
+            settings={"seed": seed, "data": data.partition(":")[0], "draw": draw},
+            network=network,
+            start=start,
         )
 
     def _masks(self, given: Batches) -> Masks:
@@ -149,15 +149,4 @@ class _Drawn:
         return math.ceil(len(self.order) / self.prepared.config.training.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        config = self.prepared.config
-        return batches(
-            self.prepared.images("train"),
-            config.training.batch_size,
-            seed=config.seeds.data,
-            epoch=self.draw,
-            augment=config.data.augment,
-            mean=config.data.mean,
-            std=config.data.std,
-            classes=self.prepared.dataset.num_classes,
-            order=self.order,
-        )
+        return training_batches(self.prepared, self.draw, self.order)

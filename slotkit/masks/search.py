@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slotkit.masks.acceptance import Acceptance, Candidate, Draw
 from slotkit.masks.file import Masks
-from slotkit.masks.keeping import keep_highest
+from slotkit.masks.keeping import keep_highest, share_of
 from slotkit.masks.scores import Rules
 
 # The search has converged when the explored share grows by no more per cent an update, over so many updates:
@@ -129,11 +129,6 @@ class Search:
 
     def _candidate(self, name: str, mask: Tensor) -> Candidate:
         return Candidate(mask.numpy(), self._problem.weights[name].double().numpy(), self._rules)
-
-
-def share_of(masks: Masks) -> float:
-    """The share of connections that are there, of all layers together."""
-    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
 def explored_by_chance(density: float, masks: int) -> float:

@@ -21,9 +21,10 @@ from slotkit.files import append_line, flush, make_folder, remove, write_text
 from slotkit.masks import file as mask_file
 from slotkit.masks.acceptance import Acceptance
 from slotkit.masks.file import About, Masks
+from slotkit.masks.keeping import share_of
 from slotkit.masks.problem import Asked, Drawn
 from slotkit.masks.scores import Rules
-from slotkit.masks.search import Row, Search, State, has_converged, share_of
+from slotkit.masks.search import Row, Search, State, has_converged
 from slotkit.runs.lock import locked
 from slotkit.runs.schema import naming, read_json, read_text
 from slotkit.training.prepare import Prepared
@@ -85,7 +86,7 @@ def settings_of(
         "model": config.model.name,
         "model_options": dict(config.model.options),
         "init": config.slots.init,
-        "data": config.data.model_dump(exclude={"dir", "download"}, mode="json"),
+        "data": config.data.model_dump(exclude={"dir", "download", "memory", "workers"}, mode="json"),
         "identity": prepared.identity.model_dump(mode="json"),
         "batch_size": config.training.batch_size,
         "seeds": config.seeds.model_dump(),

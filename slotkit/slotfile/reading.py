@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
@@ -35,9 +35,8 @@ from slotkit.slotfile.metadata import (
     state_digest,
 )
 from slotkit.slotfile.network import places_in
+from slotkit.slotfile.opening import open_checked
 from slotkit.slotfile.symbols import Share, Work, from_indices, from_symbols, silent
-
-LARGEST_HEADER = 8 << 20
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises SlotkitError as `load` does for a file that can't be read.
     """
     path = Path(path)
-    with _refusing(path), _open(path) as file:
+    with _refusing(path), open_checked(path) as file:
         return _metadata(file).model_dump(mode="json")
 
 
@@ -79,7 +78,7 @@ def load(
         hint = ": give its .model, when to_learned() has ended it" if isinstance(into, SlotMachine) else ""
         raise SlotkitError(f"`into` is a {type(into).__name__}. Give a network, an nn.Module{hint}.")
     with _refusing(path):
-        file = _open(path)
+        file = open_checked(path)
     with file:
         with _refusing(path):
             about = _metadata(file)
@@ -101,19 +100,6 @@ def load(
     assert model is not None
     model.load_state_dict({name: state[outline.first[own]] for name, own in places.items()})
     return model.eval()
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise SlotkitError("there is no such file")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > min(LARGEST_HEADER, size - 8):
-        raise SlotkitError(
-            f"its header claims {length} bytes, in a file of {size} bytes; {LARGEST_HEADER} are allowed"
-        )
-    return safe_open(path, framework="pt")
 
 
 def _metadata(file: Any) -> Metadata:

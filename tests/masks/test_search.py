@@ -12,9 +12,10 @@ from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
 from slotkit.masks.acceptance import ACCEPTANCES, Acceptance
 from slotkit.masks.file import Masks
+from slotkit.masks.keeping import share_of
 from slotkit.masks.samplers import SAMPLERS
 from slotkit.masks.scores import DST, score_layer
-from slotkit.masks.search import Search, explored_by_chance, has_converged, share_of
+from slotkit.masks.search import Search, explored_by_chance, has_converged
 
 LABELS = torch.arange(90) % 3
 SHAPES = {"a": (12, 40), "b": (9, 5, 3, 3)}
