@@ -254,7 +254,7 @@ def test_kinds_that_are_none_or_said_twice(kind: str, symmetric: bool) -> None:
 
 
 def test_a_kind_says_what_k_it_accepts() -> None:
-    with pytest.raises(SlotkitError, match="k is 3, and options come with their halves. Choose an"):
+    with pytest.raises(SlotkitError, match=r"k is 3, and options come with their halves\. Choose an"):
         Reel("weight", (2, 2), 3, kind="halves")
 
 
