@@ -280,9 +280,13 @@ class DenseForm:
             weight = self._weights[name]
             weight.held = None if follow else weight.greedy(self.scores(name))
 
+    def counting_device(self) -> torch.device | None:
+        return None
+
     def choose_sample(
-        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+        self, stream: int, number: int | Tensor, names: Iterable[str] | None = None, in_place: bool = False
     ) -> None:
+        assert isinstance(number, int)
         # All are looked at before the first is drawn: a refused draw changes nothing.
         chosen = list(self._weights if names is None else names)
         for name in chosen:

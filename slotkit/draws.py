@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -44,13 +44,13 @@ class Draws:
     """The draws of one machine.
 
     Attributes:
-        number: how many draws training has taken so far; the next one has this number.
         waiting: the tensors that the next training-mode forward draws. All of them after a step; those that
             are frozen, or given from outside (`torch.func.functional_call`), go on waiting.
     """
 
     def __init__(self, form: Form, selection: str) -> None:
         self.form = form
+        self._counter: Tensor | None = None
         self.number = 0
         self._automatic = selection == "probabilistic"
         self._copied = self._stepping = self._told = False
@@ -80,6 +80,31 @@ class Draws:
     def _watch(self) -> None:
         if self._automatic or self.form.latents:
             _watched.add(self)
+
+    @property
+    def number(self) -> int:
+        """How many draws training has taken so far; the next one has this number.
+
+        Waits for the device where that counts them, as it does for a CUDA graph.
+        """
+        return self._number if self._counter is None else int(self._counter)
+
+    @number.setter
+    def number(self, number: int) -> None:
+        self._number = number
+        if self._counter is not None:
+            self._counter.fill_(number)
+
+    def _next(self) -> int | Tensor:
+        """The number of the next draw: on the device, if steps are counted there too."""
+        device = self.form.counting_device()
+        here = None if self._counter is None else self._counter.device
+        if here != device:
+            number, self._counter = self.number, None
+            if device is not None:
+                self._counter = torch.zeros(1, dtype=torch.int64, device=device)
+            self.number = number
+        return self._number if self._counter is None else self._counter
 
     def end(self) -> None:
         """Draw no more."""
@@ -122,9 +147,12 @@ class Draws:
         # (torch.func.grad) nothing may be written that is not the transform's.
         with torch.inference_mode(False), torch.no_grad(), torch._C._DisableFuncTorch():
             self.form.check(names)
-            first = self.waiting == set(self.form.reels)
-            self.form.choose_sample(TRAINING_DRAWS, self.number - (not first), names, in_place=True)
-        self.number += first
+            first, number = self.waiting == set(self.form.reels), self._next()
+            self.form.choose_sample(TRAINING_DRAWS, number if first else number - 1, names, in_place=True)
+            if first and isinstance(number, Tensor):
+                number.add_(1)
+            elif first:
+                self.number += 1
         self.restart(self.waiting - set(names))
 
     def _to_draw(self) -> list[str]:
@@ -182,8 +210,10 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
 
 
 def _after_step(optimizer: Optimizer, *_: Any) -> None:
-    # A GradScaler tells fused optimizers so; others are not called at all where it skips a step.
-    overflow = getattr(optimizer, "found_inf", None)
+    # A GradScaler tells fused optimizers so; others are not called at all where it skips a step. Where nobody
+    # waits for steps, the next forward draws anew whether or not this one was skipped.
+    unknown = getattr(optimizer, "steps_on_device", False)
+    overflow = None if unknown else getattr(optimizer, "found_inf", None)
     for draws in _stepped(optimizer)[0]:
         draws.end_step(skipped=overflow is not None and bool(overflow))
 

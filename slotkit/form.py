@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from slotkit.latent.weight import LatentWeight
@@ -65,12 +66,16 @@ class Form(Protocol):
         """
 
     def choose_sample(
-        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+        self, stream: int, number: int | Tensor, names: Iterable[str] | None = None, in_place: bool = False
     ) -> None:
-        """Use a sample of the scores: draw `number` of `stream`, of some tensors or all.
+        """Use a sample of the scores: draw `number` of `stream`, of some tensors or all. A number on the
+        `counting_device` is int64 (1,).
 
         It stays until the next choice. With `in_place` it is written to where the last sample is.
         """
+
+    def counting_device(self) -> torch.device | None:
+        """Where draws of training are counted, so that a CUDA graph can take them; None: by the host."""
 
     def follows(self) -> bool:
         """Whether all weights are those of the highest scores, and chosen anew after every step."""

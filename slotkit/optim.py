@@ -18,15 +18,10 @@ from torch import Tensor, nn
 
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.form import Form
-from slotkit.latent.line import Hyperparameters, adam_step
-from slotkit.latent.weight import (
-    LatentWeight,
-    NotFiniteError,
-    WeightStep,
-    check_finite,
-    relocate,
-    step,
-)
+from slotkit.latent.engines.contract import OnDevice
+from slotkit.latent.line import AdamRule, AdamStep, Hyperparameters, LineColumn, adam_step
+from slotkit.latent.verdict import Verdict, not_finite
+from slotkit.latent.weight import LatentWeight, NotFiniteError, WeightStep, check_finite, relocate, step
 from slotkit.picking import is_claimed
 from slotkit.states import check_optimizer_state
 from slotkit.uncompiled import SGD, AdamW, Optimizer
@@ -106,9 +101,13 @@ class _SlotOptimizer(Optimizer):
         # Every step looks all parameters up, and hashing a tensor is slow.
         self._by_id = {id(parameter): weight for parameter, weight in self._latents.items()}
         self._pace: Pace | None = Pace()  # None when nothing is left to say
+        self._verdict: Verdict | None = None
+        self._counted: set[LatentWeight] = set()  # whose steps of Adam the device counts
 
     def __getstate__(self) -> dict[str, Any]:
         # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
+        for weight in self._latents.values():
+            self._settle(weight)
         kept = ("_members", "_steps", "_has_ordinary", "_ordinary")
         return super().__getstate__() | {name: getattr(self, name) for name in kept}
 
@@ -145,22 +144,81 @@ class _SlotOptimizer(Optimizer):
                     weight.check_untouched()
                     weight.guard.mark()
                     stepping.append((weight, gradient, group))
+        if self.steps_on_device:
+            self._step_on_device(stepping)
+        else:
+            self._step_on_host(stepping)
+        if self._pace:
+            self._watch(self._pace, self._pace.clock() - started)
+        return loss
+
+    def _step_on_host(self, stepping: Stepping) -> None:
+        for weight in self._latents.values():
+            if weight.line_on_device is not None:
+                self._come_back(weight)
         try:
             check_finite((weight, gradient) for weight, gradient, _ in stepping)
         except NotFiniteError as problem:
-            raise DivergedError(
-                f"The gradient of {problem.weight.reel.name} is not finite in step {self._steps} of this "
-                "optimizer. Nothing was changed. Lower the learning rate, clip gradients, or use a "
-                "GradScaler with half precision."
-            ) from None
+            what = f"The gradient of {problem.weight.reel.name} is"
+            raise DivergedError(not_finite(what, self._steps)) from None
         step(self._weight_steps(stepping))
         if self._has_ordinary:
             with self._only_ordinary():
                 _plain_step(self._ordinary)
         self._show_lines()
-        if self._pace:
-            self._watch(self._pace, self._pace.clock() - started)
-        return loss
+
+    @property
+    def steps_on_device(self) -> bool:
+        """Whether steps never wait for the device: engines keep the lines there, and torch's own optimizer is
+        one that skips a step by itself.
+        """
+        weights = self._latents.values()
+        ordinary = [group for group in self.param_groups[len(self._members) :] if group["params"]]
+        return (
+            len({weight.latent.device for weight in weights}) == 1
+            and all(weight.engine.keeps_lines for weight in weights)
+            and all(group["fused"] and not group.get("dampening") for group in ordinary)
+        )
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler leaves it to this optimizer to divide by the scale and to skip a step."""
+        return self.steps_on_device
+
+    def _step_on_device(self, stepping: Stepping) -> None:
+        """The host only says what is to be done. What it has to know it is told later: see `Verdict`."""
+        if not stepping and not self._has_ordinary:
+            return
+        device = next(iter(self._latents.values())).latent.device
+        if self._verdict is None or self._verdict.skip.device != device:
+            self._verdict = Verdict(self._steps - 1, device)
+        verdict: Verdict = self._verdict
+        verdict.hear()
+        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if scale is not None and stepping:
+            divided = torch._foreach_div([gradient for _, gradient, _ in stepping], scale)
+            stepping = [(one[0], gradient, one[2]) for one, gradient in zip(stepping, divided, strict=True)]
+        finite = {f"The gradient of {weight.reel.name} is": gradient for weight, gradient, _ in stepping}
+        finite |= {f"Some scores of {w.reel.name} are": w.latent for w, _, _ in stepping if not w.follows}
+        verdict.look(finite, overflow)
+        for weight, _, _ in stepping:
+            weight.keep_line(on_device=True)
+        step(self._weight_steps(stepping, verdict.skip))
+        if self._has_ordinary:
+            self._ordinary.found_inf, self._ordinary.grad_scale = verdict.skip, scale  # type: ignore[attr-defined]
+            with self._only_ordinary():
+                _plain_step(self._ordinary)
+        verdict.hear()
+
+    def _come_back(self, weight: LatentWeight) -> None:
+        """The weight has another engine now: its numbers are the host's again."""
+        self._settle(weight)
+        weight.keep_line(on_device=False)
+
+    def _settle(self, weight: LatentWeight) -> None:
+        """`state` is told what the device has counted."""
+        if weight.latent is self.state[weight.parameter].get("latent"):
+            self.state[weight.parameter].update(weight.line.state())
 
     def _watch(self, pace: Pace, seconds: float) -> None:
         """Warn, once, when steps on the CPU have become slow and the way that threads wait may be why."""
@@ -172,8 +230,8 @@ class _SlotOptimizer(Optimizer):
             warnings.warn(slow_words(*slow), stacklevel=5)
         self._pace = None
 
-    def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
-        """What each machine's weight that has a gradient does in this step."""
+    def _weight_steps(self, stepping: Stepping, skip: Tensor | None = None) -> list[WeightStep]:
+        """What each machine's weight that has a gradient does in this step: on the device with `skip`."""
         raise AssertionError("SlotSGD and SlotAdam define it")
 
     @contextmanager
@@ -222,9 +280,14 @@ class _SlotOptimizer(Optimizer):
         self._show_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """As every torch optimizer's. Raises SlotkitError if somebody else has written to a weight."""
+        """As every torch optimizer's. Raises SlotkitError if somebody else has written to a weight, and
+        DivergedError for a gradient that was not finite if the step has not told yet.
+        """
+        if self._verdict is not None:
+            self._verdict.ask()
         for weight in self._latents.values():
             weight.check_untouched()
+            self._settle(weight)
         return super().state_dict()
 
     def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
@@ -262,13 +325,17 @@ class SlotSGD(_SlotOptimizer):
         maximize: bool = False,
         parameters: Groups = (),
     ) -> None:
-        nothing = [torch.zeros(0)]
-        ordinary = SGD(nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
+        nothing, fused = [torch.zeros(0)], _steps_by_itself(machines)
+        ordinary = SGD(
+            nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize, fused=fused
+        )
         super().__init__(machines, parameters, ordinary)
 
-    def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
+    def _weight_steps(self, stepping: Stepping, skip: Tensor | None = None) -> list[WeightStep]:
         return [
-            WeightStep(weight, gradient, _hyperparameters(group, weight))
+            WeightStep(
+                weight, gradient, _hyperparameters(group, weight, skip), None, _on_device(weight, group, skip)
+            )
             for weight, gradient, group in stepping
         ]
 
@@ -298,10 +365,11 @@ class SlotAdam(_SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
-        ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay)
+        fused = _steps_by_itself(machines)
+        ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay, fused=fused)
         super().__init__(machines, parameters, ordinary)
 
-    def _weight_steps(self, stepping: Stepping) -> list[WeightStep]:
+    def _weight_steps(self, stepping: Stepping, skip: Tensor | None = None) -> list[WeightStep]:
         for weight, _, group in stepping:
             if group["amsgrad"] or not group["decoupled_weight_decay"]:
                 raise SlotkitError(
@@ -309,9 +377,11 @@ class SlotAdam(_SlotOptimizer):
                     "SlotAdam has for ordinary parameters only. Nothing was changed. Leave them to AdamW's "
                     "defaults there."
                 )
-        return [self._weight_step(*one) for one in stepping]
+        return [self._weight_step(*one, skip) for one in stepping]
 
-    def _weight_step(self, weight: LatentWeight, gradient: Tensor, group: dict[str, Any]) -> WeightStep:
+    def _weight_step(
+        self, weight: LatentWeight, gradient: Tensor, group: dict[str, Any], skip: Tensor | None
+    ) -> WeightStep:
         state, latent = self.state[weight.parameter], weight.latent
         mean = state.get("exp_avg")
         if mean is None:
@@ -319,17 +389,36 @@ class SlotAdam(_SlotOptimizer):
             self._remember(weight, 0.0, nothing, nothing)
         elif (mean.device, mean.dtype) != (latent.device, latent.dtype):
             self._remember(weight, state["step"], mean, state["exp_avg_sq"])
-        state["step"] += 1
-        beta1, beta2 = group["betas"]
-        rule = adam_step(
-            float(state["step"]),
-            float(group["lr"]),
-            (float(beta1), float(beta2)),
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        beta1, beta2 = (float(beta) for beta in group["betas"])
+        eps, weight_decay, maximize = (
             float(group["eps"]),
             float(group["weight_decay"]),
             bool(group["maximize"]),
         )
-        return WeightStep(weight, gradient, rule, (state["exp_avg"], state["exp_avg_sq"]))
+        on_device = _on_device(weight, group, skip)
+        if on_device is None:
+            state["step"] += 1
+            lr, betas = float(group["lr"]), (beta1, beta2)
+            rule: AdamStep | AdamRule = adam_step(
+                float(state["step"]), lr, betas, eps, weight_decay, maximize
+            )
+            return WeightStep(weight, gradient, rule, moments)
+        if weight not in self._counted:
+            on_device.numbers[LineColumn.T] = float(state["step"])
+            self._counted.add(weight)
+        sign, lr = -1.0 if maximize else 1.0, _rate(group, on_device)
+        rule = AdamRule(lr, weight_decay, 1 - beta1, beta1, 1 - beta2, beta2, eps, sign)
+        return WeightStep(weight, gradient, rule, moments, on_device)
+
+    def _settle(self, weight: LatentWeight) -> None:
+        super()._settle(weight)
+        if weight in self._counted and weight.line_on_device is not None:
+            self.state[weight.parameter]["step"].fill_(float(weight.line_on_device[LineColumn.T]))
+
+    def _come_back(self, weight: LatentWeight) -> None:
+        super()._come_back(weight)
+        self._counted.discard(weight)
 
     def _remember(self, weight: LatentWeight, step: float | Tensor, mean: Tensor, square: Tensor) -> None:
         """Make these the moments of a weight: copies beside its latents, in their dtype."""
@@ -342,6 +431,7 @@ class SlotAdam(_SlotOptimizer):
 
     def _load_latent(self, weight: LatentWeight, state: Mapping[str, Any]) -> None:
         super()._load_latent(weight, state)
+        self._counted.discard(weight)
         if "step" in state:
             self._remember(weight, state["step"], state["exp_avg"], state["exp_avg_sq"])
 
@@ -387,14 +477,36 @@ def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return listed
 
 
-def _hyperparameters(group: Mapping[str, Any], weight: LatentWeight) -> Hyperparameters:
+def _hyperparameters(group: Mapping[str, Any], weight: LatentWeight, skip: Tensor | None) -> Hyperparameters:
     # torch.optim.SGD starts its momentum buffer with the first gradient, without dampening. Ours starts at 0.
-    intake = 1 - float(group["dampening"]) if weight.line.has_velocity else 1.0
+    # What is kept on the device knows by itself which step is the first.
+    on_device = _on_device(weight, group, skip)
+    damped = on_device is not None or weight.line.has_velocity
     return Hyperparameters(
-        float(group["lr"]),
+        _rate(group, on_device),
         float(group["momentum"]),
-        intake,
+        1 - float(group["dampening"]) if damped else 1.0,
         bool(group["nesterov"]),
         float(group["weight_decay"]),
         -1.0 if group["maximize"] else 1.0,
     )
+
+
+def _rate(group: Mapping[str, Any], on_device: OnDevice | None) -> float:
+    """The learning rate, or 0 where the device has it."""
+    return 0.0 if on_device is not None and on_device.lr is not None else float(group["lr"])
+
+
+def _on_device(weight: LatentWeight, group: Mapping[str, Any], skip: Tensor | None) -> OnDevice | None:
+    """What of the step is on the device, where `skip` is: also a learning rate that is a tensor there."""
+    if skip is None or weight.line_on_device is None:
+        return None
+    lr = group["lr"]
+    there = isinstance(lr, Tensor) and lr.device == skip.device
+    return OnDevice(weight.line_on_device, skip, lr.double().reshape(1) if there else None)
+
+
+def _steps_by_itself(machines: Machines) -> bool | None:
+    """torch's `fused` for what is trained beside these machines: such an optimizer skips a step by itself."""
+    weights = [weight for machine in _as_list(machines) for weight in _latents(machine)]
+    return True if all(weight.engine.keeps_lines for weight in weights) else None

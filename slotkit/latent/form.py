@@ -107,13 +107,15 @@ class LatentForm:
             weight.follows = follow
 
     def choose_sample(
-        self, stream: int, number: int, names: Iterable[str] | None = None, in_place: bool = False
+        self, stream: int, number: int | Tensor, names: Iterable[str] | None = None, in_place: bool = False
     ) -> None:
         # All are looked at before the first is drawn: a refused draw changes nothing.
         chosen = self._named(names)
         relocate(chosen)
         for weight in chosen:
-            if not (math.isfinite(weight.line.c) and is_finite(weight.latent)):
+            # In training on a device that isn't waited for, the next step looks.
+            unseen = in_place and isinstance(weight.line_of_draws(), Tensor)
+            if not unseen and not (math.isfinite(weight.line.c) and is_finite(weight.latent)):
                 raise SlotkitError(
                     f"Some scores of {weight.reel.name} are not finite, so no option can be drawn. Lower the "
                     "learning rate."
@@ -121,6 +123,12 @@ class LatentForm:
         sample(chosen, stream, number)
         for weight in chosen:
             weight.follows = False
+
+    def counting_device(self) -> torch.device | None:
+        lines = [weight.line_of_draws() for weight in self.weights.values()]
+        devices = {line.device for line in lines if isinstance(line, Tensor)}
+        all_there = all(isinstance(line, Tensor) for line in lines)
+        return devices.pop() if all_there and len(devices) == 1 else None
 
     def follows(self) -> bool:
         return all(weight.follows for weight in self.weights.values())

@@ -14,8 +14,9 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +50,39 @@ class AdamStep(NamedTuple):
     correction: float
     eps: float
     sign: float
+
+
+class AdamRule(NamedTuple):
+    """What `adam_step` is made of, as floats, for an engine that counts the steps itself (`LineColumn.T`)."""
+
+    lr: float
+    weight_decay: float
+    intake: float
+    beta1: float
+    square_intake: float
+    beta2: float
+    eps: float
+    sign: float
+
+
+class LineColumn(IntEnum):
+    """What an engine keeps of a tensor's line on its device: float64, one number each.
+
+    A step writes SCALE, SIGN, TURNED (c has another sign than before), SKIPPED (nothing moves) and, from RULE
+    on, the numbers of its `Hyperparameters` or `AdamStep`.
+    """
+
+    C = 0
+    E = 1
+    STEPS = 2
+    MOVING = 3
+    T = 4  # Adam's steps
+    SCALE = 5
+    SIGN = 6
+    TURNED = 7
+    SKIPPED = 8
+    RULE = 9
+    SIZE = 17
 
 
 @functools.lru_cache(maxsize=16)  # the weights of a network share it
@@ -139,6 +173,20 @@ class Line:
     def of(cls, state: Mapping[str, Any]) -> Line:
         """The line of a `state`, see `is_line`."""
         return cls(float(state["c"]), float(state["e"]), state["steps"], state["moving"])
+
+    def kept(self) -> list[float]:
+        """Its numbers in the order of `LineColumn`."""
+        return [self.c, self.e, float(self.steps), float(self.has_velocity)]
+
+    @classmethod
+    def of_kept(cls, numbers: Sequence[float]) -> Line:
+        """The line of a `kept`."""
+        return cls(
+            numbers[LineColumn.C],
+            numbers[LineColumn.E],
+            int(numbers[LineColumn.STEPS]),
+            bool(numbers[LineColumn.MOVING]),
+        )
 
     def after(self, h: Hyperparameters | AdamStep) -> Line:
         """The line one step later. Adam moves A alone."""

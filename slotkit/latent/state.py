@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.line import Line, fit_line, interval, is_line, line_scores
+from slotkit.latent.line import Line, LineColumn, fit_line, interval, is_line, line_scores
 from slotkit.reel import ROWS, Reel
 from slotkit.selection import greedy, take
 
@@ -28,7 +28,7 @@ class LatentState:
     a machine share (`pack`).
 
     Attributes:
-        line: c, e and the number of steps.
+        line_on_device: the numbers of the line (`slotkit.latent.line.LineColumn`) where an engine keeps them.
         tables: options (owners, K) and initial scores (n, K) if they are stored, else None.
     """
 
@@ -39,9 +39,36 @@ class LatentState:
 
     def __init__(self, reel: Reel, device: torch.device, dtype: torch.dtype, stored: bool) -> None:
         self.reel = reel
+        self.line_on_device: Tensor | None = None
         self.line = Line()
         self.tables = _all_rows(reel, device) if stored else None
         self.use_buffer(_zeros(math.prod(reel.shape), device, dtype))
+
+    @property
+    def line(self) -> Line:
+        """c, e and the number of steps. Waits for the device if they are kept there; to change it, set it."""
+        return self._line if self.line_on_device is None else Line.of_kept(self.line_on_device.tolist())
+
+    @line.setter
+    def line(self, line: Line) -> None:
+        self._line = line
+        if self.line_on_device is not None:
+            self.line_on_device[: LineColumn.T] = torch.tensor(line.kept(), dtype=torch.float64)
+
+    def keep_line(self, on_device: bool) -> None:
+        """Let the device have the numbers of the line, or have them back."""
+        if on_device == (
+            self.line_on_device is not None and self.line_on_device.device == self.latent.device
+        ):
+            return
+        line, before = self.line, self.line_on_device
+        with torch.inference_mode(False):
+            self.line_on_device = torch.zeros(LineColumn.SIZE, dtype=torch.float64, device=self.latent.device)
+        if before is not None:
+            self.line_on_device.copy_(before)
+        if not on_device:
+            self.line_on_device = None
+        self.line = line
 
     def use_buffer(self, buffer: Tensor) -> None:
         """Take the four rows of a buffer (4, n) as the memory of this state, with their values."""

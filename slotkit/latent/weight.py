@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from slotkit.latent.engines.contract import Arrays, Engine, Flips, Kept, Move
+from slotkit.latent.engines.contract import Arrays, Engine, Flips, Kept, Move, OnDevice
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import Guard
-from slotkit.latent.line import AT_REST, AdamStep, Hyperparameters
+from slotkit.latent.line import AT_REST, AdamRule, AdamStep, Hyperparameters, Line
 from slotkit.latent.state import LatentState, pack
 from slotkit.reel import Reel, ReelSpec
+
+# Of a step whose line is on the device.
+NO_LINE = Line()
 
 
 class NotFiniteError(Exception):
@@ -33,8 +36,9 @@ class WeightStep(NamedTuple):
 
     weight: LatentWeight
     gradient: Tensor
-    rule: Hyperparameters | AdamStep
+    rule: Hyperparameters | AdamStep | AdamRule
     moments: tuple[Tensor, Tensor] | None = None
+    on_device: OnDevice | None = None
 
 
 class LatentWeight(LatentState):
@@ -109,6 +113,13 @@ class LatentWeight(LatentState):
             )
             self._arrays_of = memory
         return self._arrays
+
+    def line_of_draws(self) -> float | Tensor:
+        """c, or the numbers that the engine keeps of the line."""
+        kept = self.line_on_device
+        if kept is None or not self.engine.keeps_lines or kept.device != self.latent.device:
+            return self.line.c
+        return kept
 
     def kept_bytes(self) -> int:
         """What engines keep for this weight from draw to draw."""
@@ -246,13 +257,16 @@ def step(steps: Sequence[WeightStep]) -> None:
     then chosen anew.
     """
     moves = []
-    for weight, gradient, rule, moments in steps:
-        before, weight.line = weight.line, weight.line.after(rule)
-        if weight.line.sign != before.sign:
-            # c has changed its sign: every interval belongs to the other sign.
-            weight.empty_intervals()
-        flat = row_major(weight, gradient)
-        moves.append(Move(weight.arrays(), flat, rule, weight.line, weight.follows, weight.recorded, moments))
+    for weight, gradient, rule, moments, on_device in steps:
+        if on_device is None:
+            assert not isinstance(rule, AdamRule)
+            before, weight.line = weight.line, weight.line.after(rule)
+            if weight.line.sign != before.sign:
+                # c has changed its sign: every interval belongs to the other sign.
+                weight.empty_intervals()
+        line = NO_LINE if on_device else weight.line
+        flat, how = row_major(weight, gradient), (weight.follows, weight.recorded, moments, on_device)
+        moves.append(Move(weight.arrays(), flat, rule, line, *how))
     _call([each.weight for each in steps], moves)
 
 
@@ -262,10 +276,11 @@ def choose(weights: Sequence[LatentWeight], anyway: bool = False) -> None:
     _call(chosen, [Move(w.arrays(), None, AT_REST, w.line, True, w.recorded) for w in chosen])
 
 
-def sample(weights: Sequence[LatentWeight], stream: int, number: int) -> None:
+def sample(weights: Sequence[LatentWeight], stream: int, number: int | Tensor) -> None:
     """Sample every connection's option: draw `number` of `stream`."""
     for engine, indices in _calls(weights):
-        tensors = [(weights[i].arrays(), weights[i].line.c) for i in indices]
+        chosen = [weights[i] for i in indices]
+        tensors = [(each.arrays(), each.line_of_draws()) for each in chosen]
         for i, flips in zip(indices, engine.sample(tensors, stream, number), strict=True):
             weights[i].written(flips)
 

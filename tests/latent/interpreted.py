@@ -1,12 +1,14 @@
 """The Triton engine without a GPU: a program that runs its kernels in Triton's interpreter, right and broken.
 
-TRITON_INTERPRET=1 is read when Triton is imported, so this is a process of its own. Prints one line of JSON:
-check or mutant -> what was said of it, "" if nothing. A mutant is one place of the kernels, replaced: a check
-has to fail. The interpreter takes a tenth of a second for a small step, so networks and runs are tiny.
+TRITON_INTERPRET=1 is read when Triton is imported, so this is a process of its own. Prints one line of JSON.
+`main`: check or mutant -> what was said of it, "" if nothing. A mutant is one place of the kernels, replaced: a
+check has to fail. `suite`: the same of every case of the engine suite. The interpreter takes a tenth of a second
+for a small step, so networks and runs are tiny.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -21,22 +23,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import triton
 import triton.language as tl
-from latent import test_draws, test_engines, test_staircase
 from latent.mutants import DifferenceError, steps
-from latent.test_draws import assert_frequencies, drawn, layer, spread_latents
-from latent.trajectories import (
-    CPU,
-    Centred,
-    Coarse,
-    Indifferent,
-    Run,
-    assert_equals_the_oracle,
-    bits,
-    first_weight,
-)
+from latent.test_draws import drawn, layer, spread_latents
+from latent.trajectories import CPU, Centred, Coarse, Indifferent, Run, bits, first_weight
 from test_philox import RANDOM123
 from triton.runtime import interpreter
 
@@ -49,27 +42,33 @@ NAME = "triton"
 
 
 def patch_once() -> None:
-    """Triton's interpreter replaces its language at every call of a kernel by a kernel, which takes most of the
-    time. Once for each function of a launch is enough.
+    """Triton's interpreter replaces its language at every call of a kernel by a kernel, and makes a table of all
+    types for every number: most of its time. Once for each function is enough.
     """
     patch: Any = interpreter._patch_lang  # type: ignore[attr-defined]
     done: set[Any] = set()
 
-    class Done:
-        def __init__(self, scope: Any) -> None:
-            self.scope = scope
-
+    class Kept:
         def restore(self) -> None:
-            self.scope.restore()
-            done.clear()
+            """The next launch needs it again."""
 
     def once(fn: Any) -> Any:
-        if fn in done:
-            return None
-        done.add(fn)
-        return Done(patch(fn))
+        if fn not in done:
+            done.add(fn)
+            patch(fn)
+        return Kept()
+
+    slow: Any = interpreter._get_np_dtype  # type: ignore[attr-defined]
+    names: dict[str, Any] = {}
+
+    def by_name(kind: Any) -> Any:
+        name = "pointer" if kind.scalar.is_ptr() else kind.scalar.name
+        if name not in names:
+            names[name] = slow(kind)
+        return names[name]
 
     interpreter._patch_lang = once  # type: ignore[attr-defined]
+    interpreter._get_np_dtype = by_name  # type: ignore[attr-defined]
 
 
 def round_to_nearest() -> None:
@@ -194,15 +193,6 @@ def small_blocks(check: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def suite(test: Callable[..., None], *arguments: Any) -> Callable[[], None]:
-    """A test of the engine suite."""
-    return lambda: test(*arguments, NAME, CPU)
-
-
-def oracle(run: Run) -> Callable[[], None]:
-    return lambda: assert_equals_the_oracle(run, NAME, CPU, "stored")
-
-
 PLAIN = Run("mlp", 8, lr=1.0, steps=7)
 QUICK = replace(PLAIN, lr=3.0, steps=3)
 CONV = Run("conv", 6, lr=3.0, steps=5)
@@ -216,9 +206,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     "known-answers": known_answers,
     "refusals": refusals,
     "one-launch": one_launch,
-    "oracle": oracle(replace(QUICK, steps=6)),
-    "oracle-conv": oracle(replace(CONV, steps=6)),
-    "oracle-adam": oracle(replace(ADAM, weight_decay=0.1)),
     **{f"k={k}": trains(replace(QUICK, k=k)) for k in (2, 3, 40)},
     "recomputed": steps(replace(QUICK, steps=2), NAME),
     "small-blocks": small_blocks(trains(replace(QUICK, steps=2))),
@@ -248,22 +235,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "draws-turned": samples(8, 0.5, c=-30.0),
     "draws-without-scores": samples(8, 4.0, c=0.0),
     "draws-double": samples(8, dtype=torch.float64),
-    "frequencies": lambda: frequencies(25),
-    "c-is-zero": suite(test_staircase.test_c_is_zero, 0.0, torch.float32),
-    "c-vanishes": suite(test_staircase.test_c_has_almost_vanished, -1e-200, torch.float32),
-    "one-option": suite(test_staircase.test_one_option),
-    "equal-scores": suite(test_staircase.test_equal_options_and_equal_scores, -0.5, Indifferent()),
-    "gradient-of-zero": suite(test_staircase.test_a_gradient_of_zero_changes_nothing),
-    "failed-step": suite(test_engines.test_a_step_that_fails_changes_nothing, "second", 1.0),
-    "refused-draw": suite(test_draws.test_scores_that_are_not_finite_are_refused, float("nan")),
 }  # fmt: skip
-
-
-def frequencies(draws: int) -> None:
-    """Draws follow the softmax, whatever eager does."""
-    machine = layer(NAME, 4, shape=(12, 9))
-    spread_latents(machine, 4.0)
-    assert_frequencies(machine, draws)
 
 
 # A place of the kernels, what becomes of it, and the run or check that has to notice. None writes where nothing
@@ -347,11 +319,49 @@ def verdict(check: Callable[[], None]) -> str:
     return ""
 
 
-def main() -> None:
-    warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of overflow where a device doesn't
+class Cases:
+    """For pytest: of all that it collects the cases of this engine alone, and what became of each."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, str] = {}
+        self.others: set[str] = set()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        cases = [(item, item.callspec.params.get("engine")) for item in items if hasattr(item, "callspec")]
+        items[:] = [item for item, engine in cases if engine == NAME]
+        self.others = {item.nodeid.replace("eager", NAME) for item, engine in cases if engine == "eager"}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            said = "" if report.passed else f"{report.outcome}: {report.longreprtext[-2000:]}"
+            self.told[report.nodeid] = said
+
+
+def suite() -> None:
+    """The cases of the engine suite, and what eager's have that these lack."""
+    prepare()
+    engine.BLOCK, engine.LANES, engine.TILE = 512, 512, 1 << 20  # one program a tensor
+    cases = Cases()
+    tests = Path(__file__).parents[1]
+    given = ["-p", "no:cacheprovider", "--durations=30", "-W", "ignore::RuntimeWarning"]
+    given += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-c", str(tests.parent / "pyproject.toml")]
+    given += [str(tests / "latent"), str(tests / "test_kinds.py")]
+    with contextlib.redirect_stdout(sys.stderr):
+        pytest.main(given + sys.argv[1:], plugins=[cases])
+    absent = dict.fromkeys(cases.others - set(cases.told), "absent: eager has this case")
+    print(json.dumps(cases.told | absent))
+
+
+def prepare() -> None:
+    """The interpreter, quick and with the roundings of devices."""
     torch.set_num_threads(1)
     patch_once()
     round_to_nearest()
+
+
+def main() -> None:
+    warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of overflow where a device doesn't
+    prepare()
     engine.BLOCK, engine.LANES, engine.TILE = 128, 64, 2048
     told: dict[str, str] = {}
     only = sys.argv[1:]

@@ -20,9 +20,11 @@ from latent.trajectories import (
     assert_equals_the_oracle,
     assert_equals_until_a_near_tie,
     bits,
+    few,
     first_weight,
     latent_form,
     mlp,
+    short,
 )
 from small_networks import equal
 from torch import nn
@@ -91,7 +93,7 @@ def test_c_turns_negative(net: str, steps: int, engine: str, device: torch.devic
 @pytest.mark.parametrize(("net", "k"), [("mlp", 8), ("mlp", 64), ("conv", 2)])
 def test_float32_until_a_near_tie(run: Run, net: str, k: int, engine: str, device: torch.device) -> None:
     steps = assert_equals_until_a_near_tie(replace(run, net=net, k=k, steps=150), engine, device)
-    assert steps > 10
+    assert steps > few(10)
 
 
 SHARINGS = [
@@ -115,7 +117,7 @@ def test_as_many_distinct_values_as_asked(
 ) -> None:
     model = NETS["conv"][0]().to(device, torch.float64)
     machine = slotify(model, 3, selection, sharing, engine=engine)
-    run = Run("conv", steps=8, lr=1.0)
+    run = short(Run("conv", steps=few(8, 9), lr=1.0))
     for _ in run.train(machine):
         for name, reel in machine.reels.items():
             weight = model.get_parameter(name)
@@ -137,7 +139,7 @@ def test_inits(init: str | Init, engine: str, device: torch.device) -> None:
 @pytest.mark.parametrize("init", ["glorot-deviation", "glorot-uniform"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_tables_change_no_bit(dtype: torch.dtype, init: str, engine: str, device: torch.device) -> None:
-    run = Run("conv", 5, init=init, lr=1.0, steps=25, dtype=dtype)
+    run = short(Run("conv", 5, init=init, lr=1.0, steps=25, dtype=dtype))
     stored, recomputed = (
         run.machine(device, "latent", engine, tables) for tables in ("stored", "recomputed")
     )
@@ -194,7 +196,7 @@ def test_a_weight_with_gaps_in_its_memory(engine: str, device: torch.device) -> 
     strided.to(memory_format=torch.channels_last)
     machines = [slotify(model, 6, engine=engine, seed=2) for model in (plain, strided)]
     assert not all(parameter.is_contiguous() for parameter in machines[1].parameters())
-    run = Run("conv", lr=1.0, steps=20, dtype=torch.float32)
+    run = short(Run("conv", lr=1.0, steps=20, dtype=torch.float32))
     flips = 0
     for _ in zip(*(run.train(machine) for machine in machines), strict=True):
         flips += sum(weight.changed for weight in latent_form(machines[1]).weights.values())
@@ -204,10 +206,10 @@ def test_a_weight_with_gaps_in_its_memory(engine: str, device: torch.device) -> 
                 machines[1].options(name).gather(-1, weight.selected().unsqueeze(-1)).squeeze(-1),
             )
             assert weight.is_consistent()
-    assert flips > 20
+    assert flips > few(20, 10)
 
 
-def test_state_is_one_buffer_a_dtype(engine: str, device: torch.device) -> None:
+def test_state_is_one_buffer_a_dtype(device: torch.device) -> None:
     """Slices side by side, also after a move to another dtype."""
     machine = slotify(mlp().to(device), 4, engine="auto")
     for dtype in (torch.float32, torch.float64):
@@ -328,7 +330,7 @@ def test_moments_of_a_dead_unit_do_not_stay_denormal() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_events_are_the_flips(dtype: torch.dtype, engine: str, device: torch.device) -> None:
     """Each event names a connection that changed and its new option; no other connection changed."""
-    run = Run("conv", 6, lr=50.0, period=0, dtype=dtype, steps=100)
+    run = short(Run("conv", 6, lr=50.0, period=0, dtype=dtype, steps=100))
     machine = run.machine(device, "latent", engine)
     for weight in latent_form(machine).weights.values():
         weight.recorded = True
@@ -347,5 +349,5 @@ def test_events_are_the_flips(dtype: torch.dtype, engine: str, device: torch.dev
             assert torch.equal(weight.selected().reshape(-1), before[name])
             total += len(connections)
             signs.add(weight.line.sign)
-    assert total > 100
+    assert total > few(100, 50)
     assert signs == {1.0, -1.0}, "a c that changes its sign has every connection looked at"

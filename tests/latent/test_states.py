@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from forks import Forks
-from latent.trajectories import Run, bits, conv, mlp, train
+from latent.trajectories import Run, bits, conv, few, mlp, train
 from small_networks import each_is_an_option, equal, weights
 
 from slotkit.errors import SlotkitError
@@ -32,7 +32,7 @@ def test_using_puts_everything_back(
 ) -> None:
     """And doesn't count as tampering: the next step equals that of a machine that was never asked."""
     machine, other = (slotify(mlp().to(device), 4, selection, engine=engine) for _ in range(2))
-    optimizers = [train(each, 4) for each in (machine, other)]
+    optimizers = [train(each, few(4, 1)) for each in (machine, other)]
     before = weights(machine)
     try:
         with machine.using(within, draw=3):
@@ -48,7 +48,7 @@ def test_using_puts_everything_back(
     assert equal(before, inside) == (within == selection == "greedy")
     assert equal(weights(machine), before)
     for each, optimizer in zip((machine, other), optimizers, strict=True):
-        train(each, 4, optimizer)
+        train(each, few(4, 1), optimizer)
     assert equal(weights(machine), weights(other))
     assert machine.draws == other.draws
 
@@ -99,12 +99,12 @@ def test_a_deep_copy_trains_alone(selection: str, engine: str, device: torch.dev
 def test_state_dict_continues_with_the_same_bits(selection: str, engine: str, device: torch.device) -> None:
     """Into a new machine with a new optimizer: momentum is in the machine's state."""
     machine = slotify(conv().to(device), 4, selection, engine=engine)
-    train(machine, 5)
+    train(machine, few(5))
     state = copy.deepcopy(machine.state_dict())
-    train(machine, 5, machine.optimizer(1.0, 0.9))
+    train(machine, few(5), machine.optimizer(1.0, 0.9))
     resumed = slotify(conv().to(device), 4, selection, engine=engine)
     resumed.load_state_dict(state)
-    train(resumed, 5)
+    train(resumed, few(5))
     assert equal(bits(machine), bits(resumed))
     assert machine.draws == resumed.draws
 

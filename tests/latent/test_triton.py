@@ -36,6 +36,14 @@ def test_in_the_interpreter(name: str, verdicts: dict[str, str]) -> None:
     assert verdicts[name] == ""
 
 
+def test_the_whole_engine_suite_in_the_interpreter(forks: Forks, tmp_path: Path) -> None:
+    """Every case that eager has, at small sizes (`trajectories.few`), and none is skipped."""
+    program = "from latent.interpreted import suite; suite()"
+    told = json.loads(forks.start(program, cwd=tmp_path, env={"TRITON_INTERPRET": "1"}).checked())
+    assert {name: said for name, said in told.items() if said} == {}
+    assert len(told) > 150
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_rule_is_noticed(name: str, verdicts: dict[str, str]) -> None:
     assert verdicts[name], f"the checks pass with {name}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from latent.trajectories import bits, conv, first_weight, mlp, normal, train
+from latent.trajectories import bits, conv, few, first_weight, mlp, normal, train
 from small_networks import each_is_an_option, equal, weights
 from torch import Tensor, nn
 
@@ -73,10 +73,10 @@ def test_channels_last_changes_no_selection(
         machine = slotify(model, 4, selection, engine=engine, seed=1, tables="stored")
         if layout and when == "after":
             model.to(memory_format=torch.channels_last)
-        optimizer = train(machine, 5, prepare=channels_last if layout else lambda x: x)
+        optimizer = train(machine, few(5), prepare=channels_last if layout else lambda x: x)
         if layout and when == "while-training":
             model.to(memory_format=torch.channels_last)
-        train(machine, 5, optimizer)
+        train(machine, few(5), optimizer)
         return machine
 
     plain, permuted = prepared(False), prepared(True)

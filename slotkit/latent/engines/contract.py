@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slotkit.latent.line import AdamStep, Hyperparameters, Line
+from slotkit.latent.line import AdamRule, AdamStep, Hyperparameters, Line
 from slotkit.reel import ReelSpec
 
 Kept: TypeAlias = dict[str, tuple[npt.NDArray[np.generic], ...]]
@@ -81,6 +81,18 @@ class Flips(NamedTuple):
         return self.connections[index].cpu(), self.options[index].cpu()
 
 
+class OnDevice(NamedTuple):
+    """What of a step is on the device, so that the same call is the next step too: a CUDA graph repeats it.
+
+    `numbers` are those of `slotkit.latent.line.LineColumn`, float64, and the step writes them. `skip` is
+    float32 (1,): where it is not 0, nothing moves. `lr`, float64 (1,), is used in place of that of the rule.
+    """
+
+    numbers: Tensor
+    skip: Tensor
+    lr: Tensor | None = None
+
+
 class Move(NamedTuple):
     """One tensor's part of a step.
 
@@ -88,15 +100,19 @@ class Move(NamedTuple):
     SGD, which moves A and B, or of Adam, which moves A and its `moments`: the means of the gradient and of
     its square, (n,), of the state's dtype. `line` is that of the scores after the step. `choose` says whether
     to choose the weight anew, `recorded` whether to name the flips or only to count them.
+
+    With `on_device`, for engines that keep lines: `line` is nothing, the rule is that of any step (`intake`
+    that of all but the first, an `AdamRule` for Adam), and the step moves the line too.
     """
 
     arrays: Arrays
     gradient: Tensor | None
-    rule: Hyperparameters | AdamStep
+    rule: Hyperparameters | AdamStep | AdamRule
     line: Line
     choose: bool
     recorded: bool
     moments: tuple[Tensor, Tensor] | None = None
+    on_device: OnDevice | None = None
 
 
 class Engine(Protocol):
@@ -105,10 +121,12 @@ class Engine(Protocol):
     Attributes:
         name: as in the registry.
         draws_read_all: whether every draw reads all K options of a connection, so that storing them pays.
+        keeps_lines: whether it takes steps `on_device`, and draws whose number is there.
     """
 
     name: str
     draws_read_all: bool
+    keeps_lines: bool
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         """Advance A, and B or the moments, of every connection by the gradient. Then, where the weight is
@@ -118,9 +136,12 @@ class Engine(Protocol):
         Returns the flips of each tensor, None where nothing was to be chosen.
         """
 
-    def sample(self, tensors: Sequence[tuple[Arrays, float]], stream: int, number: int) -> list[Flips]:
+    def sample(
+        self, tensors: Sequence[tuple[Arrays, float | Tensor]], stream: int, number: int | Tensor
+    ) -> list[Flips]:
         """Write a sample of the softmax of the scores (draw `number` of `stream`) into every weight.
 
-        Each tensor comes with c of its line. Returns how many connections have another option than before;
+        Each tensor comes with c of its line, or with the numbers that an engine keeps of it. A number that is
+        kept is int64 (1,). Returns how many connections have another option than before;
         these flips name none.
         """

@@ -56,6 +56,7 @@ class Cpu:
 
     name = "numba"
     draws_read_all = False
+    keeps_lines = False
 
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()

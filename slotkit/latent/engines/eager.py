@@ -18,6 +18,7 @@ class Eager:
 
     name = "eager"
     draws_read_all = True
+    keeps_lines = False
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         return [self.step_one(move) for move in moves]

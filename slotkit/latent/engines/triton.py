@@ -16,10 +16,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from slotkit.errors import SlotkitError
 from slotkit.latent.engines import triton_kernels as kernels
 from slotkit.latent.engines.contract import Arrays, Flips, Move
 from slotkit.latent.engines.triton_kernels import WIDTH, Column
-from slotkit.latent.line import AdamStep
+from slotkit.latent.line import Hyperparameters
 
 Row: TypeAlias = npt.NDArray[np.int64]
 
@@ -68,6 +69,7 @@ class Triton:
 
     name = "triton"
     draws_read_all = False
+    keeps_lines = True
 
     def __init__(self) -> None:
         self._rows: WeakKeyDictionary[Arrays, Row] = WeakKeyDictionary()
@@ -78,28 +80,41 @@ class Triton:
 
     def step(self, moves: Sequence[Move]) -> list[Flips | None]:
         found: list[Flips | None] = [None] * len(moves)
-        kinds = [(kind_of(move.arrays), isinstance(move.rule, AdamStep)) for move in moves]
-        for (kind, adam), indices in _alike(kinds):
+        kinds = [
+            (kind_of(move.arrays), not isinstance(move.rule, Hyperparameters), move.on_device is not None)
+            for move in moves
+        ]
+        for (kind, adam, on_device), indices in _alike(kinds):
             chosen = [moves[i] for i in indices]
             all_flips = [_new_flips(move.arrays, move.recorded) for move in chosen]
             rows = [self.step_row(*pair) for pair in zip(chosen, all_flips, strict=True)]
             arrays = [move.arrays for move in chosen]
-            launch(kernels.step, arrays, rows, kind.constants(len(rows)) | {"ADAM": adam})
+            constants = kind.constants(len(rows)) | {"ADAM": adam, "ON_DEVICE": on_device}
+            launch(kernels.step, arrays, rows, constants)
             for i, move, flips in zip(indices, chosen, all_flips, strict=True):
                 found[i] = flips if move.choose else None
         return found
 
-    def sample(self, tensors: Sequence[tuple[Arrays, float]], stream: int, number: int) -> list[Flips]:
+    def sample(
+        self, tensors: Sequence[tuple[Arrays, float | Tensor]], stream: int, number: int | Tensor
+    ) -> list[Flips]:
         found = [_new_flips(arrays, recorded=False) for arrays, _ in tensors]
-        for kind, indices in _alike([kind_of(arrays) for arrays, _ in tensors]):
+        draw = 0 if isinstance(number, Tensor) else _signed(number)
+        kinds = [(kind_of(arrays), isinstance(c, Tensor)) for arrays, c in tensors]
+        for (kind, on_device), indices in _alike(kinds):
             rows = []
             for i in indices:
                 arrays, c = tensors[i]
                 row = self.row(arrays, found[i])
-                row.view(np.float64)[Column.C] = c
+                if isinstance(c, Tensor):
+                    row[Column.NUMBERS] = c.data_ptr()
+                else:
+                    row.view(np.float64)[Column.C] = c
+                if isinstance(number, Tensor):
+                    row[Column.DRAW] = number.data_ptr()
                 rows.append(row)
             chosen = [tensors[i][0] for i in indices]
-            constants = kind.constants(len(rows)) | {"stream": stream, "draw": _signed(number)}
+            constants = kind.constants(len(rows)) | {"stream": stream, "draw": draw, "ON_DEVICE": on_device}
             launch(kernels.sample, chosen, rows, constants)
         return found
 
@@ -113,6 +128,10 @@ class Triton:
         numbers, line = row.view(np.float64), move.line
         numbers[Column.SCALE], numbers[Column.C], numbers[Column.SIGN] = line.scale, line.c, line.sign
         numbers[Column.RULE : Column.RULE + len(move.rule)] = move.rule
+        if move.on_device is not None:
+            kept, skip, lr = move.on_device
+            row[Column.NUMBERS], row[Column.SKIP] = kept.data_ptr(), skip.data_ptr()
+            row[Column.RATE] = 0 if lr is None else lr.data_ptr()
         return row
 
     def row(self, arrays: Arrays, flips: Flips) -> Row:
@@ -157,14 +176,35 @@ def launch(kernel: Any, arrays: Sequence[Arrays], rows: Sequence[Row], constants
     table[: len(rows), Column.FIRST] = np.cumsum([0, *blocks[:-1]])
     device = arrays[0].latent.device
     with _current(device):
-        kernel[(sum(blocks),)](_on(device, torch.from_numpy(table)), **constants)
+        placed = _on(device, torch.from_numpy(table))
+        if kernel is kernels.step and constants["ON_DEVICE"]:
+            kernels.begin[(len(rows),)](placed, ADAM=constants["ADAM"], enable_fp_fusion=False)
+        kernel[(sum(blocks),)](placed, **constants)
+
+
+# Pinned memory for the tables of CUDA graphs, by shape, kept ready; and what graphs read for ever.
+READY = 8
+_ready: dict[torch.Size, list[Tensor]] = {}
+_captured: list[Tensor] = []
 
 
 def _on(device: torch.device, table: Tensor) -> Tensor:
     """A table on the device. The host goes on while pinned memory is copied, and PyTorch doesn't use that
-    memory again before it is done.
+    memory again before it is done. A CUDA graph copies it in every replay, so that nobody may use it again.
     """
-    return table if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu":
+        return table
+    if torch.cuda.is_current_stream_capturing():
+        if not _ready.get(table.shape):
+            raise SlotkitError(
+                "A CUDA graph of this step can't be made yet: memory for it is taken in ordinary steps. Make "
+                f"a step as it will be in the graph before each capture, of at most {READY} steps."
+            )
+        _captured.append(_ready[table.shape].pop().copy_(table))
+        return _captured[-1].to(device, non_blocking=True)
+    ready = _ready.setdefault(table.shape, [])
+    ready += [torch.empty_like(table).pin_memory() for _ in range(READY - len(ready))]
+    return table.pin_memory().to(device, non_blocking=True)
 
 
 def _current(device: torch.device) -> Any:

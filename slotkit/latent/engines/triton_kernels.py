@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from slotkit.latent import line
-from slotkit.latent.line import AdamStep, Hyperparameters
+from slotkit.latent.line import AdamStep, Hyperparameters, LineColumn
 from slotkit.reel import OPTIONS, SCORES
 
 
@@ -51,9 +51,14 @@ class Column(IntEnum):
     BOUND = 22
     SCORE_SCALE = 23
     RULE = 24  # and the following: the numbers of `Move.rule`
+    # Addresses of what is kept on the device: `Move.on_device`.
+    NUMBERS = 32
+    SKIP = 33
+    RATE = 34  # 0: that of the rule
+    DRAW = 35
 
 
-WIDTH = tl.constexpr(32)
+WIDTH = tl.constexpr(36)
 FIRST, SIZE, STRIDE, OWNERS = (
     tl.constexpr(int(Column[name])) for name in ("FIRST", "SIZE", "STRIDE", "OWNERS")
 )
@@ -69,6 +74,13 @@ CONNECTIONS, CHOICES, OPTION_TABLE, SCORE_TABLE = (
 KEY, OPTION_KEY, CHOOSES = (tl.constexpr(int(Column[name])) for name in ("KEY", "OPTION_KEY", "CHOOSES"))
 SCALE, C, SIGN = (tl.constexpr(int(Column[name])) for name in ("SCALE", "C", "SIGN"))
 BOUND, SCORE_SCALE, RULE = (tl.constexpr(int(Column[name])) for name in ("BOUND", "SCORE_SCALE", "RULE"))
+NUMBERS, SKIP, RATE, DRAW = (tl.constexpr(int(Column[name])) for name in ("NUMBERS", "SKIP", "RATE", "DRAW"))
+KEPT_C, KEPT_E, KEPT_STEPS, KEPT_MOVING, KEPT_T = (
+    tl.constexpr(int(LineColumn[name])) for name in ("C", "E", "STEPS", "MOVING", "T")
+)
+KEPT_SCALE, KEPT_SIGN, KEPT_TURNED, KEPT_SKIPPED, KEPT_RULE = (
+    tl.constexpr(int(LineColumn[name])) for name in ("SCALE", "SIGN", "TURNED", "SKIPPED", "RULE")
+)
 OPTION_STREAM, SCORE_STREAM = tl.constexpr(OPTIONS), tl.constexpr(SCORES)
 
 
@@ -93,6 +105,12 @@ def number(row, COLUMN: tl.constexpr):
 def place(row, COLUMN: tl.constexpr, KIND: tl.constexpr):
     """An address of the table, of numbers of this kind."""
     return tl.load(row + COLUMN).to(tl.pointer_type(KIND))
+
+
+@triton.jit
+def told(row, COLUMN: tl.constexpr, PLACE: tl.constexpr, ON_DEVICE: tl.constexpr):
+    """A float64 of the table, or what is kept on the device in its stead."""
+    return tl.load(place(row, NUMBERS, tl.float64) + PLACE) if ON_DEVICE else number(row, COLUMN)
 
 
 @triton.jit
@@ -191,22 +209,28 @@ def rewrite(row, i, value, selected, live, start, flips, KIND: tl.constexpr):
 
 
 @triton.jit
-def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr):
+def rule(row, N: tl.constexpr, ON_DEVICE: tl.constexpr):
+    """A number of the step's rule."""
+    return told(row, RULE + N, KEPT_RULE + N, ON_DEVICE)
+
+
+@triton.jit
+def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr, ON_DEVICE: tl.constexpr):
     """A (GROUPS, GROUP) after the step, written with B or the moments."""
     latent = place(row, LATENT, STATE) + i
     position = tl.load(latent, mask=live, other=0.0)
     if tl.load(row + GRADIENT) != 0:
         gradient = tl.load(place(row, GRADIENT, STATE) + i, mask=live, other=0.0)
-        r0, r1 = number(row, RULE).to(STATE), number(row, RULE + 1).to(STATE)
-        r2, r3 = number(row, RULE + 2).to(STATE), number(row, RULE + 3)
-        r4, r5 = number(row, RULE + 4).to(STATE), number(row, RULE + 5).to(STATE)
+        r0, r1 = rule(row, 0, ON_DEVICE).to(STATE), rule(row, 1, ON_DEVICE).to(STATE)
+        r2, r3 = rule(row, 2, ON_DEVICE).to(STATE), rule(row, 3, ON_DEVICE)
+        r4, r5 = rule(row, 4, ON_DEVICE).to(STATE), rule(row, 5, ON_DEVICE).to(STATE)
         # Without momentum B stays 0, and no memory is spent on it.
         pace, kept = place(row, VELOCITY, STATE) + i, live
         if not ADAM:
             kept = live & (tl.full(live.shape, r1, STATE) != 0)
         before = tl.load(pace, mask=kept, other=0.0)
         if ADAM:
-            r6, r7 = number(row, RULE + 6).to(STATE), number(row, RULE + 7).to(STATE)
+            r6, r7 = rule(row, 6, ON_DEVICE).to(STATE), rule(row, 7, ON_DEVICE).to(STATE)
             adam = AdamStep(r0, r1, r2, r3.to(STATE), r4, r5, r6, r7)
             squares = place(row, SQUARE, STATE) + i
             square = tl.load(squares, mask=live, other=0.0)
@@ -221,6 +245,64 @@ def move(row, i, live, STATE: tl.constexpr, ADAM: tl.constexpr):
 
 
 @triton.jit
+def begin(table, ADAM: tl.constexpr):
+    """The numbers that are kept of each tensor, one step later: `Line.after` and, under Adam, `adam_step`.
+
+    One program a tensor. Those of `step` read what it writes.
+    """
+    row = table + tl.program_id(0) * WIDTH
+    kept = place(row, NUMBERS, tl.float64)
+    skipped = tl.load(place(row, SKIP, tl.float32)) != 0
+    lr = number(row, RULE)
+    if tl.load(row + RATE) != 0:
+        lr = tl.load(place(row, RATE, tl.float64))
+    r1, r2, r3 = number(row, RULE + 1), number(row, RULE + 2), number(row, RULE + 3)
+    r4, r5 = number(row, RULE + 4), number(row, RULE + 5)
+    c, e, moving = tl.load(kept + KEPT_C), tl.load(kept + KEPT_E), tl.load(kept + KEPT_MOVING)
+    after, speed = c, e
+    if ADAM:
+        t = tl.load(kept + KEPT_T) + 1
+        tl.store(kept + KEPT_T, tl.where(skipped, t - 1, t))
+        # beta to the power of t; a beta of 0 has a logarithm of minus infinity.
+        first, second = tl.exp(t * tl.log(r3)), tl.exp(t * tl.log(r5))
+        tl.store(kept + KEPT_RULE, lr / (1 - first))
+        tl.store(kept + KEPT_RULE + 1, 1 - lr * r1)
+        tl.store(kept + KEPT_RULE + 2, r2)
+        tl.store(kept + KEPT_RULE + 3, r5)
+        tl.store(kept + KEPT_RULE + 4, r4)
+        tl.store(kept + KEPT_RULE + 5, tl.sqrt(1 - second))
+        tl.store(kept + KEPT_RULE + 6, number(row, RULE + 6))
+        tl.store(kept + KEPT_RULE + 7, number(row, RULE + 7))
+    else:
+        intake = tl.where(moving != 0, r2, 1.0)
+        h = Hyperparameters(lr, r1, intake, r3 != 0, r4, r5)
+        after, speed = advance(c, e, c * 0, h)
+        moving = tl.where(skipped | (r1 == 0), moving, 1.0)
+        tl.store(kept + KEPT_RULE, lr)
+        tl.store(kept + KEPT_RULE + 1, r1)
+        tl.store(kept + KEPT_RULE + 2, intake)
+        tl.store(kept + KEPT_RULE + 3, r3)
+        tl.store(kept + KEPT_RULE + 4, r4)
+        tl.store(kept + KEPT_RULE + 5, r5)
+    after, speed = tl.where(skipped, c, after), tl.where(skipped, e, speed)
+    size = tl.abs(after)
+    tl.store(kept + KEPT_C, after)
+    tl.store(kept + KEPT_E, speed)
+    tl.store(kept + KEPT_STEPS, tl.load(kept + KEPT_STEPS) + tl.where(skipped, 0.0, 1.0))
+    tl.store(kept + KEPT_MOVING, moving)
+    tl.store(kept + KEPT_SCALE, tl.where(size > 1e-300, 1 / tl.where(size > 1e-300, size, 1.0), float("inf")))
+    tl.store(kept + KEPT_SIGN, side(after))
+    tl.store(kept + KEPT_TURNED, tl.where(side(after) != side(c), 1.0, 0.0))
+    tl.store(kept + KEPT_SKIPPED, tl.where(skipped, 1.0, 0.0))
+
+
+@triton.jit
+def side(c):
+    """`Line.sign`."""
+    return tl.where(c > 0, 1.0, tl.where(c < 0, -1.0, 0.0)).to(tl.float64)
+
+
+@triton.jit
 def step(
     table,
     K: tl.constexpr,
@@ -230,11 +312,15 @@ def step(
     KIND: tl.constexpr,
     STATE: tl.constexpr,
     ADAM: tl.constexpr,
+    ON_DEVICE: tl.constexpr,
     TENSORS: tl.constexpr,
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """`Engine.step`. WIDE is K rounded up to a power of two, KIND the weight's dtype, STATE that of A."""
+    """`Engine.step`, with ON_DEVICE after `begin`.
+
+    WIDE is K rounded up to a power of two, KIND the weight's dtype, STATE that of A.
+    """
     GROUPS: tl.constexpr = BLOCK // GROUP
     row = row_of(table, TENSORS)
     block = tl.program_id(0) - tl.load(row + FIRST)
@@ -242,16 +328,21 @@ def step(
     group = tl.arange(0, GROUPS)
     i = start + group[:, None] * GROUP + lane[None, :]
     live = i < tl.load(row + SIZE)
-    position = move(row, i, live, STATE, ADAM)
+    if ON_DEVICE:
+        live = live & (tl.full(live.shape, told(row, 0, KEPT_SKIPPED, ON_DEVICE), tl.float64) == 0)
+    position = move(row, i, live, STATE, ADAM, ON_DEVICE)
     if tl.load(row + CHOOSES) != 0:
         lower, upper = place(row, LOWER, STATE), place(row, UPPER, STATE)
-        u = position * number(row, SCALE).to(STATE)
+        u = position * told(row, SCALE, KEPT_SCALE, ON_DEVICE).to(STATE)
         low, high = tl.load(lower + i, mask=live, other=0.0), tl.load(upper + i, mask=live, other=0.0)
         inside = (u >= low) & (u <= high)
+        if ON_DEVICE:
+            # When c has changed its sign, every interval belongs to the other sign.
+            inside = inside & (tl.full(live.shape, told(row, 0, KEPT_TURNED, ON_DEVICE), tl.float64) == 0)
         # A u that is not a number counts as outside.
         outside = (live & (inside == 0)).to(tl.int32)
         waiting = tl.sum(outside, axis=1) > 0
-        c, sign = number(row, C), number(row, SIGN)
+        c, sign = told(row, C, KEPT_C, ON_DEVICE), told(row, SIGN, KEPT_SIGN, ON_DEVICE)
         flips = 0
         # Hardly any group has one: those that have are taken from the tile one by one.
         g = tl.min(tl.where(waiting, group, GROUPS))
@@ -280,6 +371,7 @@ def sample(
     STORED: tl.constexpr,
     KIND: tl.constexpr,
     STATE: tl.constexpr,
+    ON_DEVICE: tl.constexpr,
     TENSORS: tl.constexpr,
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
@@ -287,7 +379,9 @@ def sample(
     """`Engine.sample`, by the inverse CDF of `slotkit.selection.sample`, with the same uniform numbers."""
     row = row_of(table, TENSORS)
     block = tl.program_id(0) - tl.load(row + FIRST)
-    size, c, key = tl.load(row + SIZE), number(row, C), tl.load(row + KEY)
+    size, c, key = tl.load(row + SIZE), told(row, C, KEPT_C, ON_DEVICE), tl.load(row + KEY)
+    if tl.load(row + DRAW) != 0:
+        draw = tl.load(place(row, DRAW, tl.int64)).to(tl.int32)
     j = tl.arange(0, WIDE)[None, :]
     flips = 0
     for g in range(0, tl.cdiv(tl.minimum(size - block * BLOCK, BLOCK), GROUP)):

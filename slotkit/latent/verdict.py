@@ -1,0 +1,86 @@
+"""Whether steps may go on, kept on the device: the host need not wait to know it.
+
+A gradient that is not finite stops the steps: that step and those after it move nothing. The host is told
+when it asks for a state, and without asking in one of the next steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from slotkit.errors import DivergedError
+
+
+class Verdict:
+    """The verdict on the steps of an optimizer on one device.
+
+    Attributes:
+        skip: float32 (1,), of the present step: where it is not 0, nothing moves.
+    """
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        """`steps` were fine before."""
+        self._names: list[str] = []
+        self.skip = torch.zeros(1, device=device)
+        self._stopped = torch.zeros(1, device=device)
+        self._fine = torch.full((1,), float(steps), dtype=torch.float64, device=device)
+        self._bad = torch.zeros(0, dtype=torch.bool, device=device)
+        self._told: Tensor | None = None
+        self._event: torch.cuda.Event | None = None
+
+    def look(self, tensors: Mapping[str, Tensor], overflow: Tensor | None) -> None:
+        """At the tensors of a step, which have to be finite; they are named by words such as "The gradient of
+        0.weight is". With `overflow` a GradScaler has looked: where that is not 0 this step alone is skipped.
+        """
+        if overflow is not None:
+            self.skip.copy_(torch.maximum(self._stopped, overflow.reshape(1)))
+            self._fine.add_(1 - self._stopped)
+            return
+        if list(tensors) != self._names:
+            self._names, self._bad = list(tensors), self.skip.new_zeros(len(tensors), dtype=torch.bool)
+        largest = torch._foreach_norm(list(tensors.values()), math.inf)
+        bad = torch.stack([each.double() for each in largest]).isfinite().logical_not()
+        self._bad.copy_(torch.where(self._stopped != 0, self._bad, bad))
+        self._stopped.copy_(torch.maximum(self._stopped, bad.any()))
+        self._fine.add_(1 - self._stopped)
+        self.skip.copy_(self._stopped)
+
+    def hear(self) -> None:
+        """Raise DivergedError if the device has said so by now. Doesn't wait for it."""
+        if self.skip.device.type != "cuda":
+            self._raise(self._stopped.numpy())
+            return
+        if torch.cuda.is_current_stream_capturing():
+            return
+        if self._event is None or self._told is None:
+            self._told, self._event = torch.zeros(1).pin_memory(), torch.cuda.Event()
+        elif self._event.query():
+            self._raise(self._told.numpy())
+        else:
+            return
+        self._told.copy_(self._stopped, non_blocking=True)
+        self._event.record(torch.cuda.current_stream(self.skip.device))
+
+    def ask(self) -> None:
+        """The same, and wait for the device."""
+        self._raise(self._stopped.cpu().numpy())
+
+    def _raise(self, stopped: Sequence[float]) -> None:
+        if not stopped[0]:
+            return
+        which, step = self._bad.tolist().index(True), int(self._fine) + 1
+        self._stopped.zero_()
+        self._event = None
+        raise DivergedError(not_finite(self._names[which], step))
+
+
+def not_finite(what: str, step: int) -> str:
+    """The words for it: `what` is as in `Verdict.look`."""
+    return (
+        f"{what} not finite in step {step} of this optimizer. Nothing was changed. Lower the "
+        "learning rate, clip gradients, or use a GradScaler with half precision."
+    )
