@@ -205,10 +205,14 @@ class _SlotOptimizer(Optimizer):
             weight.keep_line(on_device=True)
         step(self._weight_steps(stepping, verdict.skip))
         if self._has_ordinary:
-            self._ordinary.found_inf, self._ordinary.grad_scale = verdict.skip, scale  # type: ignore[attr-defined]
+            self._prepare_ordinary()
+            self._ordinary.found_inf, self._ordinary.grad_scale = verdict.skip.squeeze(), scale  # type: ignore[attr-defined]
             with self._only_ordinary():
                 _plain_step(self._ordinary)
         verdict.hear()
+
+    def _prepare_ordinary(self) -> None:
+        """What torch's fused optimizer needs in order to skip its very first step."""
 
     def _come_back(self, weight: LatentWeight) -> None:
         """The weight has another engine now: its numbers are the host's again."""
@@ -270,7 +274,10 @@ class _SlotOptimizer(Optimizer):
         weights.
         """
         check_optimizer_state(state_dict, self.param_groups, self._latents, self._needed, type(self).__name__)
+        fused = [group["fused"] for group in self.param_groups]
         super().load_state_dict(dict(state_dict))
+        for group, before in zip(self.param_groups, fused, strict=True):
+            group["fused"] = before  # it belongs to the engine, not to the state
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 if parameter in self._latents:
@@ -338,6 +345,13 @@ class SlotSGD(_SlotOptimizer):
             )
             for weight, gradient, group in stepping
         ]
+
+    def _prepare_ordinary(self) -> None:
+        # Skipped before there is any, momentum would start from memory that nobody has written to.
+        for group in self.param_groups[len(self._members) :]:
+            for parameter in group["params"] if group["momentum"] else []:
+                if parameter.grad is not None and self.state[parameter].get("momentum_buffer") is None:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class SlotAdam(_SlotOptimizer):
