@@ -1,11 +1,12 @@
 """Everything that a GPU has to prove, in one go: tests, exactness, step times, and the paper's CONV-2.
 
-    python benchmarks/gpu.py --out DIR --data-dir DIR            # on a GPU: about 8 minutes
+    python benchmarks/gpu.py --out DIR --data-dir DIR            # on a GPU: at most 8 minutes
     python benchmarks/gpu.py --out DIR --tiny                    # without one: the same code, tiny sizes
 
-Writes DIR/gpu.json after each row, and DIR/gpu.md, its tables. Rows that are in gpu.json already are not made
-again, so a run that was stopped goes on; the training of part (d) is resumed. Without a GPU the kernels run
-in Triton's interpreter: that shows that this script works, and its times mean nothing.
+Each part may take its share of the time (`SHARES`). What does not fit, or fails, is said, and the next part
+has its turn. Writes DIR/gpu.json and its tables, DIR/gpu.md, after each row. Rows that are in gpu.json already
+are not made again, so that another call goes on; the training of part (d) is resumed. Without a GPU the kernels
+run in Triton's interpreter: that shows that this script works, and its times mean nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,9 @@ NETWORKS: dict[str, tuple[str, Image, int, list[int]]] = {
 }
 # Bytes a connection and step: docs/roofline.md.
 BYTES = {"SGD": 20, "greedy": 28}
+# When each part has to be done, as a part of the time: what an earlier one leaves, a later one has.
+SHARES = {"device tests": 0.3, "exactness": 0.4, "ratios": 0.8, "paper-conv2-greedy": 1.0}
+WAYS = ("eager", "graph", "compile")
 
 
 def tiny_network() -> nn.Module:
@@ -54,37 +59,50 @@ def tiny_network() -> nn.Module:
 
 
 class Report:
-    """The rows of gpu.json by part and name."""
+    """The rows of gpu.json by part and name, made until the `minutes` are over."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self._started, self._seconds = time.monotonic(), 60 * minutes
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.file = folder, folder / "gpu.json"
         self.rows: dict[str, dict[str, Row]] = {}
         if self.file.exists():
             self.rows = json.loads(self.file.read_text(encoding="utf-8"))
 
+    def seconds(self, part: str) -> float:
+        """What is left for a part."""
+        return self._started + self._seconds * SHARES.get(part, 1.0) - time.monotonic()
+
     def add(self, part: str, name: str, make: Callable[[], Row]) -> None:
         """Make a row, unless it is there. What fails is a row that says so, and the others are made."""
         found = self.rows.setdefault(part, {})
-        if name in found and "error" not in found[name]:
+        if name in found and not found[name].keys() & {"error", "no time"}:
             return
-        try:
-            found[name] = make()
-        except (RuntimeError, subprocess.SubprocessError) as fault:
-            found[name] = {"error": f"{type(fault).__name__}: {fault}"[:300]}
-        print(part, name, found[name], flush=True)
+        if self.seconds(part) > 0:
+            try:
+                found[name] = make()
+            except Exception as fault:  # of one row, whatever it is
+                found[name] = {"error": f"{type(fault).__name__}: {fault}"[:300]}
+        else:
+            found[name] = {"no time": "call again"}
+        told = ", ".join(f"{key} {_told(value)}" for key, value in found[name].items())
+        print(f"{part}: {name}: {told}", flush=True)
+        self.write_tables()
         written = self.file.with_suffix(".new")
         written.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
         written.replace(self.file)
 
     def write_tables(self) -> None:
+        (self.folder / "gpu.md").write_text(self.tables() + "\n", encoding="utf-8")
+
+    def tables(self) -> str:
         parts = []
         for part, rows in self.rows.items():
             columns = list(dict.fromkeys(key for row in rows.values() for key in row))
             lines = [["", *columns], ["---"] * (len(columns) + 1)]
             lines += [[name, *(_told(row.get(key)) for key in columns)] for name, row in rows.items()]
             parts.append(f"## {part}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-        (self.folder / "gpu.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        return "\n\n".join(parts)
 
 
 def _told(value: Any) -> str:
@@ -102,13 +120,21 @@ def conditions() -> Row:
 # (a) The device tests.
 
 
-def device_tests(chosen: list[str]) -> Row:
-    """pytest on what runs on every device, as a process of its own."""
+def device_tests(chosen: list[str], seconds: float) -> Row:
+    """pytest, as a process of its own. After so many seconds it is asked how far it is."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
     place = Path(__file__).parent.parent
-    ran = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    return {"exit code": ran.returncode, "told": ran.stdout.strip().splitlines()[-1][:200]}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, text=True) as process:
+        try:
+            told, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            told, _ = process.communicate()
+    failed = [line for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    found = {"exit code": process.returncode, "told": told.strip().splitlines()[-1][:200]}
+    return found | ({"failed": "; ".join(failed)[:2000]} if failed else {})
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -206,6 +232,27 @@ class Contender:
         nn.functional.cross_entropy(self.forward(images), labels).backward()
         self.optimizer.step()
 
+    def capture(self, images: Tensor, labels: Tensor) -> None:
+        """A whole step as a CUDA graph, as PyTorch's notes on CUDA graphs have it."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                self.step(images, labels)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            nn.functional.cross_entropy(self.forward(images), labels).backward()
+            self.optimizer.step()
+        self.replay = graph.replay
+
+    def graph_times(self) -> tuple[float, float]:
+        """Milliseconds of a replay; its optimizer is not seen alone."""
+        started = _now()
+        self.replay()
+        return 1e3 * (_now() - started), float("nan")
+
     def times(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Milliseconds of a whole step, and of its optimizer alone."""
         self.optimizer.zero_grad()
@@ -234,12 +281,17 @@ def ratio(
     for one in pair:
         for _ in range(3):
             one.step(images, labels)
-    seen = [[one.times(images, labels) for one in pair] for _ in range(steps)]
+        if way == "graph":
+            one.capture(images, labels)
+    take = Contender.graph_times if way == "graph" else lambda one: one.times(images, labels)
+    seen = [[take(one) for one in pair] for _ in range(steps)]
     (sgd, sgd_alone), (ours, ours_alone) = (
         [statistics.median(column) for column in zip(*(row[i] for row in seen), strict=True)]
         for i in range(2)
     )
     told = {"steps": steps, "fused SGD, ms": sgd, "slotkit, ms": ours, "ratio": ours / sgd}
+    if way == "graph":
+        return told
     told |= {"optimizer, SGD, ms": sgd_alone, "optimizer, slotkit, ms": ours_alone}
     if selection == "greedy":
         told["optimizer, GB/s"] = BYTES["greedy"] * pair[1].connections / ours_alone / 1e6
@@ -260,11 +312,11 @@ def copy_bandwidth(megabytes: int) -> Row:
 
 def all_ratios() -> Iterator[tuple[str, str, int, int, str, str]]:
     """Row name, network, batch, K, selection, way: the most wanted first."""
-    for way in ("eager", "compile"):
-        for network, (_, _, _, batches) in NETWORKS.items():
-            for batch in batches:
+    for k in (8, 64, 1024):
+        for way in WAYS:
+            for network, (_, _, _, batches) in NETWORKS.items():
                 for selection in ("greedy", "probabilistic"):
-                    for k in (8, 64, 1024):
+                    for batch in batches:
                         name = f"{network}, batch {batch}, {selection}, K = {k}, {way}"
                         yield name, network, batch, k, selection, way
 
@@ -273,10 +325,23 @@ def all_ratios() -> Iterator[tuple[str, str, int, int, str, str]]:
 # (d) paper-conv2-greedy, K = 8, as far as the time goes; the next call goes on.
 
 
-def paper_run(folder: Path, data_dir: Path, seconds: float) -> Row:
-    runs, name = folder / "runs", "paper-conv2-greedy-k8"
-    command = [sys.executable, "-m", "slotkit", "train", "--runs-dir", str(runs), "--data-dir", str(data_dir)]
-    fresh = ["--recipe", "paper-conv2-greedy", "--k", "8", "--name", name, "--device", DEVICE.type]
+class Training(NamedTuple):
+    """A run's name, what `slotkit train` is given to begin it, and what it is given every time."""
+
+    name: str
+    fresh: list[str]
+    always: list[str]
+
+
+PAPER = Training("paper-conv2-greedy-k8", ["--recipe", "paper-conv2-greedy", "--k", "8"], [])
+TINY_RUN = Training("tiny", ["--epochs", "1", "--set", "slots.engine=eager"], [])
+
+
+def train(folder: Path, run: Training, seconds: float) -> Row:
+    """`slotkit train` for so long, or on from where it was stopped."""
+    runs, name = folder / "runs", run.name
+    command = [sys.executable, "-m", "slotkit", "train", "--runs-dir", str(runs), *run.always]
+    fresh = [*run.fresh, "--name", name, "--device", DEVICE.type]
     command += ["--resume", name] if (runs / name / "config.toml").exists() else fresh
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -294,8 +359,8 @@ def paper_run(folder: Path, data_dir: Path, seconds: float) -> Row:
 
 
 def prove_tiny(report: Report) -> None:
-    image = (3, 2, 2)
-    report.add("device tests", "philox", lambda: device_tests(["tests/test_philox.py", "-k", "random123"]))
+    image, philox = (3, 2, 2), ["tests/test_philox.py", "-k", "random123"]
+    report.add("device tests", "philox", lambda: device_tests(philox, 60))
     report.add("exactness", "tiny, K = 8", lambda: exactness(tiny_network, image, 8, 3))
     report.add("exactness", "tiny, draws", lambda: same_draws(tiny_network, 8, 2))
     report.add("bandwidth", "copy", lambda: copy_bandwidth(1))
@@ -304,29 +369,32 @@ def prove_tiny(report: Report) -> None:
         report.add(
             "ratios", name, lambda chosen=selection: ratio(tiny_network, image, 4, 8, chosen, "eager", 2)
         )
+    report.add("training", "digits", lambda: train(report.folder, TINY_RUN, 120))
 
 
-def prove(report: Report, data_dir: Path | None, until: float) -> None:
-    chosen = ["tests/latent", "tests/test_philox.py", "tests/test_reel.py", "-k", "cuda"]
-    report.add("device tests", "cuda", lambda: device_tests(chosen))
+def prove(report: Report, data_dir: Path | None) -> None:
+    places = ["tests/latent", "tests/test_philox.py", "tests/test_reel.py"]
+    for name, chosen in {"triton": "cuda and triton", "others": "cuda and not triton"}.items():
+        given = [*places, "-k", chosen, "-n", "8"]
+        report.add(
+            "device tests", name, lambda given=given: device_tests(given, report.seconds("device tests"))
+        )
     for network, image in (("lenet", (1, 28, 28)), ("conv2", (3, 32, 32))):
         build = _builder(network, image, 10)
         for k in (2, 8, 64):
-            report.add(
-                "exactness", f"{network}, K = {k}", lambda b=build, i=image, k=k: exactness(b, i, k, 20)
-            )
-            report.add("exactness", f"{network}, K = {k}, draws", lambda b=build, k=k: same_draws(b, k, 3))
+            name = f"{network}, K = {k}"
+            report.add("exactness", name, lambda b=build, i=image, k=k: exactness(b, i, k, 20))
+            report.add("exactness", f"{name}, draws", lambda b=build, k=k: same_draws(b, k, 3))
     report.add("bandwidth", "copy", lambda: copy_bandwidth(1024))
     for name, network, batch, k, selection, way in all_ratios():
-        if time.monotonic() < until:
-            what, image, classes, _ = NETWORKS[network]
-            build = _builder(what, image, classes)
-            given = (build, image, batch, k, selection, way, 20)
-            report.add("ratios", name, lambda given=given: ratio(*given))
-    if data_dir is not None and time.monotonic() < until:
+        what, image, classes, _ = NETWORKS[network]
+        given = (_builder(what, image, classes), image, batch, k, selection, way, 20)
+        report.add("ratios", name, lambda given=given: ratio(*given))
+    if data_dir is not None:
         report.rows.pop("paper-conv2-greedy", None)  # made anew: it goes on
-        seconds = until - time.monotonic()
-        report.add("paper-conv2-greedy", "K = 8", lambda: paper_run(report.folder, data_dir, seconds))
+        seconds = report.seconds("paper-conv2-greedy")
+        run = PAPER._replace(always=["--data-dir", str(data_dir)])
+        report.add("paper-conv2-greedy", "K = 8", lambda: train(report.folder, run, seconds))
 
 
 def _builder(name: str, image: Image, classes: int) -> Callable[[], nn.Module]:
@@ -342,14 +410,14 @@ def main() -> None:
     given = parser.parse_args()
     if not (IS_GPU or given.tiny):
         parser.error("this PyTorch sees no CUDA device. Give --tiny to try the script on the CPU")
-    until = time.monotonic() + 60 * given.minutes
-    report = Report(given.out)
+    report = Report(given.out, given.minutes)
     report.add("conditions", "this run", conditions)
     if given.tiny:
         prove_tiny(report)
     else:
-        prove(report, given.data_dir, until)
+        prove(report, given.data_dir)
     report.write_tables()
+    print(f"\n{report.tables()}\n\nThe rows are in {report.file}, these tables in {given.out / 'gpu.md'}.")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_what_a_gpu_has_to_prove_runs_without_one(
     program = f"import runpy; runpy.run_path({str(BENCHMARKS / 'gpu.py')!r}, run_name='__main__')"
     forks.start(program, *arguments, cwd=tmp_path).checked()
     rows = json.loads((tmp_path / "results" / "gpu.json").read_text())
-    assert list(rows) == ["conditions", "device tests", "exactness", "bandwidth", "ratios"]
+    assert list(rows) == ["conditions", "device tests", "exactness", "bandwidth", "ratios", "training"]
     assert not [row for part in rows.values() for row in part.values() if "error" in row]
     trained = rows["exactness"]["tiny, K = 8"]
     assert trained["flips"] > 5
@@ -84,4 +84,5 @@ def test_what_a_gpu_has_to_prove_runs_without_one(
     assert all(row["ratio"] > 0 for row in rows["ratios"].values())
     tables = (tmp_path / "results" / "gpu.md").read_text()
     assert re.findall("^## (.*)$", tables, flags=re.MULTILINE) == list(rows)
-    assert run("gpu.py", *arguments) == "", "every row was there already"
+    assert rows["training"]["digits"]["exit code"] == 0
+    assert run("gpu.py", *arguments).startswith("\n## conditions"), "every row was there already"
