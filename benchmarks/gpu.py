@@ -4,15 +4,16 @@
     python benchmarks/gpu.py --out DIR --tiny                    # without one: the same code, tiny sizes
 
 Each part may take its share of the time (`SHARES`). What does not fit, or fails, is said, and the next part
-has its turn. Writes DIR/gpu.json and its tables, DIR/gpu.md, after each row. Rows that are in gpu.json already
-are not made again, so that another call goes on; the training of part (d) is resumed. Without a GPU the kernels
-run in Triton's interpreter: that shows that this script works, and its times mean nothing.
+has its turn. Writes DIR/gpu.json and its tables, DIR/gpu.md, after each row. Rows that are in gpu.json stay
+there, so that another call goes on; the training of part (d) is resumed. Without a GPU the kernels run in
+Triton's interpreter: that shows that this script works, and its times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -410,7 +411,7 @@ def main() -> None:
     given = parser.parse_args()
     if not (IS_GPU or given.tiny):
         parser.error("this PyTorch sees no CUDA device. Give --tiny to try the script on the CPU")
-    report = Report(given.out, given.minutes)
+    report = Report(given.out, math.inf if given.tiny else given.minutes)
     report.add("conditions", "this run", conditions)
     if given.tiny:
         prove_tiny(report)

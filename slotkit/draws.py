@@ -96,7 +96,12 @@ class Draws:
             self._counter.fill_(number)
 
     def _next(self) -> int | Tensor:
-        """The number of the next draw: on the device, if steps are counted there too."""
+        """The number of the next draw: on the device, if lines are kept there too."""
+        self._count_there()
+        return self._number if self._counter is None else self._counter
+
+    def _count_there(self) -> None:
+        """Before a CUDA graph takes a draw: it would make the counter anew each time."""
         device = self.form.counting_device()
         here = None if self._counter is None else self._counter.device
         if here != device:
@@ -104,7 +109,6 @@ class Draws:
             if device is not None:
                 self._counter = torch.zeros(1, dtype=torch.int64, device=device)
             self.number = number
-        return self._number if self._counter is None else self._counter
 
     def end(self) -> None:
         """Draw no more."""
@@ -188,6 +192,8 @@ class Draws:
         self._copied = False  # a copy that trains is a machine like any other
         if self.waiting and not skipped:
             self._tell_of_no_draw()
+        if self._automatic:
+            self._count_there()
         self.restart(self.waiting if skipped else None)
 
     def _tell_of_no_draw(self) -> None:

@@ -36,7 +36,10 @@ from triton.runtime import interpreter
 from slotkit.latent.engines import triton as engine
 from slotkit.latent.engines import triton_kernels as kernels
 from slotkit.latent.engines.registry import ENGINES
-from slotkit.reel import Reel
+from slotkit.latent.weight import sample
+from slotkit.making import slotify
+from slotkit.optim import SlotAdam
+from slotkit.reel import EVALUATION_DRAWS, Reel
 
 NAME = "triton"
 
@@ -143,6 +146,24 @@ def reels(run: Run) -> Callable[[], None]:
     return check
 
 
+def skipped() -> None:
+    """A step whose gradients are not finite moves nothing, and none that follows it until somebody has heard."""
+    for way in (DECAYED, ADAM):
+        machine = replace(way, dtype=torch.float32).machine(CPU, "latent", NAME, "stored")
+        optimizer: Any = way.optimizer(machine)
+        for parameter in machine.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        before = bits(machine) | {"t": optimizer.state_dict()["state"][0].get("step", torch.zeros(()))}
+        optimizer.found_inf = torch.ones(())
+        optimizer.step()
+        del optimizer.found_inf
+        after = bits(machine) | {"t": optimizer.state_dict()["state"][0].get("step", torch.zeros(()))}
+        wrong = [name for name, value in before.items() if not torch.equal(value, after[name])]
+        if wrong:
+            raise DifferenceError(f"{wrong[0]} has moved")
+
+
 def half_precision(dtype: torch.dtype) -> Callable[[], None]:
     """Weights of two bytes, whose latents are float32."""
     return trains(replace(QUICK, dtype=dtype))
@@ -165,6 +186,63 @@ def one_launch() -> None:
     finally:
         engine.launch = launch
     assert launches == [3, 3], launches
+
+
+# docs/roofline.md: bytes a connection that the kernels move in a step without flips, and in a draw of the same
+# weights. What looks whether gradients are finite is PyTorch's, and comes to these.
+BYTES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "momentum": ({"lr": 1e-9, "momentum": 0.9}, 28, 8),
+    "plain": ({"lr": 1e-9}, 20, 8),
+    "adam": ({"lr": 1e-9}, 36, 8),
+    "sampled": ({"lr": 1e-9, "momentum": 0.9}, 20, 8),
+}
+
+
+def bytes_moved(way: str) -> Callable[[], None]:
+    """Of memory that has a number for each connection, with float32 state and weights, whatever K is."""
+    settings, stepped, drawn = BYTES[way]
+
+    def check() -> None:
+        model = torch.nn.Linear(20, 10, bias=False)
+        machine = slotify(model, 8, "PS" if way == "sampled" else "GS", engine=NAME)
+        optimizer = SlotAdam(machine, **settings) if way == "adam" else machine.optimizer(**settings)
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+        moved = traffic(optimizer.step)
+        assert moved == 200 * stepped, f"a step moves {moved / 200} bytes"
+        with machine.using("PS", 3):
+            moved = traffic(lambda: sample(list(machine.form.latents.values()), EVALUATION_DRAWS, 3))
+        assert moved == 200 * drawn, f"a draw moves {moved / 200} bytes"
+
+    return check
+
+
+def traffic(launches: Callable[[], Any]) -> int:
+    """Bytes that kernels load and store in tiles: what a program reads of the table is one number at a time."""
+    builder: Any = interpreter.InterpreterBuilder
+    load, store = builder.create_masked_load, builder.create_masked_store
+    moved = 0
+
+    def count(data: Any, mask: Any) -> None:
+        nonlocal moved
+        if mask.size > 1:
+            moved += int(np.broadcast_to(mask, data.shape).sum()) * data.itemsize
+
+    def loaded(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        found = load(self, pointers, mask, *rest)
+        count(found.data, mask.data)
+        return found
+
+    def stored(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        count(value.data, mask.data)
+        return store(self, pointers, value, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = loaded, stored
+    try:
+        launches()
+    finally:
+        builder.create_masked_load, builder.create_masked_store = load, store
+    return moved
 
 
 def refusals() -> None:
@@ -205,7 +283,9 @@ SINGLE = replace(QUICK, dtype=torch.float32)
 CHECKS: dict[str, Callable[[], None]] = {
     "known-answers": known_answers,
     "refusals": refusals,
+    "skipped": skipped,
     "one-launch": one_launch,
+    **{f"bytes-{way}": bytes_moved(way) for way in BYTES},
     **{f"k={k}": trains(replace(QUICK, k=k)) for k in (2, 3, 40)},
     "recomputed": steps(replace(QUICK, steps=2), NAME),
     "small-blocks": small_blocks(trains(replace(QUICK, steps=2))),
@@ -277,6 +357,15 @@ MUTANTS: dict[str, tuple[str, str, Run | Callable[[], None]]] = {
     "never-maximizes": ("r3 != 0, r4, r5", "r3 != 0, r4, 1.0", replace(QUICK, maximize=True)),
     "adam-without-square": ("tl.store(squares, square, mask=live)", "pass", ADAM),
     "adam-betas-mixed": ("AdamStep(r0, r1, r2, r3.to(STATE), r4", "AdamStep(r0, r1, r4, r3.to(STATE), r2", ADAM),
+    "never-skips": ("KEPT_SKIPPED, ON_DEVICE), tl.float64) == 0)", "KEPT_SKIPPED, ON_DEVICE), tl.float64) >= 0)", skipped),
+    "line-goes-on": ("tl.where(skipped, c, after), tl.where(skipped, e, speed)", "after, speed", skipped),
+    "adam-counts-on": ("tl.where(skipped, t - 1, t)", "t", skipped),
+    "intervals-not-turned": ("inside & (tl.full(live.shape, told(row, 0, KEPT_TURNED", "inside & (tl.full(live.shape, 0 * told(row, 0, KEPT_TURNED", SWINGS),
+    "line-stands-still": ("tl.store(kept + KEPT_C, after)", "pass", DECAYED),
+    "always-damped": ("tl.where(moving != 0, r2, 1.0)", "r2 * 1.0", replace(QUICK, dampening=0.5)),
+    "adam-mean-not-corrected": ("lr / (1 - first)", "lr", ADAM),
+    "adam-square-not-corrected": ("tl.sqrt(1 - second)", "tl.sqrt(1 + 0 * second)", ADAM),
+    "adam-without-decay": ("1 - lr * r1)", "1 + 0 * lr * r1)", ADAM),
     "draw-uniform": ("tl.exp(scores - tl.max(scores, axis=1)[:, None])", "tl.where(j < K, 1.0, 0.0).to(tl.float64)", samples(8)),
     "draw-scores-forgotten": ("scores = c * initial.to(tl.float64) + latent", "scores = c * 0 + latent", samples(8, 0.0, init="glorot-uniform", c=30.0)),
     "draw-one-late": ("reached & (mass > 0), j, K)", "reached & (mass > 0), (j + 1) % K, K)", samples(8)),

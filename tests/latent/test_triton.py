@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 from slotkit.latent.engines import triton_kernels as kernels
 from slotkit.latent.engines.registry import ENGINES, find_engine
-from slotkit.latent.engines.triton import Kind
+from slotkit.latent.engines.triton import KINDS, Kind
 from slotkit.reel import Reel
 
 
@@ -49,18 +49,28 @@ def test_a_broken_rule_is_noticed(name: str, verdicts: dict[str, str]) -> None:
     assert verdicts[name], f"the checks pass with {name}"
 
 
-# The kernels that a GPU gets: sizes of options, dtypes and rules differ.
-COMPILED = {
-    "sgd": (kernels.step, Kind(8, False, False, torch.float32, torch.float32), {"ADAM": False}),
-    "adam": (kernels.step, Kind(2, True, False, torch.float64, torch.float64), {"ADAM": True}),
-    "half": (kernels.step, Kind(1, False, True, torch.bfloat16, torch.float32), {"ADAM": True}),
-    "draws": (kernels.sample, Kind(8, False, False, torch.float16, torch.float32), {}),
-}
+# The kernels that a GPU gets: each with every dtype of a weight; sizes, tables and rules differ.
+F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+STEP = {"ADAM": False, "ON_DEVICE": True}
+COMPILED: dict[str, tuple[Any, Kind | None, dict[str, Any]]] = {
+    "step": (kernels.step, Kind(8, False, False, F32, F32), STEP),
+    "step-adam-float64": (kernels.step, Kind(2, True, False, F64, F64), STEP | {"ADAM": True}),
+    "step-bfloat16": (kernels.step, Kind(1, False, True, BF16, F32), STEP | {"ADAM": True}),
+    "step-float16": (kernels.step, Kind(64, False, False, F16, F32), STEP),
+    "choice": (kernels.step, Kind(3, False, True, F32, F32), STEP | {"ON_DEVICE": False}),
+    "line": (kernels.begin, None, {"ADAM": False}),
+    "line-adam": (kernels.begin, None, {"ADAM": True}),
+    "draw": (kernels.sample, Kind(8, False, False, F32, F32), {"ON_DEVICE": True}),
+    "draw-float64": (kernels.sample, Kind(2, True, False, F64, F64), {"ON_DEVICE": False}),
+    "draw-bfloat16": (kernels.sample, Kind(1, False, True, BF16, F32), {"ON_DEVICE": True}),
+    "draw-float16": (kernels.sample, Kind(64, False, False, F16, F32), {"ON_DEVICE": True}),
+}  # fmt: skip
+CAPABILITIES = [90, pytest.param(80, marks=pytest.mark.long)]
 
 
-def compiled(capability: int, kernel: Any, kind: Kind, others: dict[str, Any]) -> Any:
+def compiled(capability: int, kernel: Any, kind: Kind | None, others: dict[str, Any]) -> Any:
     """A kernel for a GPU of that compute capability; no GPU is asked for."""
-    constants = kind.constants(tensors=3) | others
+    constants = others | (kind.constants(tensors=3) if kind else {"enable_fp_fusion": False})
     fused = constants.pop("enable_fp_fusion")
     signature = {name: "constexpr" if name in constants else "i32" for name in kernel.arg_names}
     source = ASTSource(
@@ -74,18 +84,26 @@ def compiled(capability: int, kernel: Any, kind: Kind, others: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("name", COMPILED)
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_compiles_without_a_gpu(
     capability: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To PTX and machine code. No product of a step is fused with a sum, or bits would not be torch's."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel, kind, others = COMPILED[name]
-    made = compiled(capability, kernel, kind, others).asm
+    made = compiled(capability, *COMPILED[name]).asm
     assert f".target sm_{capability}" in made["ptx"]
     assert len(made["cubin"]) > 1000
-    if kernel is kernels.step:
+    if name not in ("line-adam", *(name for name in COMPILED if name.startswith("draw"))):  # these have exp
         assert not re.search(r"\bfma\.\S*f(32|64)", made["ptx"])
+
+
+def test_every_kernel_is_compiled_for_every_dtype() -> None:
+    """Those that the engine launches: they take a table."""
+    launched = {each for each in vars(kernels).values() if "table" in getattr(each, "arg_names", [])[:1]}
+    found: dict[Any, set[Any]] = {kernel: set() for kernel in launched - {kernels.row_of}}
+    for kernel, kind, _ in COMPILED.values():
+        found[kernel].add(kind and kind.weight)
+    assert found == {kernels.begin: {None}, kernels.step: set(KINDS), kernels.sample: set(KINDS)}
 
 
 def test_it_says_why_it_cannot_run() -> None:
