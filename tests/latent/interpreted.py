@@ -147,21 +147,27 @@ def reels(run: Run) -> Callable[[], None]:
 
 
 def skipped() -> None:
-    """A step whose gradients are not finite moves nothing, and none that follows it until somebody has heard."""
+    """A step that a GradScaler skips moves nothing."""
     for way in (DECAYED, ADAM):
         machine = replace(way, dtype=torch.float32).machine(CPU, "latent", NAME, "stored")
         optimizer: Any = way.optimizer(machine)
         for parameter in machine.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        before = bits(machine) | {"t": optimizer.state_dict()["state"][0].get("step", torch.zeros(()))}
+        before = bits(machine) | moments(optimizer)
         optimizer.found_inf = torch.ones(())
         optimizer.step()
         del optimizer.found_inf
-        after = bits(machine) | {"t": optimizer.state_dict()["state"][0].get("step", torch.zeros(()))}
+        after = bits(machine) | moments(optimizer)
         wrong = [name for name, value in before.items() if not torch.equal(value, after[name])]
         if wrong:
             raise DifferenceError(f"{wrong[0]} has moved")
+
+
+def moments(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Of the first weight under Adam, with its steps."""
+    state = optimizer.state_dict()["state"][0]
+    return {name: state[name].clone() for name in ("step", "exp_avg", "exp_avg_sq") if name in state}
 
 
 def half_precision(dtype: torch.dtype) -> Callable[[], None]:
