@@ -111,7 +111,8 @@ def _told(value: Any) -> str:
 
 
 def conditions() -> Row:
-    device = torch.cuda.get_device_name() if IS_GPU else "none: Triton's interpreter on the CPU"
+    none = "none: Triton's interpreter on the CPU, whose times mean nothing"
+    device = torch.cuda.get_device_name() if IS_GPU else none
     import triton
 
     return {"device": device, "torch": torch.__version__, "triton": triton.__version__, "seed": 0}
@@ -344,16 +345,21 @@ def train(folder: Path, run: Training, seconds: float) -> Row:
     command = [sys.executable, "-m", "slotkit", "train", "--runs-dir", str(runs), *run.always]
     fresh = [*run.fresh, "--name", name, "--device", DEVICE.type]
     command += ["--resume", name] if (runs / name / "config.toml").exists() else fresh
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        done = process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the run stops at a commit point
-        done = process.wait()
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    with (folder / "train.log").open("a", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+        try:
+            done = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the run stops at a commit point
+            done = process.wait()
     summary = runs / name / "summary.json"
     told = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
-    accuracies = {key: value for key, value in told.items() if "accuracy" in key}
-    return {"exit code": done, "run": str(runs / name), **accuracies}
+    found = {"exit code": done, "run": str(runs / name)}
+    if "test" in told:
+        found |= {"epochs": told["epochs"], "test accuracy": told["test"]["last"]["greedy"]["accuracy"]}
+    last = (folder / "train.log").read_text(encoding="utf-8").strip().splitlines()[-1:]
+    return found | {"told": "".join(last)[:200]}
 
 
 # ---------------------------------------------------------------------------------------------------
