@@ -7,7 +7,7 @@ when it asks for a state, and without asking in one of the next steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -52,14 +52,14 @@ class Verdict:
     def hear(self) -> None:
         """Raise DivergedError if the device has said so by now. Doesn't wait for it."""
         if self.skip.device.type != "cuda":
-            self._raise(self._stopped.numpy())
+            self._raise(self._stopped)
             return
         if torch.cuda.is_current_stream_capturing():
             return
         if self._event is None or self._told is None:
-            self._told, self._event = torch.zeros(1).pin_memory(), torch.cuda.Event()
-        elif self._event.query():
-            self._raise(self._told.numpy())
+            self._told, self._event = torch.zeros(1).pin_memory(), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        elif self._event.query():  # type: ignore[no-untyped-call]
+            self._raise(self._told)
         else:
             return
         self._told.copy_(self._stopped, non_blocking=True)
@@ -67,10 +67,11 @@ class Verdict:
 
     def ask(self) -> None:
         """The same, and wait for the device."""
-        self._raise(self._stopped.cpu().numpy())
+        self._raise(self._stopped.cpu())
 
-    def _raise(self, stopped: Sequence[float]) -> None:
-        if not stopped[0]:
+    def _raise(self, stopped: Tensor) -> None:
+        """`stopped` is in the memory of the host."""
+        if not stopped.numpy()[0]:
             return
         which, step = self._bad.tolist().index(True), int(self._fine) + 1
         self._stopped.zero_()

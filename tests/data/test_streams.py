@@ -19,6 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
 
+from slotkit.data import streams
 from slotkit.data.batches import batches, ordered_batches
 from slotkit.data.identity import identity_of
 from slotkit.data.images import Dataset, Images, ImageSet
@@ -251,3 +252,25 @@ def test_the_longest_folder_that_is_accepted_can_be_used(
         "print(next(iter(batches(images, 70, seed=1, epoch=2)))[0].shape[0])"
     )
     assert forks.start(program, folder, str(longest), cwd=tmp_path).checked() == "70\n"
+
+
+def test_batches_for_a_gpu_are_pinned_and_copied_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins: no GPU is asked for."""
+    asked: list[Any] = []
+
+    class Pixels:
+        def to(self, device: torch.device, non_blocking: bool) -> torch.Tensor:
+            asked.append((device, non_blocking))
+            return torch.zeros(2, 1, 1, 1)
+
+    def ahead(decoder: Any, units: Any, workers: int, pin: bool) -> Any:
+        asked.append(pin)
+        return iter([Pixels()])
+
+    monkeypatch.setattr(streams, "_Decoder", lambda *_: None)
+    monkeypatch.setattr(streams, "_read_ahead", ahead)
+    labels: Any = SimpleNamespace(device=torch.device("cuda:1"))
+    nothing: Any = SimpleNamespace(shape=(1, 1, 1))
+    images = StreamedImages(nothing, labels, torch.arange(2), nothing, 0)
+    assert len(list(images.read([torch.arange(2)]))) == 1
+    assert asked == [True, (torch.device("cuda:1"), True)]

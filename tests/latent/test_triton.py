@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import triton
@@ -16,6 +19,8 @@ from latent.trajectories import CPU
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import slotkit
+from slotkit.latent.engines import triton as engine
 from slotkit.latent.engines import triton_kernels as kernels
 from slotkit.latent.engines.registry import ENGINES, find_engine
 from slotkit.latent.engines.triton import KINDS, Kind
@@ -130,3 +135,45 @@ def test_auto_chooses_it_on_cuda() -> None:
 
     reel = Reel("weight", (2, 2), 2)
     assert find_engine("auto", OnCuda(), reel, stored=False).name == "triton"  # type: ignore[arg-type]
+
+
+def test_kernels_are_launched_on_the_device_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another device is the current one, as with a model on several."""
+    seen: list[Any] = []
+
+    class Current:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            seen.append(self.device)
+
+        def __exit__(self, *_: object) -> None:
+            seen.append("over")
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *_, **__: seen.append(grid)
+
+    class Latent:
+        device = torch.device("cuda:1")
+
+        def __len__(self) -> int:
+            return 3000
+
+    monkeypatch.setattr(torch.cuda, "device", Current)
+    monkeypatch.setattr(engine, "_on", lambda device, table: seen.append(device))
+    arrays: Any = SimpleNamespace(latent=Latent())
+    constants = {"TENSORS": 1, "ON_DEVICE": False}
+    engine.launch(Kernel(), [arrays], [np.zeros(int(engine.WIDTH), np.int64)], constants)
+    assert seen == [Latent.device, Latent.device, (3,), "over"]
+
+
+def test_no_stream_but_the_current_one() -> None:
+    """Triton launches on PyTorch's current stream; nothing here makes another one, or waits for one."""
+    sources = {
+        path.name: path.read_text(encoding="utf-8") for path in Path(slotkit.__file__).parent.rglob("*.py")
+    }
+    assert "triton_kernels.py" in sources
+    words = r"cuda\.(Stream|stream)\(|wait_stream|\.synchronize\("
+    assert [name for name, text in sources.items() if re.search(words, text)] == []
