@@ -192,8 +192,8 @@ class SlotOptimizer(Optimizer):
         if scale is not None and stepping:
             divided = torch._foreach_div([gradient for _, gradient, _ in stepping], scale)
             stepping = [(one[0], gradient, one[2]) for one, gradient in zip(stepping, divided, strict=True)]
-        finite = {f"The gradient of {weight.reel.name} is": gradient for weight, gradient, _ in stepping}
-        finite |= {f"Some scores of {w.reel.name} are": w.latent for w, _, _ in stepping if not w.follows}
+        finite = [(f"The gradient of {weight.reel.name} is", gradient) for weight, gradient, _ in stepping]
+        finite += [(f"Some scores of {w.reel.name} are", w.latent) for w, _, _ in stepping if not w.follows]
         verdict.look(finite, overflow)
         for weight, _, _ in stepping:
             weight.keep_line(on_device=True)

@@ -7,7 +7,7 @@ when it asks for a state, and without asking in one of the next steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,17 +32,19 @@ class Verdict:
         self._told: Tensor | None = None
         self._event: torch.cuda.Event | None = None
 
-    def look(self, tensors: Mapping[str, Tensor], overflow: Tensor | None) -> None:
-        """At the tensors of a step, which have to be finite; they are named by words such as "The gradient of
-        0.weight is". With `overflow` a GradScaler has looked: where that is not 0 this step alone is skipped.
+    def look(self, tensors: Sequence[tuple[str, Tensor]], overflow: Tensor | None) -> None:
+        """At the tensors of a step, which have to be finite: each with words like "The gradient of NAME is".
+
+        With `overflow` a GradScaler has looked: where that is not 0 this step alone is skipped.
         """
         if overflow is not None:
             self.skip.copy_(torch.maximum(self._stopped, overflow.reshape(1)))
             self._fine.add_(1 - self._stopped)
             return
-        if list(tensors) != self._names:
-            self._names, self._bad = list(tensors), self.skip.new_zeros(len(tensors), dtype=torch.bool)
-        largest = torch._foreach_norm(list(tensors.values()), math.inf)
+        names = [name for name, _ in tensors]
+        if names != self._names:
+            self._names, self._bad = names, self.skip.new_zeros(len(names), dtype=torch.bool)
+        largest = torch._foreach_norm([tensor for _, tensor in tensors], math.inf)
         bad = torch.stack([each.double() for each in largest]).isfinite().logical_not()
         self._bad.copy_(torch.where(self._stopped != 0, self._bad, bad))
         self._stopped.copy_(torch.maximum(self._stopped, bad.any()))

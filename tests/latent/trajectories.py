@@ -187,7 +187,7 @@ def short(run: Run) -> Run:
     if not INTERPRETED or run.steps <= 8:
         return run
     if run.lr >= SWINGING.lr:
-        return replace(run, weight_decay=2e-2, steps=8)
+        return replace(run, weight_decay=3e-2, steps=8)
     return replace(run, steps=4, lr=8 * run.lr, period=min(run.period, 4))
 
 

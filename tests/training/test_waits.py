@@ -34,9 +34,7 @@ def test_a_step_waits_where_it_is_logged() -> None:
     with Waits() as waits:
         seen: list[tuple[bool, int]] = []
         for event in fit(build_own(config), images(), images(20), config):
-            if (
-                isinstance(event, Step) and event.step % per_epoch != 1
-            ):  # that looks for dead layers
+            if isinstance(event, Step) and event.step % per_epoch != 1:  # that looks for dead layers
                 seen.append((event.loss is not None, waits.count))
             waits.count = 0
     logged = [count for told, count in seen if told]
