@@ -207,12 +207,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--runs", type=int, default=3, help="runs whose memory is measured")
+    parser.add_argument("--read", type=int, help="images that such a run reads; default an epoch")
     parser.add_argument("--only", choices=AUGMENTATIONS, action="append", help="augmentations; default all")
     parser.add_argument("--folder", type=Path, help="a folder made before, or where to make it and leave it")
     parser.add_argument("--watched", metavar="AUGMENT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.watched:
-        print(json.dumps(watched(arguments.folder, arguments.workers, arguments.watched, arguments.pictures)))
+        images = arguments.read or arguments.pictures
+        print(json.dumps(watched(arguments.folder, arguments.workers, arguments.watched, images)))
         return
     with ExitStack() as stack:
         place = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -233,8 +235,8 @@ def main() -> None:
         for name in arguments.only or AUGMENTATIONS:
             for run in range(arguments.runs):
                 command = [sys.executable, __file__, "--folder", str(place), "--watched", AUGMENTATIONS[name]]
-                for option in ("workers", "pictures"):
-                    command += [f"--{option}", str(getattr(arguments, option))]
+                command += ["--workers", str(arguments.workers)]
+                command += ["--read", str(arguments.read or arguments.pictures)]
                 memory, printed = peaks(command)
                 told = {"augment": AUGMENTATIONS[name], "run": run, "peak_MB": memory, **json.loads(printed)}
                 print(json.dumps(told), flush=True)

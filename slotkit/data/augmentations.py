@@ -10,10 +10,11 @@ torchvision.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 CROP_PADDING = 4  # pixels on each side
 MIXED_AT_ONCE = 2**23  # bytes
 RANDAUGMENT_OPERATIONS = 2
+
+# Of resized-crop, as torchvision has them: width over height, and how many windows are tried.
+FORMS = (3 / 4, 4 / 3)
+WINDOWS = 10
+BILINEAR = 2  # Pillow's number of it: that is imported with the pictures
 
 
 
@@ -255,13 +261,41 @@ class PictureChange:
 
 @cache
 def _transform(name: str, number: float, size: tuple[int, int]) -> Callable[[Any], Any]:
+    if name == "resized-crop":
+        return partial(_resized_crop, lowest=number, size=size)
     from torchvision.transforms import v2
 
-    if name == "resized-crop":
-        made = v2.RandomResizedCrop(size, scale=(number, 1.0))
-    else:
-        made = v2.RandAugment(RANDAUGMENT_OPERATIONS, int(number))
-    return made  # type: ignore[no-any-return]
+    return v2.RandAugment(RANDAUGMENT_OPERATIONS, int(number))  # type: ignore[no-any-return]
+
+
+def _resized_crop(picture: Image.Image, lowest: float, size: tuple[int, int]) -> Image.Image:
+    """torchvision's RandomResizedCrop, from the same draws of torch's generator.
+
+    The import of torchvision.transforms takes 170 MB, as much as what else there is of slotkit, and seconds.
+    """
+    left, top, width, height = _window(*picture.size, lowest)
+    part = picture.crop((left, top, left + width, top + height))
+    return part.resize((size[1], size[0]), BILINEAR)
+
+
+def _window(width: int, height: int, lowest: float) -> tuple[int, int, int, int]:
+    """A random window of a share of the area, from `lowest` to all, and of a form from 3:4 to 4:3."""
+    narrowest, widest = torch.log(torch.tensor(FORMS)).tolist()
+    for _ in range(WINDOWS):
+        area = width * height * torch.empty(1).uniform_(lowest, 1.0).item()
+        form = torch.exp(torch.empty(1).uniform_(narrowest, widest)).item()
+        w, h = round(math.sqrt(area * form)), round(math.sqrt(area / form))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(0, height - h + 1, (1,)))
+            left = int(torch.randint(0, width - w + 1, (1,)))
+            return left, top, w, h
+    # In the middle, as large as it can be.
+    w, h = width, height
+    if width / height < min(FORMS):
+        h = round(w / min(FORMS))
+    elif width / height > max(FORMS):
+        w = round(h * max(FORMS))
+    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def change_batch(augment: Augment, pixels: Tensor, random: torch.Generator, rows: Rows) -> Tensor:

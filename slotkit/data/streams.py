@@ -12,7 +12,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
@@ -347,11 +349,28 @@ def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: boo
         generator=torch.Generator(),  # it seeds the workers, and is drawn from: torch's own stays as it is
     )
     try:
-        yield from map(_readable, loader)
+        with _deaths_wait():
+            found = iter(loader)
+        yield from map(_readable, found)
     except RuntimeError as fault:
         if "DataLoader worker" not in str(fault):
             raise
         raise UnreadableError(
-            f"A process that reads pictures ended: {fault} If memory ran out, lower data.workers (0 reads "
-            "without such processes) or the batch size."
+            f"A process that reads pictures ended: {str(fault).rstrip('. ')}. If memory ran out, lower "
+            "data.workers (0 reads without such processes) or the batch size."
         ) from fault
+
+
+@contextmanager
+def _deaths_wait() -> Iterator[None]:
+    """The death of a worker is told where its pictures are waited for, which takes torch up to 5 seconds.
+
+    torch would also raise it wherever the training is just then, in the midst of a step.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if main else None
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGCHLD, before)

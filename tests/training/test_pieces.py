@@ -206,10 +206,9 @@ class Apart(Processes):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_no_image_is_evaluated_twice(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_evaluated_twice(count: int) -> None:
     """Nor left out: the processes' counts and losses are those of one process, to the bit."""
-    monkeypatch.setattr("slotkit.training.evaluation.EVALUATION_BATCH", 8)
-    config = configure()
+    config = configure(evaluation__batch_size=8)
     trainee, times = build_own(config), []
     one = Apart(0, 1)
     trainee.processes = one
