@@ -12,6 +12,7 @@ from PIL import Image
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError, UnreadableError
 from slotkit.runs.folder import RunFolder
+from slotkit.training.evaluation import batch_of
 from slotkit.training.experiment import resume, run
 from slotkit.training.finetune import finetune
 from slotkit.training.loop import Event, Step
@@ -146,3 +147,31 @@ def test_finetuning_with_another_augmentation_keeps_the_images(pictures: Path) -
     (branch,) = (RunFolder(tuned.path / entry["branch"]) for entry in tuned.summary()["branches"])
     assert branch.config().data.fit == "stretch"
     assert (branch.path / "data.json").read_text() == (one.path / "data.json").read_text()
+
+
+def test_images_are_evaluated_so_many_at_once_and_the_reading_is_the_same(pictures: Path) -> None:
+    runs = [
+        run(settings(evaluation__batch_size=size, training__epochs=1), Path("runs"), f"of-{size}") for size in (1, 3, None)
+    ]
+    assert len({one.checkpoint("last").read_bytes() for one in runs}) == 1
+    tests = [one.summary()["test"]["last"]["greedy"] for one in runs]
+    assert len({test["accuracy"] for test in tests}) == 1
+    assert tests[0]["loss"] == pytest.approx(tests[2]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "size"),
+    [
+        ({}, (3, 32, 32), 512),
+        ({}, (1, 64, 64), 512),
+        ({}, (3, 224, 224), 8),  # the batch of training
+        ({"training__accumulate": 3}, (3, 224, 224), 3),  # the largest piece of one
+        ({"training__batch_size": 1000}, (3, 224, 224), 512),
+        ({"evaluation__batch_size": 100}, (3, 224, 224), 100),
+        ({"evaluation__batch_size": 600}, (3, 32, 32), 600),
+    ],
+)
+def test_large_images_are_evaluated_as_many_at_once_as_training_takes(
+    values: dict[str, Any], shape: tuple[int, int, int], size: int
+) -> None:
+    assert batch_of(settings(**values).config, shape) == size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,26 +58,31 @@ CTRL_C = "[os.kill(one, signal.SIGINT) for one in (*readers, os.getpid())]"
 SIGTERM = "[os.kill(one, signal.SIGTERM) for one in (*readers, os.getpid())]"
 
 
-@pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the pictures are, and the run `whole`, which nothing has ended."""
+    found = tmp_path_factory.mktemp("ends")
     random = np.random.default_rng(0)
     for half, n in (("train", 22), ("test", 2)):
         for name in "01":
-            folder = tmp_path / "imgs" / half / name
+            folder = found / "imgs" / half / name
             folder.mkdir(parents=True)
             for i in range(n):
                 pixels = random.integers(0, 128, (8, 8, 3), dtype=np.uint8)
                 pixels[2 * int(name)] = 255
                 Image.fromarray(pixels).save(folder / f"{i:02}.png")
-    (tmp_path / "net.py").write_text(NETWORK)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "net", raising=False)
+    (found / "net.py").write_text(NETWORK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(found)
+        patch.delitem(sys.modules, "net", raising=False)
+        done(*TRAIN, "--name", "whole")
+        yield found
 
 
 def done(*arguments: str) -> RunFolder:
     ended = invoke(*arguments)
     assert ended.exit_code == 0, ended.stderr
-    return RunFolder(Path("runs") / (arguments[-1]))
+    return RunFolder(Path("runs") / arguments[-1])
 
 
 def assert_same(one: RunFolder, two: RunFolder) -> None:
@@ -110,9 +116,10 @@ def is_there(process: int) -> bool:
     ids=["kill -9", "Ctrl-C", "SIGTERM", "reader"],
 )
 def test_it_ends_with_its_readers_and_goes_on_to_the_same_bits(
-    happens: str, code: int, status: str, told: str | None, tmp_path: Path, forks: Forks
+    happens: str, code: int, status: str, told: str | None, place: Path, forks: Forks
 ) -> None:
-    ended = forks.start(ENDED.replace("HAPPENS", happens), *TRAIN, *STREAMED, "--name", "part", cwd=tmp_path)
+    name = f"{status}-part"
+    ended = forks.start(ENDED.replace("HAPPENS", happens), *TRAIN, *STREAMED, "--name", name, cwd=place)
     assert ended.wait() == code, ended.err.read_text()[-2000:]
     lines = ended.err.read_text().splitlines()
     (readers,) = ([int(one) for one in line.split()[1:]] for line in lines if line.startswith("readers"))
@@ -120,18 +127,18 @@ def test_it_ends_with_its_readers_and_goes_on_to_the_same_bits(
     assert not any("Traceback" in line for line in lines)
     if told is not None:
         assert any(line.startswith(told.format(readers[0])) for line in lines), lines
-    assert RunFolder(Path("runs/part")).status() == status
-    part = done("train", "--model-factory", "net:make", "--resume", "part")
-    assert_same(part, done(*TRAIN, "--name", "whole"))
+    assert RunFolder(Path("runs") / name).status() == status
+    part = done("train", "--model-factory", "net:make", "--resume", name)
+    assert_same(part, RunFolder(Path("runs/whole")))
     until = time.monotonic() + 30  # torch's workers look every 5 seconds whether they are still needed
     while any(map(is_there, readers)) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(is_there, readers))
 
 
-def test_two_processes_read_their_own_pictures_and_mix_as_one(tmp_path: Path, forks: Forks) -> None:
+def test_two_processes_read_their_own_pictures_and_mix_as_one(place: Path, forks: Forks) -> None:
     """The same bits as one process in as many pieces, and in float64 the losses of one in one piece."""
-    run_together(forks, *TRAIN, *STREAMED, "--precision", "fp64", "--name", "two", cwd=tmp_path)
+    run_together(forks, *TRAIN, *STREAMED, "--precision", "fp64", "--name", "two", cwd=place)
     two = RunFolder(Path("runs/two"))
     assert_same(two, done(*TRAIN, "--precision", "fp64", "--set", "training.accumulate=2", "--name", "pieces"))
     one = done(*TRAIN, "--precision", "fp64", "--name", "one")
