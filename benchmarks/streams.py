@@ -11,8 +11,8 @@ Memory is that of slotkit, in a process of its own that reads one epoch, and of 
 second, the peak of each:
 
 rss_sum       resident memory of all processes; pages that they share count in each of them
-pss_sum       each page counts once. But pages of files, such as torch's libraries, are shared with all programs
-              of the machine that use them, and count less where other programs use torch
+pss_sum       each page counts once. But pages of files, such as torch's libraries, are shared with all
+              programs of the machine that use them, and count less where other programs use torch
 own_sum       what it would be without other programs: as pss_sum, and pages of files in full, as the process
               has them that has most
 """

@@ -36,7 +36,6 @@ WINDOWS = 10
 BILINEAR = 2  # Pillow's number of it: that is imported with the pictures
 
 
-
 @dataclass(frozen=True)
 class Rows:
     """Which rows of a batch are at hand: their places, int64 (m,) on the CPU, and how many the batch has."""

@@ -89,7 +89,9 @@ def batches(
             inputs = inputs.contiguous(memory_format=layout)
         return inputs, labels
 
-    change = PictureChange(augment_by.pictures, images.shape[1:], seed, epoch) if augment_by.pictures else None
+    change = (
+        PictureChange(augment_by.pictures, images.shape[1:], seed, epoch) if augment_by.pictures else None
+    )
     # A generator keeps its variables while the training works: these would be batches.
     return map(pair, images.read(own[skip:], change), count(skip))
 

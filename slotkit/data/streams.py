@@ -316,7 +316,9 @@ def _begin(worker: int) -> None:
     # A collection of garbage writes into every object that it looks at. What comes from the training process
     # stays shared with it.
     gc.freeze()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the training ends the workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches all processes: the training ends the workers
 
 
 def _check_folder(temporary: str) -> None:
@@ -343,7 +345,7 @@ def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: boo
         collate_fn=_as_it_is,
         pin_memory=pin,
         worker_init_fn=_begin,
-        # A worker that is forked shares torch with this process. Started anew it would take 300 MB of its own.
+        # A worker that is forked shares torch with this process; one that is not would take 300 MB more.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),  # it seeds the workers, and is drawn from: torch's own stays as it is

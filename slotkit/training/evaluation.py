@@ -21,8 +21,8 @@ from slotkit.data.batches import ordered_batches
 from slotkit.data.images import Images
 from slotkit.training.trainee import Trainee
 
-# Evaluation keeps no gradients, so it can take more images at once than training: of small ones. Of larger ones
-# the outputs of the first layers alone would be more than training keeps.
+# Evaluation keeps no gradients, so it can take more images at once than training: of small ones. Of larger
+# ones the outputs of the first layers alone would be more than training keeps.
 EVALUATION_BATCH = 512
 SMALL = 64 * 64  # pixels
 

@@ -107,7 +107,9 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
     epoch, done = state.validated + 1, state.step - state.validated * state.steps_per_epoch
     trainee.model.train()
     rows = gradients.rows if trainee.processes.count > 1 else None
-    remaining = islice(_epoch_batches(trainee, train, config, epoch, done, rows), state.steps_per_epoch - done)
+    remaining = islice(
+        _epoch_batches(trainee, train, config, epoch, done, rows), state.steps_per_epoch - done
+    )
     for index, (images, labels) in enumerate(remaining, start=done):
         total = min(settings.batch_size, len(train) - index * settings.batch_size)
         if index == 0:

@@ -72,7 +72,9 @@ def test_mixup_mixes_labels_as_it_mixes_images() -> None:
     assert len(seen) == 3  # a proportion for each step
 
 
-@pytest.mark.parametrize(("width", "height", "lowest"), [(40, 30, 0.08), (7, 90, 0.9), (90, 7, 0.9), (3, 4, 1.0)])
+@pytest.mark.parametrize(
+    ("width", "height", "lowest"), [(40, 30, 0.08), (7, 90, 0.9), (90, 7, 0.9), (3, 4, 1.0)]
+)
 def test_a_resized_crop_is_torchvisions(width: int, height: int, lowest: float) -> None:
     """Also where no window is found."""
     random = torch.Generator().manual_seed(1)

@@ -250,7 +250,9 @@ def test_some_rows_of_batches_are_those_of_whole_batches(augment: str) -> None:
     for rows in (slice(0, 1), slice(0, 2), slice(1, 3)):
         some = list(batches(watched, 10, **options, rows=lambda images, rows=rows: rows))
         assert all(
-            torch.equal(a, b[rows]) for one, two in zip(some, whole, strict=True) for a, b in zip(one, two, strict=True)
+            torch.equal(a, b[rows])
+            for one, two in zip(some, whole, strict=True)
+            for a, b in zip(one, two, strict=True)
         )
         expected = rows.stop - rows.start + (augment == "flip+mixup")
         assert watched.seen == [expected] * 2  # type: ignore[attr-defined]

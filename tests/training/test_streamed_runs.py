@@ -151,7 +151,8 @@ def test_finetuning_with_another_augmentation_keeps_the_images(pictures: Path) -
 
 def test_images_are_evaluated_so_many_at_once_and_the_reading_is_the_same(pictures: Path) -> None:
     runs = [
-        run(settings(evaluation__batch_size=size, training__epochs=1), Path("runs"), f"of-{size}") for size in (1, 3, None)
+        run(settings(evaluation__batch_size=size, training__epochs=1), Path("runs"), f"of-{size}")
+        for size in (1, 3, None)
     ]
     assert len({one.checkpoint("last").read_bytes() for one in runs}) == 1
     tests = [one.summary()["test"]["last"]["greedy"] for one in runs]

@@ -23,7 +23,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # 40 training images, 10 steps in an epoch; a commit at every step.
 TRAIN = (
-    *("train", "--dataset", "imagefolder:imgs", "--epochs", "2", "--device", "cpu", "--model-factory", "net:make"),
+    *(
+        "train",
+        "--dataset",
+        "imagefolder:imgs",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "--model-factory",
+        "net:make",
+    ),
     *("--set", "training.batch_size=4", "--set", "slots.k=2", "--set", "slots.engine=eager"),
     *("--set", "recording.checkpoint_minutes=1e-9", "--set", "training.log_every=1"),
     *("--set", "data.augment=flip+mixup"),
@@ -109,8 +119,8 @@ def is_there(process: int) -> bool:
             "os.kill(readers[0], signal.SIGKILL)",
             2,
             "failed",
-            "Error: A process that reads pictures ended: DataLoader worker (pid(s) {0}) exited unexpectedly. If "
-            "memory ran out, lower data.workers (0 reads without such processes) or the batch size.",
+            "Error: A process that reads pictures ended: DataLoader worker (pid(s) {0}) exited unexpectedly. "
+            "If memory ran out, lower data.workers (0 reads without such processes) or the batch size.",
         ),
     ],
     ids=["kill -9", "Ctrl-C", "SIGTERM", "reader"],
@@ -140,7 +150,9 @@ def test_two_processes_read_their_own_pictures_and_mix_as_one(place: Path, forks
     """The same bits as one process in as many pieces, and in float64 the losses of one in one piece."""
     run_together(forks, *TRAIN, *STREAMED, "--precision", "fp64", "--name", "two", cwd=place)
     two = RunFolder(Path("runs/two"))
-    assert_same(two, done(*TRAIN, "--precision", "fp64", "--set", "training.accumulate=2", "--name", "pieces"))
+    assert_same(
+        two, done(*TRAIN, "--precision", "fp64", "--set", "training.accumulate=2", "--name", "pieces")
+    )
     one = done(*TRAIN, "--precision", "fp64", "--name", "one")
     losses = [[entry["loss"] for entry in run.metrics()] for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
