@@ -354,12 +354,14 @@ def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: boo
         with _deaths_wait():
             found = iter(loader)
         yield from map(_readable, found)
-    except RuntimeError as fault:
-        if "DataLoader worker" not in str(fault):
+    except (RuntimeError, OSError, EOFError) as fault:
+        # An OSError is that of a pipe to a process that is just ending, or of one that could not begin.
+        if not workers or (isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault)):
             raise
+        how = str(fault).rstrip(". ") or type(fault).__name__
         raise UnreadableError(
-            f"A process that reads pictures ended: {str(fault).rstrip('. ')}. If memory ran out, lower "
-            "data.workers (0 reads without such processes) or the batch size."
+            f"A process that reads pictures ended: {how}. If memory ran out, lower data.workers (0 reads "
+            "without such processes) or the batch size."
         ) from fault
 
 

@@ -119,8 +119,7 @@ def is_there(process: int) -> bool:
             "os.kill(readers[0], signal.SIGKILL)",
             2,
             "failed",
-            "Error: A process that reads pictures ended: DataLoader worker (pid(s) {0}) exited unexpectedly. "
-            "If memory ran out, lower data.workers (0 reads without such processes) or the batch size.",
+            "Error: A process that reads pictures ended: ",  # and how that was noticed
         ),
     ],
     ids=["kill -9", "Ctrl-C", "SIGTERM", "reader"],
@@ -136,7 +135,7 @@ def test_it_ends_with_its_readers_and_goes_on_to_the_same_bits(
     assert len(readers) == 2
     assert not any("Traceback" in line for line in lines)
     if told is not None:
-        assert any(line.startswith(told.format(readers[0])) for line in lines), lines
+        assert any(line.startswith(told) for line in lines), lines
     assert RunFolder(Path("runs") / name).status() == status
     part = done("train", "--model-factory", "net:make", "--resume", name)
     assert_same(part, RunFolder(Path("runs/whole")))
