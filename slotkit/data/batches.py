@@ -70,16 +70,16 @@ def batches(
         chosen = torch.randperm(len(images), generator=generator("order", seed, epoch))
     chosen = chosen.to(images.labels.device)  # one transfer an epoch, not one a step
     parts = list(torch.split(chosen, batch_size)) if len(chosen) else []
-    wanted = [_wanted(len(part), rows, augment_by.mixes_labels) for part in parts]
-    own = [
-        part if rows is None else part[at.places.to(part.device)]
-        for part, at in zip(parts, wanted, strict=True)
-    ]
+
+    def at_hand(part: Tensor) -> Rows:
+        return _wanted(len(part), rows, augment_by.mixes_labels)
+
+    own = parts if rows is None else [part[at_hand(part).places.to(part.device)] for part in parts]
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def pair(pixels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        at, labels = wanted[step], images.labels[own[step]]
-        changed = change_batch(augment_by, pixels, generator("augment", seed, epoch, step), at)
+        labels, random = images.labels[own[step]], generator("augment", seed, epoch, step)
+        changed = change_batch(augment_by, pixels, random, at_hand(parts[step]))
         inputs = _network_input(changed, mean, std, dtype, channels_last)
         if augment_by.mixes_labels:
             assert classes is not None

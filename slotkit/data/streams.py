@@ -316,9 +316,8 @@ def _begin(worker: int) -> None:
     # A collection of garbage writes into every object that it looks at. What comes from the training process
     # stays shared with it.
     gc.freeze()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches all processes: the training ends the workers
+    # Ctrl-C reaches all processes, and the training ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check_folder(temporary: str) -> None:
@@ -371,7 +370,7 @@ def _deaths_wait() -> Iterator[None]:
 
     torch would also raise it wherever the training is just then, in the midst of a step.
     """
-    main = threading.current_thread() is threading.main_thread()
+    main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
     before = signal.getsignal(signal.SIGCHLD) if main else None
     try:
         yield

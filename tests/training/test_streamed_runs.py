@@ -154,7 +154,9 @@ def test_images_are_evaluated_so_many_at_once_and_the_reading_is_the_same(pictur
     for size in (1, 3, None):
         told: list[Event] = []
         options = settings(evaluation__batch_size=size, training__epochs=1)
-        tests.append(run(options, Path("runs"), f"of-{size}", told.append).summary()["test"]["last"]["greedy"])
+        tests.append(
+            run(options, Path("runs"), f"of-{size}", told.append).summary()["test"]["last"]["greedy"]
+        )
         losses.append([event.loss for event in told if isinstance(event, Step)])
     assert losses[0] == losses[1] == losses[2]
     assert len({test["accuracy"] for test in tests}) == 1
