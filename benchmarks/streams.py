@@ -1,14 +1,20 @@
 """Images a second of a streamed folder of JPEGs beside a plain torchvision DataLoader's, and its memory.
 
-    python benchmarks/streams.py [--pictures 20000] [--workers 2] [--turns 3]
+    python benchmarks/streams.py [--pictures 20000] [--workers 2] [--runs 3] [--turns 3] [--only none]
 
 Makes a folder of 224 x 224 JPEGs (a few hundred distinct ones, each under many names), then lets both read
 it in turns, in one process: slotkit's batches of `imagefolder:`, and torchvision's ImageFolder with the same
-transforms behind a DataLoader with as many workers. Both yield float32 batches, normalised. Prints JSON.
+transforms behind a DataLoader with as many workers. Both yield float32 batches, normalised. Prints a line of
+JSON for each measurement.
 
-Memory is that of slotkit alone, in a process of its own that reads one epoch: resident memory (RSS) of the
-main process and of each worker, which counts shared pages once for each, and their proportional share (PSS),
-which counts them once. The peaks are of samples, ten in a second.
+Memory is that of slotkit, in a process of its own that reads one epoch, and of its workers. Ten samples in a
+second, the peak of each:
+
+rss_sum       resident memory of all processes; pages that they share count in each of them
+pss_sum       each page counts once. But pages of files, such as torch's libraries, are shared with all
+              programs of the machine that use them, and count less where other programs use torch
+own_sum       what it would be without other programs: as pss_sum, and pages of files in full, as the process
+              has them that has most
 """
 
 from __future__ import annotations
@@ -21,15 +27,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 CLASSES, DISTINCT, EDGE, BATCH = 10, 300, 224, 128
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-AUGMENTATIONS = {"none": "none", "resized-crop": "resized-crop+flip"}
+AUGMENTATIONS = {
+    "none": "none",
+    "resized-crop": "resized-crop+flip",
+    "randaugment": "resized-crop+randaugment+flip",
+    "mixup": "resized-crop+flip+mixup",
+}
 
 
 def generate(place: Path, pictures: int) -> int:
@@ -68,7 +81,8 @@ def ours(place: Path, workers: int, augment: str) -> Callable[[int], Iterator[An
     whole = parse(augment).takes_whole_pictures
     loading = Loading(memory=2**30, whole_pictures=whole, crop=whole, workers=workers)
     train = load(f"imagefolder:{place}", None, EDGE, loading=loading).train
-    return lambda epoch: batches(train, BATCH, seed=0, epoch=epoch, augment=augment, mean=MEAN, std=STD)
+    options = {"augment": augment, "mean": MEAN, "std": STD, "classes": CLASSES}
+    return lambda epoch: batches(train, BATCH, seed=0, epoch=epoch, **options)
 
 
 def torchvisions(place: Path, workers: int, augment: str) -> Callable[[int], Iterator[Any]]:
@@ -76,16 +90,24 @@ def torchvisions(place: Path, workers: int, augment: str) -> Callable[[int], Ite
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
 
-    change: list[Any] = [transforms.Resize((EDGE, EDGE))]  # as data.size: stretched
-    if augment != "none":
-        change = [transforms.RandomResizedCrop(EDGE), transforms.RandomHorizontalFlip()]
+    known = {
+        "none": [transforms.Resize((EDGE, EDGE))],  # as data.size: stretched
+        "resized-crop": [transforms.RandomResizedCrop(EDGE)],
+        "randaugment": [transforms.RandAugment()],
+        "flip": [transforms.RandomHorizontalFlip()],
+        "mixup": [],
+    }
+    change = [step for name in augment.split("+") for step in known[name]]
     steps = [*change, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     data = ImageFolder(str(place / "train"), transforms.Compose(steps))
+    mix = v2.MixUp(alpha=0.2, num_classes=CLASSES) if "mixup" in augment else lambda *pair: pair
 
     def epoch(number: int) -> Iterator[Any]:
         order = torch.Generator().manual_seed(number)
-        return iter(DataLoader(data, BATCH, shuffle=True, num_workers=workers, generator=order))
+        loader = DataLoader(data, BATCH, shuffle=True, num_workers=workers, generator=order)
+        return (mix(*pair) for pair in loader)
 
     return epoch
 
@@ -95,80 +117,87 @@ def rate(stream: Iterator[Any], images: int) -> float:
     started, seen = time.perf_counter(), 0
     for pixels, _ in stream:
         seen += len(pixels)
+        del pixels  # as slotkit's training does, before the next ones are made
         if seen >= images:
             break
     return seen / (time.perf_counter() - started)
 
 
-def children() -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+def tree(process: int) -> list[int]:
+    """The process and what it has started."""
+    found = [process]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(OSError):
+                found += map(int, task.read_text(encoding="ascii").split())
+    return found
 
 
-def memory_of(process: int) -> tuple[int, int]:
-    """(RSS, PSS) in bytes; nothing of a process that has ended."""
-    try:
-        text = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
-    except OSError:
-        return 0, 0
-    values = {line.split()[0]: int(line.split()[1]) * 1024 for line in text.splitlines()[1:]}
-    return values["Rss:"], values["Pss:"]
+def memory_of(process: int) -> dict[str, int]:
+    """In bytes, by the kernel's names; nothing of a process that has ended."""
+    lines = []
+    with suppress(OSError):
+        place = Path(f"/proc/{process}")
+        for name in ("smaps_rollup", "status"):
+            lines += (place / name).read_text(encoding="ascii").splitlines()
+    words = [line.split() for line in lines if line.endswith(" kB")]
+    return Counter({name.rstrip(":"): int(value) * 1024 for name, value, _ in words})
 
 
-class Watch(threading.Thread):
-    """Samples memory until it is told to end."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.ended = threading.Event()
-        self.peaks = {"rss_main": 0, "rss_largest_worker": 0, "rss_sum": 0, "pss_sum": 0}
-
-    def run(self) -> None:
-        while not self.ended.wait(0.1):
-            main, *workers = (memory_of(process) for process in [os.getpid(), *children()])
+def peaks(command: list[str]) -> tuple[dict[str, int], str]:
+    """The peaks of a command's memory in MB, and what it prints."""
+    highest: Counter[str] = Counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        while started.poll() is None:
+            every = [memory_of(process) for process in tree(started.pid)]
+            total = sum(every, Counter())
+            files = max(one["RssFile"] for one in every)
             now = {
-                "rss_main": main[0],
-                "rss_largest_worker": max((rss for rss, _ in workers), default=0),
-                "rss_sum": main[0] + sum(rss for rss, _ in workers),
-                "pss_sum": main[1] + sum(pss for _, pss in workers),
+                "rss_main": every[0]["Rss"],
+                "rss_largest_worker": max((one["Rss"] for one in every[1:]), default=0),
+                "rss_sum": total["Rss"],
+                "pss_sum": total["Pss"],
+                "own_sum": total["Pss_Anon"] + total["Pss_Shmem"] + files,
             }
-            self.peaks = {name: max(value, now[name]) for name, value in self.peaks.items()}
+            highest |= Counter(now)
+            time.sleep(0.1)
+        assert started.stdout is not None
+        printed = started.stdout.read()
+    if started.returncode:
+        sys.exit(f"{command} ended with {started.returncode}")
+    return {name: round(value / 1e6) for name, value in highest.items()}, printed
 
 
-def watched(place: Path, workers: int, augment: str) -> dict[str, Any]:
-    """One epoch of slotkit's, from the reading of the folder on, and the memory that it took."""
-    watch = Watch()
-    watch.start()
+def watched(place: Path, workers: int, augment: str, images: int) -> dict[str, Any]:
+    """Some images of an epoch of slotkit's, from the reading of the folder on."""
+    import torch
+
     started = time.perf_counter()
     stream = ours(place, workers, augment)
-    opened = time.perf_counter() - started
-    seen = sum(len(pixels) for pixels, _ in stream(1))
-    watch.ended.set()
-    watch.join()
-    megabytes = {name: round(value / 1e6) for name, value in watch.peaks.items()}
-    return {"images": seen, "seconds_to_open": round(opened, 2), "peak_MB": megabytes}
+    told = {"threads": torch.get_num_threads(), "images": images}
+    opened = round(time.perf_counter() - started, 1)
+    return {**told, "seconds_to_open": opened, "images_per_second": round(rate(stream(1), images), 1)}
 
 
-def measure(place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    found = {}
-    for name, augment in AUGMENTATIONS.items():
-        contenders = {
-            "slotkit": ours(place, arguments.workers, augment),
-            "torchvision": torchvisions(place, arguments.workers, augment),
-        }
-        rates: dict[str, list[float]] = {contender: [] for contender in contenders}
-        for turn in range(1 + arguments.turns):
-            for contender, stream in contenders.items():
-                one = rate(stream(turn), arguments.images)
-                if turn:  # the first warms up: files, imports
-                    rates[contender].append(round(one, 1))
-        ratios = [one / other for one, other in zip(rates["slotkit"], rates["torchvision"], strict=True)]
-        found[name] = {
-            "images_per_second": rates,
-            "ratio_median": round(statistics.median(ratios), 3),
-            "ratios": [round(ratio, 3) for ratio in ratios],
-        }
-    return found
+def speeds(place: Path, augment: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both in turns, in this process."""
+    contenders = {
+        "slotkit": ours(place, arguments.workers, augment),
+        "torchvision": torchvisions(place, arguments.workers, augment),
+    }
+    rates: dict[str, list[float]] = {contender: [] for contender in contenders}
+    for turn in range(1 + arguments.turns):
+        for contender, stream in contenders.items():
+            one = rate(stream(turn), arguments.images)
+            if turn:  # the first warms up: files, imports
+                rates[contender].append(round(one, 1))
+    ratios = [one / other for one, other in zip(rates["slotkit"], rates["torchvision"], strict=True)]
+    return {
+        "augment": augment,
+        "images_per_second": rates,
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "ratio_median": round(statistics.median(ratios), 3),
+    }
 
 
 def main() -> None:
@@ -177,25 +206,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4_000, help="images that each reads in a turn")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--watched", nargs=2, metavar=("DIR", "AUGMENT"), help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=int, default=3, help="runs whose memory is measured")
+    parser.add_argument("--read", type=int, help="images that such a run reads; default an epoch")
+    parser.add_argument("--only", choices=AUGMENTATIONS, action="append", help="augmentations; default all")
+    parser.add_argument("--folder", type=Path, help="a folder made before, or where to make it and leave it")
+    parser.add_argument("--watched", metavar="AUGMENT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.watched:
-        place, augment = arguments.watched
-        print(json.dumps(watched(Path(place), arguments.workers, augment)))
+        images = arguments.read or arguments.pictures
+        print(json.dumps(watched(arguments.folder, arguments.workers, arguments.watched, images)))
         return
-    import PIL
-    import torch
-    import torchvision
-
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        size = generate(place, arguments.pictures)
-        memory = {}
-        for name, augment in AUGMENTATIONS.items():
-            command = [sys.executable, __file__, "--watched", folder, augment]
-            command += ["--workers", str(arguments.workers)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            memory[name] = json.loads(done.stdout)
+    with ExitStack() as stack:
+        place = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        size = None if (place / "train").is_dir() else generate(place, arguments.pictures)
         about = {
             "pictures": arguments.pictures,
             "distinct": min(DISTINCT, arguments.pictures),
@@ -204,13 +227,21 @@ def main() -> None:
             "batch": BATCH,
             "workers": arguments.workers,
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "pillow": PIL.__version__,
+            # Not imported here: this process would share their files with those that it measures.
+            **{name: version(name) for name in ("torch", "torchvision", "pillow")},
         }
-        print(json.dumps({**about, "memory": memory, "speed": measure(place, arguments)}, indent=2))
+        print(json.dumps(about), flush=True)
+        for name in arguments.only or AUGMENTATIONS:
+            for run in range(arguments.runs):
+                command = [sys.executable, __file__, "--folder", str(place), "--watched", AUGMENTATIONS[name]]
+                command += ["--workers", str(arguments.workers)]
+                command += ["--read", str(arguments.read or arguments.pictures)]
+                memory, printed = peaks(command)
+                told = {"augment": AUGMENTATIONS[name], "run": run, "peak_MB": memory, **json.loads(printed)}
+                print(json.dumps(told), flush=True)
+            if arguments.turns:
+                print(json.dumps(speeds(place, AUGMENTATIONS[name], arguments)), flush=True)
 
 
 if __name__ == "__main__":

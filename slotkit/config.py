@@ -242,6 +242,11 @@ class EvaluationSettings(Section):
     )
     draws: int = Field(5, ge=1, description="PS: networks drawn for the sampled reading")
     keep_dropout: bool = Field(False, description="leave dropout on in evaluation (the CENG501 code does)")
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="images at once; default 512, of large images as many as a piece of a step has",
+    )
 
 
 class Config(Section):

@@ -69,6 +69,23 @@ def test_bytes_of_ordinary_training() -> None:
     assert ordinary.total == 3 * 4 * 266_200
 
 
+@pytest.mark.parametrize("name", ["timm/resnet18", "timm/vit_tiny_patch16_224"])
+def test_bytes_of_large_networks_are_those_of_their_tensors(name: str) -> None:
+    """In ordinary training, after a step with momentum; and of what is saved."""
+    planned, image, classes = plan_named(name, 8)
+    model = create(name, image, classes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    ordinary = planned.memory[0]
+    assert ordinary.weights == nbytes(model.parameters())
+    assert ordinary.gradients == nbytes(p.grad for p in model.parameters() if p.grad is not None)
+    assert ordinary.state == nbytes(values["momentum_buffer"] for values in optimizer.state.values())
+    # Batch norm's statistics are saved, too.
+    assert planned.dense_file == nbytes(model.state_dict().values())
+
+
 def test_what_becomes_reels_is_what_slotify_picks() -> None:
     """Attention's projections of queries, keys and values among them, in both forms."""
     planned = plan(encoder(), 4)

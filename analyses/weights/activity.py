@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slotkit.config import Overrides, resolve
 from slotkit.data.batches import ordered_batches
 from slotkit.models import OWN
-from slotkit.training.evaluation import EVALUATION_BATCH, evaluation_mode
+from slotkit.training.evaluation import batch_of, evaluation_mode
 from slotkit.training.prepare import is_there, own_settings, reopen
 
 # A unit is dead if it is 0 for so many images: the first training images, whose order is random.
@@ -57,7 +57,12 @@ def dead_units(
         watch = _Watch(trainee.model, {name: reel.channel_dim for name, reel in course.reels.items()})
         mean, std = prepared.config.data.mean, prepared.config.data.std
         batches = ordered_batches(
-            *(some, EVALUATION_BATCH), mean=mean, std=std, dtype=trainee.dtype, channels_last=trainee.bf16
+            some,
+            batch_of(prepared.config, some.shape),
+            mean=mean,
+            std=std,
+            dtype=trainee.dtype,
+            channels_last=trainee.bf16,
         )
         with watch, evaluation_mode(trainee.model), torch.no_grad():
             for pixels, _ in batches:

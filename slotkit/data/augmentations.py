@@ -10,10 +10,11 @@ torchvision.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +27,24 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CROP_PADDING = 4  # pixels on each side
+MIXED_AT_ONCE = 2**23  # bytes
 RANDAUGMENT_OPERATIONS = 2
 
-BatchChange = Callable[[Tensor, torch.Generator], Tensor]
+# Of resized-crop, as torchvision has them: width over height, and how many windows are tried.
+FORMS = (3 / 4, 4 / 3)
+WINDOWS = 10
+BILINEAR = 2  # Pillow's number of it: that is imported with the pictures
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a batch are at hand: their places, int64 (m,) on the CPU, and how many the batch has."""
+
+    places: Tensor
+    of: int
+
+
+BatchChange = Callable[[Tensor, torch.Generator, Rows], Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,9 @@ class Number:
 class Augmentation:
     """A random change of training images; its `kind` is one of KINDS.
 
-    apply: of the kind "batch": (images, generator) -> images, both uint8 of shape (n, channels, height,
-        width), drawing from the CPU generator only.
+    apply: of the kind "batch": (images, generator, rows) -> images, both uint8 of shape (n, channels,
+        height, width). It draws from the CPU generator only, and for every image of the batch; it may work
+        in place.
     """
 
     name: str
@@ -62,22 +79,24 @@ KINDS = ("picture", "batch", "mixture")
 
 # torchvision.transforms.v2 takes one random number for a whole batch: it would flip all images or none, and
 # crop all at the same place. The next two functions take one for each image instead.
-def _flip(images: Tensor, random: torch.Generator) -> Tensor:
-    mirrored = (torch.rand(len(images), generator=random) < 0.5).to(images.device)
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+def _flip(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
+    mirrored = (torch.rand(rows.of, generator=random) < 0.5)[rows.places].nonzero()[:, 0].to(images.device)
+    images[mirrored] = images[mirrored].flip(-1)
+    return images
 
 
-def _crop(images: Tensor, random: torch.Generator) -> Tensor:
+def _crop(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
     n, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * CROP_PADDING + 1, (2, n), generator=random).to(images.device)
+    drawn = torch.randint(0, 2 * CROP_PADDING + 1, (2, rows.of), generator=random)
+    offsets = drawn[:, rows.places].to(images.device)
     padded = nn.functional.pad(images, [CROP_PADDING] * 4)
     # A view of shape (n, channels, 9, 9, height, width): every window of every image.
     windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(n, device=images.device), :, offsets[0], offsets[1]]
 
 
-def _flip_crop(images: Tensor, random: torch.Generator) -> Tensor:
-    return _crop(_flip(images, random), random)
+def _flip_crop(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
+    return _crop(_flip(images, random, rows), random, rows)
 
 
 NONE = "none"
@@ -227,6 +246,11 @@ class PictureChange:
         """Whether a picture comes as it is stored, not stretched to the size of an image."""
         return takes_whole_pictures(self.changes)
 
+    def prepare(self) -> None:
+        """Import what it needs."""
+        for name, number in self.changes:
+            _transform(name, number, self.size)
+
     def __call__(self, picture: Image.Image, index: int) -> Image.Image:
         with _seeded(subseed("picture", self.seed, self.epoch, index)):
             for name, number in self.changes:
@@ -236,29 +260,73 @@ class PictureChange:
 
 @cache
 def _transform(name: str, number: float, size: tuple[int, int]) -> Callable[[Any], Any]:
+    if name == "resized-crop":
+        return partial(_resized_crop, lowest=number, size=size)
     from torchvision.transforms import v2
 
-    if name == "resized-crop":
-        made = v2.RandomResizedCrop(size, scale=(number, 1.0))
-    else:
-        made = v2.RandAugment(RANDAUGMENT_OPERATIONS, int(number))
-    return made  # type: ignore[no-any-return]
+    return v2.RandAugment(RANDAUGMENT_OPERATIONS, int(number))  # type: ignore[no-any-return]
 
 
-def change_batch(augment: Augment, pixels: Tensor, random: torch.Generator) -> Tensor:
-    """The changes of the kind "batch", one after the other."""
+def _resized_crop(picture: Image.Image, lowest: float, size: tuple[int, int]) -> Image.Image:
+    """torchvision's RandomResizedCrop, from the same draws of torch's generator.
+
+    The import of torchvision.transforms takes 170 MB, as much as what else there is of slotkit, and seconds.
+    """
+    left, top, width, height = _window(*picture.size, lowest)
+    part = picture.crop((left, top, left + width, top + height))
+    return part.resize((size[1], size[0]), BILINEAR)
+
+
+def _window(width: int, height: int, lowest: float) -> tuple[int, int, int, int]:
+    """A random window of a share of the area, from `lowest` to all, and of a form from 3:4 to 4:3."""
+    narrowest, widest = torch.log(torch.tensor(FORMS)).tolist()
+    for _ in range(WINDOWS):
+        area = width * height * torch.empty(1).uniform_(lowest, 1.0).item()
+        form = torch.exp(torch.empty(1).uniform_(narrowest, widest)).item()
+        w, h = round(math.sqrt(area * form)), round(math.sqrt(area / form))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(0, height - h + 1, (1,)))
+            left = int(torch.randint(0, width - w + 1, (1,)))
+            return left, top, w, h
+    # In the middle, as large as it can be.
+    w, h = width, height
+    if width / height < min(FORMS):
+        h = round(w / min(FORMS))
+    elif width / height > max(FORMS):
+        w = round(h * max(FORMS))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def change_batch(augment: Augment, pixels: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
+    """The changes of the kind "batch", one after the other. `pixels` are its own: they may be changed."""
     for name, _ in augment.batches:
         apply = AUGMENTATIONS[name].apply
         assert apply is not None
-        pixels = apply(pixels, random)
+        pixels = apply(pixels, random, rows)
     return pixels
 
 
 def mix(augment: Augment, inputs: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The changes of the kind "mixture": labels int64 (b,) become float32 (b, classes), shares of classes."""
-    from torchvision.transforms import v2
+    """The changes of the kind "mixture": labels int64 (b,) become float32 (b, classes), shares of classes.
 
+    Each row is mixed with the one before it, and the first with the last. `inputs` are changed in place.
+    """
+    shares = nn.functional.one_hot(labels, classes).float()
     for _, number in augment.mixtures:
         with _seeded(seed):
-            inputs, labels = v2.MixUp(alpha=number, num_classes=classes)(inputs, labels)
-    return inputs, labels
+            share = float(torch.distributions.Beta(*torch.tensor([[number], [number]])).sample())
+        for tensor in (inputs, shares):
+            _mix_with_the_row_before(tensor, share)
+    return inputs, shares
+
+
+def _mix_with_the_row_before(rows: Tensor, share: float) -> None:
+    """rows[i] = (1 - share) * rows[i - 1] + share * rows[i], in place.
+
+    torchvision's MixUp does the same with two more copies of a batch, 150 MB of 128 images of 224 x 224.
+    """
+    last, some = rows[-1:].clone(), max(1, MIXED_AT_ONCE // max(1, rows[0].nbytes))
+    for end in range(len(rows), 0, -some):
+        own = slice(max(0, end - some), end)
+        before = rows[own.start - 1 : end - 1] if own.start else torch.cat([last, rows[: end - 1]])
+        rows[own] = before.mul(1.0 - share).add_(rows[own].mul(share))

@@ -7,12 +7,13 @@ every device, and so does one whose images are read while it trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from slotkit.data.augmentations import PictureChange, change_batch, mix, parse
+from slotkit.data.augmentations import PictureChange, Rows, change_batch, mix, parse
 from slotkit.data.images import Images
 from slotkit.data.seeds import generator, subseed
 from slotkit.errors import SlotkitError
@@ -41,10 +42,13 @@ def batches(
     skip: int = 0,
     classes: int | None = None,
     order: Tensor | None = None,
+    rows: Callable[[int], slice] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, shuffled: (dtype (b, channels, height, width), int64 (b,)) pairs.
 
-    `order`, int64 (n,), has the numbers of other images instead, in their order.
+    `order`, int64 (n,), has the numbers of other images instead, in their order. `rows` tells which rows of a
+    batch of n images are wanted: the same bits, and no other images are read, except that `mixup` needs one
+    more, because it mixes each row with the one before it.
 
     b is `batch_size`, and what is left over in the last batch. `augment` has names of
     slotkit.data.augmentations; those that mix images need the number of `classes`, and make labels shares of
@@ -61,29 +65,44 @@ def batches(
             f"the augmentation {augment!r} mixes labels, and the number of classes is not given; give "
             "classes."
         )
+    chosen = order
+    if chosen is None:
+        chosen = torch.randperm(len(images), generator=generator("order", seed, epoch))
+    chosen = chosen.to(images.labels.device)  # one transfer an epoch, not one a step
+    parts = list(torch.split(chosen, batch_size)) if len(chosen) else []
+
+    def at_hand(part: Tensor) -> Rows:
+        return _wanted(len(part), rows, augment_by.mixes_labels)
+
+    own = parts if rows is None else [part[at_hand(part).places.to(part.device)] for part in parts]
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        chosen = order
-        if chosen is None:
-            chosen = torch.randperm(len(images), generator=generator("order", seed, epoch))
-        chosen = chosen.to(images.labels.device)  # one transfer an epoch, not one a step
-        parts = list(torch.split(chosen, batch_size)) if len(chosen) else []
-        change = None
-        if augment_by.pictures:
-            change = PictureChange(augment_by.pictures, images.shape[1:], seed, epoch)
-        read = images.read(parts[skip:], change)
-        for step, pixels in enumerate(read, start=skip):
-            changed = change_batch(augment_by, pixels, generator("augment", seed, epoch, step))
-            inputs = _network_input(changed, mean, std, dtype, channels_last)
-            labels = images.labels[parts[step]]
-            if augment_by.mixes_labels:
-                assert classes is not None
-                inputs, labels = mix(augment_by, inputs, labels, classes, subseed("mix", seed, epoch, step))
-                inputs = inputs.contiguous(memory_format=layout)
-            yield inputs, labels
+    def pair(pixels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        labels, random = images.labels[own[step]], generator("augment", seed, epoch, step)
+        changed = change_batch(augment_by, pixels, random, at_hand(parts[step]))
+        inputs = _network_input(changed, mean, std, dtype, channels_last)
+        if augment_by.mixes_labels:
+            assert classes is not None
+            inputs, labels = mix(augment_by, inputs, labels, classes, subseed("mix", seed, epoch, step))
+            if rows is not None:  # the first one is there to be mixed with the second
+                inputs, labels = inputs[1:], labels[1:]
+            inputs = inputs.contiguous(memory_format=layout)
+        return inputs, labels
 
-    return pairs()
+    change = (
+        PictureChange(augment_by.pictures, images.shape[1:], seed, epoch) if augment_by.pictures else None
+    )
+    # A generator keeps its variables while the training works: these would be batches.
+    return map(pair, images.read(own[skip:], change), count(skip))
+
+
+def _wanted(images: int, rows: Callable[[int], slice] | None, mixes: bool) -> Rows:
+    """What has to be read of a batch of so many images for some of its rows."""
+    places = torch.arange(images)
+    if rows is None:
+        return Rows(places, images)
+    own = places[rows(images)]
+    return Rows(torch.cat([own[:1] - 1, own]) % images if mixes else own, images)
 
 
 def ordered_batches(
@@ -111,11 +130,10 @@ def ordered_batches(
     everything = torch.arange(len(images), device=images.labels.device)
     parts = list(torch.split(everything, batch_size))[first::every] if len(images) else []
 
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for part, pixels in zip(parts, images.read(parts), strict=True):
-            yield _network_input(pixels, mean, std, dtype, channels_last), images.labels[part]
+    def pair(pixels: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+        return _network_input(pixels, mean, std, dtype, channels_last), images.labels[part]
 
-    return pairs()
+    return map(pair, images.read(parts), parts)
 
 
 def _network_input(

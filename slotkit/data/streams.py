@@ -6,11 +6,17 @@ which pictures it has is decided before they are read, and what changes a pictur
 
 from __future__ import annotations
 
+import gc
 import math
 import os
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
 import torch
@@ -24,14 +30,12 @@ from slotkit.data.pictures import Head, decode_changed, fit, head, two_sizes
 from slotkit.data.source import Loading
 from slotkit.errors import SlotkitError, UnreadableError
 
-# Bytes that a worker decodes at once, at most: it bounds what is on its way between processes. They are in
-# shared memory from the start, and most batches are one such part. In blocks of the heap, which the GNU C
-# library keeps up to 32 MiB and does not fill again, memory grew with every picture.
-UNIT_BYTES = 2**25
-HEADS = 512
-
-# Units that each worker reads ahead.
+# Decoded pictures that wait for the training, of all workers together: each reads AHEAD units, and a unit is
+# so small that they stay below this. Units are in shared memory from the start. In blocks of the heap, which
+# the GNU C library keeps up to 32 MiB and does not fill again, memory grew with every picture.
+WAITING_BYTES = 2**26
 AHEAD = 2
+HEADS = 512
 
 MOST_WORKERS = 8
 
@@ -92,12 +96,14 @@ class StreamedImages:
     """Images read from their files while they are used; see `slotkit.data.images.Images`.
 
     Attributes:
+        sizes: int64, of each of `pictures` how many bytes it had when the run began.
         labels: int64 (n,), on the device that images come to.
         numbers: int64 (n,) on the CPU: which of `pictures` they are.
         workers: processes that read ahead; 0 reads in this one.
     """
 
     pictures: Pictures
+    sizes: Tensor
     labels: Tensor
     numbers: Tensor
     form: Form
@@ -126,15 +132,27 @@ class StreamedImages:
 
     def read(self, parts: Sequence[Tensor], change: PictureChange | None = None) -> Iterator[Tensor]:
         """See `Images`. Raises UnreadableError, naming the file."""
-        device, decoder = self.labels.device, _Decoder(self.pictures, self.numbers, self.form, change)
+        if change is not None:
+            change.prepare()  # here, so that workers share what it imports
+        device = self.labels.device
+        decoder = _Decoder(self.pictures, self.sizes, self.numbers, self.form, change)
         pin = device.type == "cuda"
-        most = max(1, UNIT_BYTES // math.prod(self.shape))
-        units = (unit.tolist() for part in parts for unit in torch.split(part.cpu(), most))
-        counts = [-(-len(part) // most) for part in parts]
+        most = WAITING_BYTES // (AHEAD * max(1, self.workers)) // math.prod(self.shape)
+        counts = [-(-len(part) // max(1, most)) for part in parts]
+        units = (
+            unit.tolist()
+            for part, count in zip(parts, counts, strict=True)
+            for unit in part.cpu().tensor_split(count)
+        )
         found = _read_ahead(decoder, units, min(self.workers, sum(counts)), pin)
-        for count in counts:
-            pixels = [next(found).to(device, non_blocking=pin) for _ in range(count)]
-            yield pixels[0] if count == 1 else torch.cat(pixels)
+
+        def joined(count: int) -> Tensor:
+            pixels = [unit.to(device, non_blocking=pin) for unit in islice(found, count)]
+            assert len(pixels) == count  # a StopIteration in here would end the epoch without a word
+            return pixels[0] if count == 1 else torch.cat(pixels)
+
+        # A generator keeps its variables while the training works: these would be batches.
+        yield from map(joined, counts)
 
 
 def default_workers() -> int:
@@ -171,32 +189,36 @@ def streamed(
     bits, or differs in size from the first where there is no `size`.
     """
     workers = default_workers() if loading.workers is None else loading.workers
-    form, turned = _form_of(halves, size, loading.crop, turn, workers)
+    form, sizes, turned = _form_of(halves, size, loading.crop, turn, workers)
     train, test = (
-        StreamedImages(pictures, own, torch.arange(len(pictures)), form, workers)
-        for pictures, own in zip(halves, labels, strict=True)
+        StreamedImages(pictures, had, own, torch.arange(len(pictures)), form, workers)
+        for pictures, had, own in zip(halves, sizes, labels, strict=True)
     )
     return (train, test), turned, _note(sum(map(len, halves)), form.shape, loading, workers)
 
 
 def _form_of(
     halves: Sequence[Pictures], size: int | None, crop: bool, turn: bool, workers: int
-) -> tuple[Form, list[str]]:
+) -> tuple[Form, list[Tensor], list[str]]:
+    """What holds for all, how many bytes each picture of each half has, and which are turned."""
     first: tuple[str, tuple[int, int]] | None = None
-    grey, turned = True, []
+    grey, sizes, turned = True, [], []
     for pictures in halves:
+        had: list[int] = []
         numbers = [unit.tolist() for unit in torch.split(torch.arange(len(pictures)), HEADS)]
         few = len(numbers) < 8  # to start processes takes longer
         for heads in _read_ahead(_Heads(pictures, turn), numbers, 0 if few else workers, False):
-            for where, found in heads:
+            for where, found, size_of_file in heads:
+                had.append(size_of_file)
                 first = first or (where, found.size)
                 if size is None and found.size != first[1]:
                     raise two_sizes((where, found.size), first)
                 grey &= found.grey
                 turned += [where] if found.turned else []
+        sizes.append(torch.tensor(had))
     assert first is not None
     height, width = first[1] if size is None else (size, size)
-    return Form((1 if grey else 3, height, width), size, crop, turn), turned
+    return Form((1 if grey else 3, height, width), size, crop, turn), sizes, turned
 
 
 def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: int) -> str:
@@ -214,28 +236,32 @@ def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: i
 
 
 class _Heads:
-    """What a worker makes of a list of numbers: (where, Head) of each."""
+    """What a worker makes of a list of numbers: (where, Head, bytes) of each."""
 
     def __init__(self, pictures: Pictures, turn: bool) -> None:
         self.pictures, self.turn = pictures, turn
 
-    def __getitems__(self, numbers: list[int]) -> list[tuple[str, Head]] | _Refusal:
+    def __getitems__(self, numbers: list[int]) -> list[tuple[str, Head, int]] | _Refusal:
         try:
             return [self._head(number) for number in numbers]
         except SlotkitError as fault:
             return _Refusal(str(fault))
 
-    def _head(self, number: int) -> tuple[str, Head]:
+    def _head(self, number: int) -> tuple[str, Head, int]:
         where, file = self.pictures.opened(number)
-        with file:
-            return where, head(file, where, self.turn)
+        with file, naming(where):
+            found = head(file, where, self.turn)
+            return where, found, file.seek(0, os.SEEK_END)
 
 
 class _Decoder:
     """What a worker makes of a list of indices: uint8 (b, channels, height, width)."""
 
-    def __init__(self, pictures: Pictures, numbers: Tensor, form: Form, change: PictureChange | None) -> None:
-        self.pictures, self.numbers, self.form, self.change = pictures, numbers, form, change
+    def __init__(
+        self, pictures: Pictures, sizes: Tensor, numbers: Tensor, form: Form, change: PictureChange | None
+    ) -> None:
+        self.pictures, self.sizes, self.numbers = pictures, sizes, numbers
+        self.form, self.change = form, change
 
     def __getitems__(self, indices: list[int]) -> Tensor | _Refusal:
         images = _empty(len(indices), *self.form.shape)
@@ -247,9 +273,15 @@ class _Decoder:
         return images
 
     def _image(self, index: int) -> Tensor:
-        where, file = self.pictures.opened(int(self.numbers[index]))
+        number = int(self.numbers[index])
+        where, file = self.pictures.opened(number)
         with file, naming(where):
             encoded = file.read()
+        if len(encoded) != self.sizes[number]:
+            raise SlotkitError(
+                f"{where} has changed: it has {len(encoded)} bytes, and had {int(self.sizes[number])} when "
+                "the run began. Put it back as it was."
+            )
         return self.form.image(encoded, where, index, self.change)
 
 
@@ -271,6 +303,21 @@ def _empty(*shape: int) -> Tensor:
 
 def _as_it_is(found: Any) -> Any:
     return found
+
+
+def _readable(found: Any) -> Any:
+    if isinstance(found, _Refusal):
+        raise UnreadableError(found.text)
+    return found
+
+
+def _begin(worker: int) -> None:
+    """What a worker does first."""
+    # A collection of garbage writes into every object that it looks at. What comes from the training process
+    # stays shared with it.
+    gc.freeze()
+    # Ctrl-C reaches all processes, and the training ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check_folder(temporary: str) -> None:
@@ -296,18 +343,37 @@ def _read_ahead(dataset: Any, units: Iterable[list[int]], workers: int, pin: boo
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=pin,
+        worker_init_fn=_begin,
+        # A worker that is forked shares torch with this process; one that is not would take 300 MB more.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         prefetch_factor=AHEAD if workers else None,
         generator=torch.Generator(),  # it seeds the workers, and is drawn from: torch's own stays as it is
     )
     try:
-        for found in loader:
-            if isinstance(found, _Refusal):
-                raise UnreadableError(found.text)
-            yield found
-    except RuntimeError as fault:
-        if "DataLoader worker" not in str(fault):
+        with _deaths_wait():
+            found = iter(loader)
+        yield from map(_readable, found)
+    except (RuntimeError, OSError, EOFError) as fault:
+        # An OSError is that of a pipe to a process that is just ending, or of one that could not begin.
+        if not workers or (isinstance(fault, RuntimeError) and "DataLoader worker" not in str(fault)):
             raise
+        how = str(fault).rstrip(". ") or type(fault).__name__
         raise UnreadableError(
-            f"A process that reads pictures ended: {fault} If memory ran out, lower data.workers (0 reads "
+            f"A process that reads pictures ended: {how}. If memory ran out, lower data.workers (0 reads "
             "without such processes) or the batch size."
         ) from fault
+
+
+@contextmanager
+def _deaths_wait() -> Iterator[None]:
+    """The death of a worker is told where its pictures are waited for, which takes torch up to 5 seconds.
+
+    torch would also raise it wherever the training is just then, in the midst of a step.
+    """
+    main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    before = signal.getsignal(signal.SIGCHLD) if main else None
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGCHLD, before)

@@ -23,6 +23,7 @@ FREE = (
     "data.memory",
     "data.workers",
     "training.accumulate",
+    "evaluation.batch_size",
     "recording.checkpoint_epochs",
     "recording.checkpoint_minutes",
     "recording.keep_epochs",

@@ -21,8 +21,10 @@ from slotkit.data.batches import ordered_batches
 from slotkit.data.images import Images
 from slotkit.training.trainee import Trainee
 
-# Evaluation keeps no gradients, so it can take more images at once than training.
+# Evaluation keeps no gradients, so it can take more images at once than training: of small ones. Of larger
+# ones the outputs of the first layers alone would be more than training keeps.
 EVALUATION_BATCH = 512
+SMALL = 64 * 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ def reading_kinds(config: Config) -> tuple[str, ...]:
 def selecting_kind(config: Config) -> str:
     """The reading that selects the best checkpoint."""
     return config.evaluation.ps if config.probabilistic else reading_kinds(config)[0]
+
+
+def batch_of(config: Config, shape: tuple[int, int, int]) -> int:
+    """How many images of that shape (channels, height, width) are evaluated at once."""
+    given, training = config.evaluation.batch_size, config.training
+    if given is not None:
+        return given
+    if shape[1] * shape[2] <= SMALL:
+        return EVALUATION_BATCH
+    return min(EVALUATION_BATCH, math.ceil(training.batch_size / training.accumulate))
 
 
 def nothing() -> None:
@@ -132,7 +144,7 @@ def outputs(
     """
     for pixels, labels in ordered_batches(
         images,
-        EVALUATION_BATCH,
+        batch_of(config, images.shape),
         mean=config.data.mean,
         std=config.data.std,
         dtype=trainee.dtype,
@@ -148,7 +160,7 @@ def _measure(
 ) -> tuple[float, float]:
     """Accuracy and mean loss. Of several processes each takes every n-th batch: no image counts twice."""
     processes = trainee.processes
-    count = math.ceil(len(images) / EVALUATION_BATCH)
+    count = math.ceil(len(images) / batch_of(config, images.shape))
     correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
     losses = torch.zeros(
         count, dtype=torch.float64, device="cpu" if trainee.device.type == "mps" else trainee.device

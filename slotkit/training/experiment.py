@@ -275,8 +275,10 @@ class _Training:
                 self._tell(event)
                 self._save_if_due(event)
                 self._stop_if_asked()
-        except (StoppedError, UnreadableError):
+        except (StoppedError, UnreadableError) as fault:
             self._save()
+            if self.signals.terminated and self.processes.count == 1:  # it has ended what reads pictures, too
+                raise StoppedError(f"SIGTERM after step {self.state.step}") from fault
             raise
 
     def _stop_if_asked(self) -> None:

@@ -74,26 +74,46 @@ class Gradients:
         self._statistics = list(_statistics(trainee.model))
         self._counts = list(_counts(trainee.model))
 
-    def of(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
-        """The mean loss of a batch, with its gradient in .grad. `step` decides the dropout masks."""
+    def rows(self, images: int) -> slice:
+        """The rows that this process needs of a batch of so many images."""
+        own = [rows for rows, _ in self._own(images).values()]
+        return slice(own[0].start, max(rows.stop for rows in own))
+
+    def first(self, images: int) -> slice:
+        """The rows of the first piece of this process, counted from the first row that it needs."""
+        own = self.rows(images)
+        rows, _ = next(iter(self._own(images).values()))
+        return slice(0, rows.stop - own.start)
+
+    def _own(self, images: int) -> dict[int, tuple[slice, float]]:
+        """The pieces of this process, by their numbers."""
+        rank, processes = self.trainee.processes.rank, self.trainee.processes.count
+        parts = pieces_of(images, self.count)
+        own = range(self.count * rank // processes, self.count * (rank + 1) // processes)
+        return {number: parts[number] for number in own}
+
+    def of(self, images: Tensor, labels: Tensor, step: int, total: int) -> Tensor:
+        """The mean loss of a batch of `total` images, with its gradient in .grad. `step` decides the dropout
+        masks.
+
+        images, labels: those of `rows`.
+        """
         if self.count == 1:
             self._seed_dropout(step, 0)
             loss = nn.functional.cross_entropy(self.trainee.forward(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
-        rank, processes = self.trainee.processes.rank, self.trainee.processes.count
-        own = range(self.count * rank // processes, self.count * (rank + 1) // processes)
-        parts, total = pieces_of(len(labels), self.count), PairwiseSum()
+        first, summed = self.rows(total).start, PairwiseSum()
         before, counts = [[value.clone() for value in kind] for kind in (self._statistics, self._counts)]
-        for number in own:
+        for number, (place, share) in self._own(total).items():
             _restore(self._statistics, before)
             _restore(self._counts, counts)
-            rows, share = parts[number]
+            rows = slice(place.start - first, place.stop - first)
             self._seed_dropout(step, number)
             loss = nn.functional.cross_entropy(self.trainee.forward(images[rows]), labels[rows]) * share
             loss.backward()  # type: ignore[no-untyped-call]
-            total.add(self._taken(loss.detach(), share, before))
-        message = total.total()
+            summed.add(self._taken(loss.detach(), share, before))
+        message = summed.total()
         self.trainee.processes.sum(message)
         return self._put(message, before)
 

@@ -18,7 +18,7 @@ from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
 from slotkit.recording.recorder import Recorder
 from slotkit.training.evaluation import Reading, nothing, read, selecting_kind
-from slotkit.training.gradients import Gradients, pieces_of
+from slotkit.training.gradients import Gradients
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import Trainee
 
@@ -106,14 +106,18 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
     gradients = Gradients(trainee, state.optimizer, settings, config.seeds.training)
     epoch, done = state.validated + 1, state.step - state.validated * state.steps_per_epoch
     trainee.model.train()
-    remaining = islice(_epoch_batches(trainee, train, config, epoch, done), state.steps_per_epoch - done)
+    rows = gradients.rows if trainee.processes.count > 1 else None
+    remaining = islice(
+        _epoch_batches(trainee, train, config, epoch, done, rows), state.steps_per_epoch - done
+    )
     for index, (images, labels) in enumerate(remaining, start=done):
+        total = min(settings.batch_size, len(train) - index * settings.batch_size)
         if index == 0:
             state.loss = torch.zeros_like(state.loss)
-            first, _ = pieces_of(len(images), gradients.count)[0]
-            yield from _warn_of_dead_layers(trainee, images[first], epoch)
+            yield from _warn_of_dead_layers(trainee, images[gradients.first(total)], epoch)
         lr = state.last_lr = state.lr
-        loss = gradients.of(images, labels, state.step)
+        loss = gradients.of(images, labels, state.step, total)
+        del images, labels  # before the next ones are made
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.scheduler.step()
@@ -123,7 +127,7 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
             recorder.record(state.step, lr)
         told = state.step % settings.log_every == 0 or state.step == 1
         measured = _finite(loss.item(), epoch, state.step, lr) if told else None
-        yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured, len(images))
+        yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured, total)
 
 
 def _validate(
@@ -143,7 +147,12 @@ def _validate(
 
 
 def _epoch_batches(
-    trainee: Trainee, train: Images, config: Config, epoch: int, skip: int
+    trainee: Trainee,
+    train: Images,
+    config: Config,
+    epoch: int,
+    skip: int,
+    rows: Callable[[int], slice] | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return batches(
         train,
@@ -157,6 +166,7 @@ def _epoch_batches(
         channels_last=trainee.bf16,
         skip=skip,
         classes=trainee.classes,
+        rows=rows,
     )
 
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import v2
 
-from slotkit.data.augmentations import Augment, parse
+from slotkit.data.augmentations import Augment, _transform, mix, parse
 from slotkit.data.batches import batches
 from slotkit.data.images import ImageSet
 from slotkit.errors import SlotkitError
@@ -68,6 +70,34 @@ def test_mixup_mixes_labels_as_it_mixes_images() -> None:
         torch.testing.assert_close(labels @ values.float(), inputs[:, 0, 0, 0] * 255)
         seen.add(round(float(labels.max()), 3))
     assert len(seen) == 3  # a proportion for each step
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "lowest"), [(40, 30, 0.08), (7, 90, 0.9), (90, 7, 0.9), (3, 4, 1.0)]
+)
+def test_a_resized_crop_is_torchvisions(width: int, height: int, lowest: float) -> None:
+    """Also where no window is found."""
+    random = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (height, width, 3), generator=random).to(torch.uint8)
+    picture = Image.fromarray(pixels.numpy())
+    theirs = v2.RandomResizedCrop((12, 10), scale=(lowest, 1.0))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        one = theirs(picture)
+        torch.manual_seed(seed)
+        other = _transform("resized-crop", lowest, (12, 10))(picture)
+        assert one.size == (10, 12)
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_mixup_has_the_bits_of_torchvisions(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotkit.data.augmentations.MIXED_AT_ONCE", 3 * 12 * 4)  # three of these images
+    images, labels = torch.rand(n, 3, 2, 2), torch.arange(n) % 3
+    torch.manual_seed(5)
+    theirs = v2.MixUp(alpha=0.3, num_classes=3)(images, labels)
+    ours = mix(parse("mixup:0.3"), images.clone(), labels, 3, seed=5)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 def test_mixup_needs_the_number_of_classes() -> None:

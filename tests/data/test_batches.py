@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from slotkit.data.augmentations import AUGMENTATIONS, CROP_PADDING
+from slotkit.data.augmentations import AUGMENTATIONS, CROP_PADDING, PictureChange
 from slotkit.data.batches import batches, ordered_batches
 from slotkit.data.images import ImageSet
 from slotkit.errors import SlotkitError
@@ -230,3 +230,29 @@ def test_the_bits_are_torchvisions(dtype: torch.dtype) -> None:
     expected = transforms.normalize(scaled, mean, std).to(dtype)
     found, _ = together(ordered_batches(images, 4, mean=mean, std=std, dtype=dtype))
     assert torch.equal(found, expected)
+
+
+class Watched(ImageSet):
+    """Knows what was read of it."""
+
+    def read(self, parts: Sequence[Tensor], change: PictureChange | None = None) -> Iterator[Tensor]:
+        object.__setattr__(self, "seen", [len(part) for part in parts])
+        return super().read(parts, change)
+
+
+@pytest.mark.parametrize("augment", ["none", "randaugment+flip", "flip-crop", "flip+mixup"])
+def test_some_rows_of_batches_are_those_of_whole_batches(augment: str) -> None:
+    """Bit for bit, and no other images are read: beside the partner of the first row that mixup needs."""
+    images = random_images(23)
+    watched = Watched(images.images, images.labels)
+    options: Any = {"seed": 3, "epoch": 1, "augment": augment, "classes": 23, "skip": 1}
+    whole = list(batches(images, 10, **options))
+    for rows in (slice(0, 1), slice(0, 2), slice(1, 3)):
+        some = list(batches(watched, 10, **options, rows=lambda images, rows=rows: rows))
+        assert all(
+            torch.equal(a, b[rows])
+            for one, two in zip(some, whole, strict=True)
+            for a, b in zip(one, two, strict=True)
+        )
+        expected = rows.stop - rows.start + (augment == "flip+mixup")
+        assert watched.seen == [expected] * 2  # type: ignore[attr-defined]

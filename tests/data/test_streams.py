@@ -177,7 +177,12 @@ def test_a_damaged_picture_is_named_when_it_is_read(folder: str, workers: int) -
     with pytest.raises(UnreadableError, match=r"b/1\.jpg cannot be read: No such file or directory\."):
         epoch(images)
     place.write_bytes(whole)
-    assert len(epoch(images)) == 3
+    with pytest.raises(UnreadableError) as error:
+        epoch(images)
+    assert str(error.value) == (
+        f"{place} has changed: it has {len(whole)} bytes, and had {len(whole) - 100} when the run began. Put "
+        "it back as it was."
+    )
 
 
 def test_what_is_no_picture_by_its_beginning_is_named_at_once(folder: str) -> None:

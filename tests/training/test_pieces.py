@@ -157,7 +157,7 @@ def test_running_statistics_are_the_mean_of_what_the_pieces_make_of_them() -> No
     seen: list[Tensor] = []
     norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
     pixels = torch.rand(6, 1, 4, 4, dtype=torch.float64)
-    Gradients(trainee, state.optimizer, config.training, 0).of(pixels, torch.arange(6) % 3, 0)
+    Gradients(trainee, state.optimizer, config.training, 0).of(pixels, torch.arange(6) % 3, 0, 6)
     assert [len(one) for one in seen] == [3, 3]
     means, variances = ([f(one, dim=0) for one in seen] for f in (torch.mean, torch.var))
     assert torch.allclose(norm.running_mean, 0.1 * (means[0] + means[1]) / 2)
@@ -173,7 +173,7 @@ def test_each_piece_has_a_dropout_mask_of_its_own_and_the_same_one_again() -> No
         state, dropout = TrainingState(trainee, config.training, 5), list(trainee.model.modules())[2]
         dropout.register_forward_hook(lambda module, inputs, output: masks.append(output != 0))
         Gradients(trainee, state.optimizer, config.training, 0).of(
-            torch.ones(8, 1, 4, 4, dtype=torch.float64), torch.arange(8) % 3, 7
+            torch.ones(8, 1, 4, 4, dtype=torch.float64), torch.arange(8) % 3, 7, 8
         )
     first, second, *again = masks
     assert not torch.equal(first, second)
@@ -188,7 +188,7 @@ def test_parameters_without_a_gradient_stay_without() -> None:
     state = TrainingState(trainee, configure().training, 5)
     config = configure(training__accumulate=2)
     Gradients(trainee, state.optimizer, config.training, 0).of(
-        torch.rand(4, 1, 4, 4, dtype=torch.float64), torch.arange(4) % 3, 0
+        torch.rand(4, 1, 4, 4, dtype=torch.float64), torch.arange(4) % 3, 0, 4
     )
     without = [name for name, parameter in trainee.model.named_parameters() if parameter.grad is None]
     assert without == ["unused"]
@@ -206,10 +206,9 @@ class Apart(Processes):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_no_image_is_evaluated_twice(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_evaluated_twice(count: int) -> None:
     """Nor left out: the processes' counts and losses are those of one process, to the bit."""
-    monkeypatch.setattr("slotkit.training.evaluation.EVALUATION_BATCH", 8)
-    config = configure()
+    config = configure(evaluation__batch_size=8)
     trainee, times = build_own(config), []
     one = Apart(0, 1)
     trainee.processes = one

@@ -32,6 +32,7 @@ RESOLVED = resolve(
                 "slots.selection": "PS",  # several readings, in which the weights are others
                 "slots.engine": "eager",
                 "evaluation.draws": 2,
+                "evaluation.batch_size": 8,
                 "recording.trace": "off",
             },
         )
@@ -41,7 +42,6 @@ RESOLVED = resolve(
 
 @pytest.mark.parametrize("batch", [3, 40, 60])  # of the first validation, the second, the test at the end
 def test_it_stops_after_the_batch(batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 8)
     whole = run(RESOLVED, tmp_path, "whole")
     outputs, seen = evaluation.outputs, 0
 

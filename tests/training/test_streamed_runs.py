@@ -12,6 +12,7 @@ from PIL import Image
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError, UnreadableError
 from slotkit.runs.folder import RunFolder
+from slotkit.training.evaluation import batch_of
 from slotkit.training.experiment import resume, run
 from slotkit.training.finetune import finetune
 from slotkit.training.loop import Event, Step
@@ -90,7 +91,7 @@ def test_a_picture_that_breaks_on_the_way_costs_no_step(pictures: Path) -> None:
     def damage(event: Event) -> None:
         told.append(event)
         if isinstance(event, Step) and event.step == 5:
-            place.write_bytes(encoded[:-60])
+            place.write_bytes(encoded[:-60] + bytes(60))  # as long as before: its sizes are compared
 
     with pytest.raises(UnreadableError, match=r"train/1/05\.png does not decode as an image: "):
         run(settings(**options), Path("runs"), "part", damage)
@@ -146,3 +147,35 @@ def test_finetuning_with_another_augmentation_keeps_the_images(pictures: Path) -
     (branch,) = (RunFolder(tuned.path / entry["branch"]) for entry in tuned.summary()["branches"])
     assert branch.config().data.fit == "stretch"
     assert (branch.path / "data.json").read_text() == (one.path / "data.json").read_text()
+
+
+def test_images_are_evaluated_so_many_at_once_and_the_reading_is_the_same(pictures: Path) -> None:
+    losses, tests = [], []
+    for size in (1, 3, None):
+        told: list[Event] = []
+        options = settings(evaluation__batch_size=size, training__epochs=1)
+        tests.append(
+            run(options, Path("runs"), f"of-{size}", told.append).summary()["test"]["last"]["greedy"]
+        )
+        losses.append([event.loss for event in told if isinstance(event, Step)])
+    assert losses[0] == losses[1] == losses[2]
+    assert len({test["accuracy"] for test in tests}) == 1
+    assert [test["loss"] for test in tests] == pytest.approx([tests[0]["loss"]] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "size"),
+    [
+        ({}, (3, 32, 32), 512),
+        ({}, (1, 64, 64), 512),
+        ({}, (3, 224, 224), 8),  # the batch of training
+        ({"training__accumulate": 3}, (3, 224, 224), 3),  # the largest piece of one
+        ({"training__batch_size": 1000}, (3, 224, 224), 512),
+        ({"evaluation__batch_size": 100}, (3, 224, 224), 100),
+        ({"evaluation__batch_size": 600}, (3, 32, 32), 600),
+    ],
+)
+def test_large_images_are_evaluated_as_many_at_once_as_training_takes(
+    values: dict[str, Any], shape: tuple[int, int, int], size: int
+) -> None:
+    assert batch_of(settings(**values).config, shape) == size
