@@ -231,6 +231,7 @@ class Report:
         baseline: the first mask of the search, or the first file.
         best: of the others, that of the highest validation accuracy.
         groups: those that have masks, in the order of GROUPS.
+        seeds: trainings of each mask.
         left, diverged: masks without a finished training, and with one that diverged.
     """
 
@@ -257,11 +258,15 @@ def report(sweep: Sweep, rules: Rules = DST) -> Report:
     """What the finished runs of a population say. Raises SlotkitError for a sweep of something else."""
     if not is_population(sweep):
         raise SlotkitError(f"{sweep.path} is a sweep, but not of masks. `slotkit masks train` makes one.")
-    found, left, diverged = outcomes(sweep, rules)
+    return report_of(*outcomes(sweep, rules))
+
+
+def report_of(found: Sequence[Outcome], left: int = 0, diverged: int = 0) -> Report:
+    """The same of trained masks."""
     baseline = baseline_of(found)
     others = [one for one in found if one is not baseline]
     best = max(others, key=lambda one: one.held_out, default=None)
-    seeds = len({run.entry.seed for run in sweep.runs()})
+    seeds = max((len(one.test) for one in found), default=0)
     return Report(baseline, best, tuple(_groups(others, baseline)), seeds, left, diverged)
 
 
