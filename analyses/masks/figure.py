@@ -62,12 +62,8 @@ def plot(table: pd.DataFrame) -> Figure:
         _explored(grid[-1, 0], table, visible, found)
         _overlap(grid[-1, 1], table, visible, found)
         _densities(grid[-1, 2], table, visible, found)
-    legend(
-        figure,
-        _entries(groups, found, ""),
-        _entries(visible, found, "search "),
-        _references(groups, searches),
-    )
+    rows_of_legend = _entries(groups, found, ""), _entries(visible, found, "search ")
+    legend(figure, *rows_of_legend, _references(groups, searches))
     return figure
 
 

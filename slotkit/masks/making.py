@@ -32,6 +32,13 @@ BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "re
 ALL = 0
 
 
+def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
+    """What a recipe says of network and data, and how large the batches of a search are."""
+    told = recipes.load(recipe, "masks search").overrides() if recipe is not None else []
+    size = {} if batch_size is None else {"training.batch_size": batch_size}
+    return [*told, Overrides("batches of the search", size)]
+
+
 def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
     """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
     resolved = resolve([BASE, *overrides, BASE])
