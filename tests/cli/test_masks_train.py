@@ -12,8 +12,9 @@ from commands import invoke, refuse
 
 from slotkit.masks import file as mask_file
 from slotkit.masks.correlations import pearson
-from slotkit.masks.population import BY_SCORE, SCORES
+from slotkit.masks.population import BY_SCORE, SCORES, report
 from slotkit.runs import checkpoint
+from slotkit.sweeps.sweep import Sweep
 from slotkit.training import experiment
 
 SEARCH = (
@@ -25,12 +26,12 @@ TRAIN = ("--epochs", "1", "--set", "training.limit_batches=3", "--device", "cpu"
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search of 50 draws, and a control of it, that begin with the same mask."""
+    """A search of 50 draws, and two of a few, that begin with the same mask."""
     place = tmp_path_factory.mktemp("searches")
-    for accept, draws in (("both", "50"), ("random", "10")):
+    for accept, name, draws in (("both", "both", "50"), ("random", "random", "10"), ("imdb", "few", "5")):
         done = invoke(
             *(*SEARCH, "--accept", accept, "--draws", draws, "--save-every", "5"),
-            *("--name", accept, "--runs-dir", str(place)),
+            *("--name", name, "--runs-dir", str(place)),
         )
         assert done.exit_code == 0
     return place
@@ -92,26 +93,25 @@ def test_killed_and_resumed_a_population_has_the_same_bits_and_report(
 
 
 def test_controls_seeds_and_a_table(here: Path, one_thread: None) -> None:
-    done = invoke("masks", "train", "both", "--controls", "shuffled,reinitialised", "--seeds", "0,1", *TRAIN)
+    command = ("masks", "train", "few", "random", "--controls", "shuffled,reinitialised", "--seeds", "0,1")
+    done = invoke(*command, *TRAIN)
     assert done.exit_code == 0
-    assert "the first mask, both draw 0: test accuracy" in done.stdout
-    assert "next: slotkit analyze masks runs/both-trained" in done.stdout
-    first = here / "both/controls/shuffled-000000.mask.safetensors"
-    masks, about = mask_file.load(first)
+    assert "the first mask, few draw 0: test accuracy" in done.stdout
+    assert "next: slotkit analyze masks runs/few-trained" in done.stdout
+    masks, about = mask_file.load(here / "few/controls/shuffled-000000.mask.safetensors")
     assert about.method == "shuffled snip search"
-    own, _ = mask_file.load(here / "both/masks/mask-000000.mask.safetensors")
+    own, _ = mask_file.load(here / "few/masks/mask-000000.mask.safetensors")
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {
         name: int(mask.sum()) for name, mask in own.items()
     }
-    told = json.loads(
-        invoke(
-            *("masks", "train", "both", "--controls", "shuffled,reinitialised", "--seeds", "0,1", *TRAIN),
-            "--json",
-        ).stdout
-    )
-    assert told["seeds"] == 2
-    assert len(told["best"]["accuracies"]) == 2
-    assert [one["group"] for one in told["groups"]] == [BY_SCORE, "shuffled", "reinitialised"]
+    assert not (here / "random/controls").exists()  # a search without a score is a control itself
+    told = report(Sweep.open(Path("runs/few-trained")))
+    assert told.seeds == 2
+    assert told.best is not None
+    assert len(told.best.test) == 2
+    assert [one.name for one in told.groups if one.name != BY_SCORE] == [
+        *("acceptance random", "shuffled", "reinitialised"),
+    ]
 
 
 def test_files_are_a_population_too_and_the_best_is_chosen_by_validation(one_thread: None) -> None:
