@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def plot(table: pd.DataFrame) -> Figure:
 def _entries(names: list[str], found: dict[str, Look], before: str) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    style = "-" if before else ""
+    style: Any = "-" if before else ""
     return [
         (Line2D([], [], color=look.colour, marker=look.marker, linestyle=style), f"{before}{name}")
         for name, look in found.items()
@@ -78,10 +79,13 @@ def _entries(names: list[str], found: dict[str, Look], before: str) -> list[tupl
     ]
 
 
-def _references(groups: list[str], searches: list[str]) -> list[tuple[Any, str]]:
+def _references(groups: Sequence[str], searches: Sequence[str]) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    told = [(bool(groups), DOTTED, "first mask"), (bool(searches), DASHED, "random masks; densities of ERK")]
+    told: list[tuple[bool, Any, str]] = [
+        (bool(groups), DOTTED, "first mask"),
+        (bool(searches), DASHED, "random masks; densities of ERK"),
+    ]
     return [(Line2D([], [], color=GREY, linestyle=style), words) for there, style, words in told if there]
 
 
@@ -101,13 +105,9 @@ def _against(axes: Axes, table: pd.DataFrame, score: str, groups: list[str], fou
         reference(axes, float(first.iloc[0]))
     word = WORDS.get(score, score)
     told = estimate(table, f"pearson {score}", BY_SCORE)
-    r = f"r = {told.words()} of the masks kept by a score" if told.value is not None else "no r: 0 or 1 masks"
-    say(
-        axes,
-        f"{word} and accuracy: {r}",
-        f"{word}, mean over layers (dotted: first mask)",
-        "test accuracy (%)",
-    )
+    r = f"r = {told.words()}" if told.value is not None else "no r of 0 or 1 masks"
+    x_words = f"{word} of the network" if score == "density" else f"{word}, mean over layers"
+    say(axes, f"{word}: {r}", x_words, "test accuracy (%)")
 
 
 def _ends(one: Estimate) -> tuple[float, float]:
@@ -147,10 +147,11 @@ def _ahead(axes: Axes, table: pd.DataFrame, found: dict[str, Look]) -> None:
     told = {name: one for name, one in ahead_of(table).items() if one.value is not None}
     for at, (name, one) in enumerate(told.items()):
         look = found[name]
-        axes.hlines(at, *(100 * end for end in _ends(one)), color=look.colour, linewidth=1)
+        low, high = _ends(one)
+        axes.hlines(at, 100 * low, 100 * high, color=look.colour, linewidth=1)
         axes.plot([100 * (one.value or 0.0)], [at], look.marker, color=look.colour, label=name)
     axes.axvline(0, color=GREY, linewidth=1, linestyle=DOTTED)
-    axes.set_yticks(range(len(told)), list(told))
+    axes.set_yticks(range(len(told)), [name.removeprefix("acceptance ") for name in told])
     axes.set_ylim(max(len(told), 1) - 0.5, -0.5)
     above = sum((one.low or 0.0) > 0 for one in told.values())
     say(

@@ -186,10 +186,11 @@ def _outcome(path: Path, runs: Sequence[SweepRun], rules: Rules) -> Outcome:
 def means(scores: NetworkScores) -> dict[str, float]:
     """The mean of each of SCORES over the layers, undefined ones as 0; the density is that of the network."""
     whole = {"spectrum": scores.spectrum, "density": scores.density}
-    return {
-        name: whole[name] if name in whole else scores.mean(lambda layer, name=name: getattr(layer, name))
-        for name in SCORES
-    }
+
+    def mean(name: str) -> float:
+        return scores.mean(lambda layer: getattr(layer, name))
+
+    return {name: whole[name] if name in whole else mean(name) for name in SCORES}
 
 
 @dataclass(frozen=True)
