@@ -19,7 +19,7 @@ from slotkit.cli.sweep_progress import sweep_progress
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from slotkit.analyses.common.analysis import Analysis, Setting
+    from slotkit.analyses.common.analysis import Analysis, Folders, Setting
     from slotkit.analyses.common.result import Result
 
 
@@ -55,7 +55,7 @@ def _command(analysis: Analysis) -> Callable[..., None]:
     """A function whose signature says what typer is to parse."""
 
     def command(out: Path | None, runs_dir: Path | None, as_json: bool, **typed: Any) -> None:
-        work = _on_runs if analysis.trains is None else _on_sweep
+        work = _on_sweep if analysis.trains is not None else _on_folders if analysis.folders else _on_runs
         result, places = work(analysis, runs_dir, **typed)
         _deliver(result, places, out, as_json)
 
@@ -65,7 +65,10 @@ def _command(analysis: Analysis) -> Callable[..., None]:
 
 
 def _parameters(analysis: Analysis) -> Iterator[Parameter]:
-    yield _parameter("runs", Runs) if analysis.trains is None else _parameter("sweep", Sweep, None)
+    if analysis.folders is not None:
+        yield _parameter("runs", _folders(analysis.folders))
+    else:
+        yield _parameter("runs", Runs) if analysis.trains is None else _parameter("sweep", Sweep, None)
     for setting in analysis.settings:
         yield _parameter(setting.name, _annotation(setting), setting.default)
     yield _parameter("out", Out, None)
@@ -75,6 +78,11 @@ def _parameters(analysis: Analysis) -> Iterator[Parameter]:
 
 def _parameter(name: str, annotation: Any, default: Any = Parameter.empty) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _folders(folders: Folders) -> Any:
+    annotated: Any = Annotated
+    return annotated[list[str], typer.Argument(metavar=folders.metavar, help=folders.help)]
 
 
 def _annotation(setting: Setting) -> Any:
@@ -91,6 +99,15 @@ def _on_runs(
     folders = open_runs(runs, runs_dir)
     values = {setting.name: setting.value(typed[setting.name]) for setting in analysis.settings}
     return analysis.attribute("analyze")(folders, **values), [folder.path for folder in folders]
+
+
+def _on_folders(
+    analysis: Analysis, runs_dir: Path | None, runs: list[str], **typed: Any
+) -> tuple[Result, list[Path]]:
+    assert analysis.folders is not None
+    places = import_module(analysis.folders.module).find(runs, runs_dir)
+    values = {setting.name: setting.value(typed[setting.name]) for setting in analysis.settings}
+    return analysis.attribute("analyze")(places, **values), places
 
 
 def _on_sweep(

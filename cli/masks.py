@@ -1,4 +1,4 @@
-"""slotkit masks score|make|control|methods|train; `search` is in masks_search.py."""
+"""slotkit masks score|make|control|methods; `search` is in masks_search.py, `train` in masks_train.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from slotkit.cli.masks_search import search
-from slotkit.cli.options import DATA_DIR, AsJson, DataDir, Device, RunsDir, Set
+from slotkit.cli.masks_train import train
+from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 
 app.command("search")(search)
+app.command("train")(train)
 
 # The widest that a table of scores may be.
 WIDTH = 80
@@ -167,44 +169,3 @@ def _write(masks: Masks, about: About, out: Path | None, as_json: bool) -> None:
             file=sys.stderr,
         )
     print(f"next: slotkit masks score {path}")
-
-
-@app.command("train")
-def train(
-    file: Annotated[Path, typer.Argument(help="A mask file.")],
-    dataset: Annotated[str | None, typer.Option(help="Default: that of the mask file.")] = None,
-    data_dir: Annotated[str | None, DATA_DIR] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    seed: Annotated[
-        int,
-        typer.Option(help="Of the split, the order of images and dropout; initial weights are the file's."),
-    ] = 0,
-    device: Device = None,
-    set_: Set = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run folder.")] = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train learned weights under a mask, from the initial weights that it was made for.
-
-    A run like any other: `slotkit train --resume` goes on with it. The best epoch is that of the validation
-    part, and the test set is read once.
-    """
-    from slotkit.cli import train as plain
-
-    from slotkit.masks.making import training_settings
-
-    given, own = training_settings(file)
-    plain.train(
-        method="learned",
-        dataset=dataset or own,
-        data_dir=data_dir,
-        epochs=epochs,
-        lr=lr,
-        device=device,
-        set_=[*given, f"seeds.data={seed}", f"seeds.training={seed}", *(set_ or [])],
-        name=name,
-        runs_dir=runs_dir,
-        as_json=as_json,
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.hints import print_next
-from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
+from slotkit.cli.options import AsJson, DataDir, Device, RecipeName, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
@@ -20,27 +20,39 @@ WIDTH = 80
 
 
 def search(
-    density: Annotated[float, typer.Option(help="Share of the connections that a mask keeps.")] = 0.01,
-    draws: Annotated[int, typer.Option(help="How many masks are drawn, at most.")] = 200,
-    batches: Annotated[int, typer.Option(help="Batches that a drawn mask comes from.")] = 2,
+    recipe: RecipeName = None,
+    density: Annotated[
+        float | None, typer.Option(help="Share of the connections that a mask keeps. Default: 0.01.")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(help="Masks that are drawn, at most. Default: 200.")] = None,
+    batches: Annotated[int | None, typer.Option(help="Batches that a draw looks at. Default: 2.")] = None,
     first_batches: Annotated[
-        int, typer.Option(help="Batches of the first mask; 0 for all training images.")
-    ] = 0,
-    sampler: Annotated[str, typer.Option(help="random, uniform or representative batches.")] = "random",
+        int | None, typer.Option(help="Batches of the first mask. Default: 0, all training images.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="random (default), uniform or representative batches.")
+    ] = None,
     accept: Annotated[
-        str, typer.Option(help="both, imdb, spectrum, or the controls random and loss.")
-    ] = "both",
-    save_every: Annotated[int, typer.Option(help="Draws between two masks that are saved.")] = 10,
+        str | None, typer.Option(help="both (default), imdb, spectrum, or the controls random and loss.")
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Draws between two masks that are saved. Default: 10.")
+    ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Bring saved masks to the density that was asked for.")
-    ] = False,
+        bool | None, typer.Option("--repair", help="Bring saved masks to the density that was asked for.")
+    ] = None,
     until_converged: Annotated[
-        bool, typer.Option("--until-converged", help="End where the explored share hardly grows any more.")
-    ] = False,
-    method: Annotated[str, typer.Option(help="snip, iter-snip or grasp.")] = "snip",
-    mode: Annotated[str, typer.Option(help="train or eval, of norms and dropout.")] = "train",
-    rules: Annotated[str, typer.Option(help="Of the scores: dst, dst-turned or kin.")] = "dst",
-    held_out: Annotated[int, typer.Option(help="Validation images of the control loss.")] = 1000,
+        bool | None,
+        typer.Option("--until-converged", help="End where the explored share hardly grows any more."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="snip (default), iter-snip or grasp.")] = None,
+    mode: Annotated[str | None, typer.Option(help="train (default) or eval, of norms and dropout.")] = None,
+    rules: Annotated[
+        str | None, typer.Option(help="Of the scores: dst (default), dst-turned or kin.")
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Validation images of the control loss. Default: 1000.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="lenet, conv2, vgg-d, ... or timm/NAME.")] = None,
     dataset: Annotated[str | None, typer.Option(help="digits, mnist, cifar10, ...")] = None,
     data_dir: DataDir = None,
@@ -55,33 +67,47 @@ def search(
 
     The same command again goes on where it was stopped.
     """
+    from slotkit import recipes
+    from slotkit.masks.search_settings import search_settings
+
+    flags = {
+        **{"density": density, "draws": draws, "batches": batches, "first_batches": first_batches},
+        **{"sampler": sampler, "accept": accept, "save_every": save_every, "repair": repair},
+        **{"until_converged": until_converged, "method": method, "mode": mode, "rules": rules},
+        "held_out": held_out,
+    }
+    told = recipes.load(recipe, "masks search").search if recipe is not None else {}
+    wanted = search_settings(recipe or "", told, flags)
     from slotkit.masks.acceptance import find_acceptance
     from slotkit.masks.methods import Request, find_method
     from slotkit.masks.samplers import find_sampler
     from slotkit.masks.scores import find_rules
     from slotkit.masks.search_folder import Plan
 
-    plan = Plan(draws, save_every, repair, until_converged)
+    plan = Plan(wanted.draws, wanted.save_every, wanted.repair, wanted.until_converged)
     plan.check()
-    acceptance, chosen_rules = find_acceptance(accept), find_rules(rules)
-    chosen, order = find_method(method), find_sampler(sampler)
-    from slotkit.masks.making import layers, prepared_for
+    acceptance, chosen_rules = find_acceptance(wanted.accept), find_rules(wanted.rules)
+    chosen, order = find_method(wanted.method), find_sampler(wanted.sampler)
+    from slotkit.masks.making import layers, of_search, prepared_for
     from slotkit.masks.problem import Asked, Drawn
     from slotkit.runs.folder import default_runs_dir
 
-    asked = Asked(chosen, order, Request(density, seed, mode), batches, first_batches, held_out)
+    request = Request(wanted.density, seed, wanted.mode)
+    asked = Asked(chosen, order, request, wanted.batches, wanted.first_batches, wanted.held_out)
     asked.check()
-    told = layers("slotkit masks search", model, dataset, data_dir, device, seed, set_ or [])
-    prepared = prepared_for(told)
+    below = of_search(recipe, wanted.batch_size)
+    typed = layers("slotkit masks search", model, dataset, data_dir, device, seed, set_ or [])
+    prepared = prepared_for([*below, *typed])
     problem = Drawn(prepared, asked)
     from slotkit.masks.search_folder import SearchFolder, settings_of
 
-    settings = settings_of(prepared, asked, plan, accept, rules, seed)
-    usual = f"search-{prepared.config.model.name.replace('/', '-')}-{density:g}-{sampler}-{accept}-s{seed}"
+    settings = settings_of(prepared, asked, plan, wanted.accept, wanted.rules, seed)
+    network = prepared.config.model.name.replace("/", "-")
+    usual = f"search-{network}-{wanted.density:g}-{wanted.sampler}-{wanted.accept}-s{seed}"
     folder = SearchFolder((runs_dir or default_runs_dir()) / (name or usual))
     folder.begin(settings)
     _go_on(folder, problem, acceptance, chosen_rules, seed, plan)
-    _show(folder.open(), plan, density, as_json)
+    _show(folder.open(), plan, wanted.density, as_json)
 
 
 def _go_on(folder: SearchFolder, problem: Any, acceptance: Any, rules: Any, seed: int, plan: Plan) -> None:

@@ -17,8 +17,11 @@ from typer.core import TyperGroup
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from slotkit.config import Overrides
     from slotkit.sweeps.contract import Options
+    from slotkit.sweeps.plan import Planned
     from slotkit.sweeps.spec import Spec
     from slotkit.sweeps.sweep import Sweep
 
@@ -115,28 +118,54 @@ def carry_out(
         options: of the executor.
         retries, changed: as --retries and --changed of `slotkit sweep`.
     """
-    from slotkit.runs.environment import typed
     from slotkit.runs.folder import default_runs_dir
-    from slotkit.sweeps import registry
     from slotkit.sweeps.contract import Options
-    from slotkit.sweeps.plan import check, plan
-    from slotkit.sweeps.sweep import start
+    from slotkit.sweeps.plan import plan
 
-    options = options or Options()
-    planned = plan(spec)
-    check(planned, here=executor != "ray")
-    made = registry.make(executor, options)
     place = (runs_dir or default_runs_dir()) / (name or spec.name)
-    try:
-        sweep, notes = start(place, planned, spec.source, changed, typed(sys.argv))
-        for note in notes:
-            print(note, file=sys.stderr)
-        failed = _train(sweep, planned, made, retries, options.memory)
-    finally:
-        made.stop()
+    sweep, failed = train_planned(
+        plan(spec), spec.source, place, executor, options or Options(), retries, changed
+    )
     _show(sweep, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def train_planned(
+    planned: list[Planned],
+    source: str,
+    place: Path,
+    executor: str,
+    options: Options,
+    retries: int = 2,
+    changed: bool = False,
+    check_started: Callable[[Sweep], None] = lambda sweep: None,
+) -> tuple[Sweep, bool]:
+    """Train what the sweep of these runs lacks.
+
+    Args:
+        source: where they are asked for, for sentences.
+        place: the sweep's folder.
+        check_started: called with the sweep before anything is trained; it may refuse.
+
+    Returns:
+        The sweep, and whether a run of it failed.
+    """
+    from slotkit.runs.environment import typed
+    from slotkit.sweeps import registry
+    from slotkit.sweeps.plan import check
+    from slotkit.sweeps.sweep import start
+
+    check(planned, here=executor != "ray")
+    made = registry.make(executor, options)
+    try:
+        sweep, notes = start(place, planned, source, changed, typed(sys.argv))
+        for note in notes:
+            print(note, file=sys.stderr)
+        check_started(sweep)
+        return sweep, bool(_train(sweep, planned, made, retries, options.memory))
+    finally:
+        made.stop()
 
 
 def from_train(

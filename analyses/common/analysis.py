@@ -38,6 +38,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Folders:
+    """What an analysis takes in the place of runs.
+
+    Attributes:
+        module: of `find(named, runs_dir) -> paths`, imported when it is needed.
+        metavar, help: of the argument.
+    """
+
+    module: str
+    metavar: str
+    help: str
+
+
+@dataclass(frozen=True)
 class Analysis:
     """One analysis: a folder of slotkit/analyses/ has it as `ANALYSIS` in its __init__.py.
 
@@ -49,6 +63,7 @@ class Analysis:
         trains: for an analysis of a sweep that it trains itself, the module of
             `start(runs_dir, **settings) -> sweep`, which has a `path` and trains nothing yet,
             `train(sweep, report)` and `find(name, runs_dir) -> path`; then it is `analyze(path)`.
+        folders: for an analysis of other folders than runs; then it is `analyze(paths, **settings)`.
         order: the analyses are listed by this number, then by name.
     """
 
@@ -57,6 +72,7 @@ class Analysis:
     compute: str
     settings: tuple[Setting, ...] = ()
     trains: str | None = None
+    folders: Folders | None = None
     order: int = 100
 
     def attribute(self, name: str) -> Any:

@@ -97,6 +97,9 @@ def find_acceptance(name: str) -> Acceptance:
     return ACCEPTANCES[name]
 
 
+# Those that look at no graph: controls.
+WITHOUT_SCORES = ("random", "loss")
+
 ACCEPTANCES: dict[str, Acceptance] = {
     one.name: one
     for one in (

@@ -30,6 +30,11 @@ def share_of(masks: Masks) -> float:
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
+def are_equal(one: Masks, other: Masks) -> bool:
+    """Whether two masks of a network have the same connections."""
+    return one.keys() == other.keys() and all(mask.equal(other[name]) for name, mask in one.items())
+
+
 def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:
     """The `kept` highest scores of all layers together; of equal scores the first, by layer and place.
 

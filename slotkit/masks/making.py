@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from slotkit import recipes
 from slotkit.config import Config, Overrides, parse_assignment, resolve
 from slotkit.data.batches import batches
 from slotkit.errors import SlotkitError
@@ -28,6 +30,13 @@ BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "re
 
 # All batches of the training images.
 ALL = 0
+
+
+def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
+    """What a recipe says of network and data, and how large the batches of a search are."""
+    told = recipes.load(recipe, "masks search").overrides() if recipe is not None else []
+    size = {} if batch_size is None else {"training.batch_size": batch_size}
+    return [*told, Overrides("batches of the search", size)]
 
 
 def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
@@ -110,9 +119,16 @@ def training_settings(path: Path) -> tuple[list[str], str | None]:
     """
     _, about = mask_file.load(path)
     about.build()
+    # JSON is TOML, for texts, numbers and truth values.
+    told = [f"{key}={json.dumps(value)}" for key, value in settings_under(path, about).items()]
+    return told, dataset_of(about)
+
+
+def settings_under(path: Path, about: About) -> dict[str, Any]:
+    """The settings of learned weights under a mask file that says what its network and start are."""
     assert about.network is not None
     assert about.start is not None
-    values = {
+    return {
         "mask": str(path),
         "model.name": about.network.model,
         **{f"model.options.{key}": value for key, value in about.network.options.items()},
@@ -121,10 +137,23 @@ def training_settings(path: Path) -> tuple[list[str], str | None]:
         "slots.init": about.start.init,
         "seeds.reels": about.start.seed,
     }
+
+
+def under_recipe(name: str | None) -> list[Overrides]:
+    """What a recipe says of a training, its network and data left to the masks; nothing without a name."""
+    if name is None:
+        return []
+    kept = ("training.", "data.augment", "data.validation", "learned_others")
+    return [
+        Overrides(one.origin, {path: value for path, value in one.values.items() if path.startswith(kept)})
+        for one in recipes.load(name).overrides()
+    ]
+
+
+def dataset_of(about: About) -> str | None:
+    """The dataset that a mask was made for, unless it lies in a folder of its own."""
     data = about.settings.get("data")
-    known = data if isinstance(data, str) and data not in ("imagefolder", "parquet") else None
-    # JSON is TOML, for texts, numbers and truth values.
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()], known
+    return data if isinstance(data, str) and data not in ("imagefolder", "parquet") else None
 
 
 def usual_name(about: About) -> str:

@@ -21,7 +21,7 @@ from slotkit.files import append_line, flush, make_folder, remove, write_text
 from slotkit.masks import file as mask_file
 from slotkit.masks.acceptance import Acceptance
 from slotkit.masks.file import About, Masks
-from slotkit.masks.keeping import share_of
+from slotkit.masks.keeping import are_equal, share_of
 from slotkit.masks.problem import Asked, Drawn
 from slotkit.masks.scores import Rules
 from slotkit.masks.search import Row, Search, State, has_converged
@@ -179,7 +179,7 @@ class SearchFolder:
                 append_line(self.path / HISTORY, json.dumps(asdict(row)))
                 yield row
                 if row.draw % plan.save_every == 0 or row.draw == plan.draws:
-                    if _differ(search.state.best, last):
+                    if not are_equal(search.state.best, last):
                         yield self._save(search, problem, plan)
                         last = search.state.best
                     self._write_state(search.state)
@@ -253,7 +253,3 @@ class SearchFolder:
         for path in sorted((self.path / MASKS).glob("*")):
             if f"{MASKS}/{path.name}" not in names:
                 remove(path)
-
-
-def _differ(one: Masks, other: Masks) -> bool:
-    return any(not one[name].equal(other[name]) for name in one)

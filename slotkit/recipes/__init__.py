@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -26,6 +26,8 @@ class Recipe:
         source: who reports it, and where.
         differences: how it departs from the other sources.
         expected: the result to expect, or that none is known.
+        search: options of `slotkit masks search`; the other settings are of network and data, and of
+            the trainings of the masks that it finds.
     """
 
     name: str
@@ -35,10 +37,13 @@ class Recipe:
     expected: str
     settings: dict[str, Any]
     for_k: tuple[tuple[int, dict[str, Any]], ...]
+    search: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
-        """The command that it is for: "train" or "finetune"."""
+        """The command that it is for: "train", "finetune" or "masks search"."""
+        if self.search:
+            return "masks search"
         return "finetune" if self.name.startswith("finetune-") else "train"
 
     def overrides(self, k: int | None = None) -> list[Overrides]:
@@ -82,13 +87,16 @@ def load(name: str, stage: str | None = None) -> Recipe:
             f"Recipe {name}: the table `about` needs source, differences and expected, and has "
             f"{', '.join(about)}."
         )
+    search = tables.pop("search", {})
     for_k = tuple((entry.pop("above"), dict(flatten(entry))) for entry in tables.pop("for_k", []))
     recipe = Recipe(
-        name, text, about["source"], about["differences"], about["expected"], dict(flatten(tables)), for_k
+        *(name, text, about["source"], about["differences"], about["expected"]),
+        *(dict(flatten(tables)), for_k, search),
     )
     if stage not in (None, recipe.stage):
         raise SlotkitError(
             f"The recipe {name} is for `slotkit {recipe.stage}`, not for `slotkit {stage}`. "
-            "`slotkit recipes list` shows them all; those of finetuning begin with finetune-."
+            "`slotkit recipes list` shows them all; those of finetuning begin with finetune-, those of "
+            "searches with masks-."
         )
     return recipe

@@ -59,7 +59,7 @@ class ReelRecord(Strict):
     channel_dim: int = Field(ge=0, le=1)
     coding: Literal["packed", "entropy"]
     counts: tuple[Annotated[int, Field(ge=0, le=2**31)], ...] | None = Field(
-        None, min_length=3, max_length=LARGEST_ALPHABET
+        None, min_length=2, max_length=LARGEST_ALPHABET
     )
     blake2b: Checksum
 
@@ -102,12 +102,13 @@ class Metadata(Strict):
 
     made_by: str = Field(max_length=64)
     reading: Literal["greedy", "in use"]
-    reel_spec: Literal[1, 2]
+    reel_spec: Literal[1, 2, 3]
     seed: int = Field(ge=0, lt=2**63)
     k: int = Field(ge=1, le=2**24)
     init: Literal["paper", "authors"]
     sharing: Literal["none", "layer", "channel", "network"]
     symmetric: bool
+    kind: Literal["mask"] | None = None
     reels: tuple[Any, ...]
     zeros: tuple[Name, ...] = Field((), max_length=2**16)
     ones: tuple[Name, ...] = Field((), max_length=2**16)
@@ -119,16 +120,19 @@ class Metadata(Strict):
         names = self.names
         if len(set(names)) != len(names):
             raise ValueError("a tensor is told twice")
-        if self.reel_spec != SHARINGS[self.sharing]:
-            raise ValueError(
-                f"sharing {self.sharing} is of reel spec {SHARINGS[self.sharing]}, and the file says "
-                f"{self.reel_spec}"
-            )
+        whose = f"sharing {self.sharing}" if self.kind is None else f"the kind {self.kind}"
+        spec = SHARINGS[self.sharing] if self.kind is None else 3
+        if self.reel_spec != spec:
+            raise ValueError(f"{whose} is of reel spec {spec}, and the file says {self.reel_spec}")
         if self.symmetric and self.k % 2:
             raise ValueError("symmetric options come in pairs, so k must be even")
+        if self.kind is not None and (self.symmetric or self.k < 2):
+            raise ValueError(f"the kind {self.kind} has no pairs, and K from 2 up")
+        # A mask has no symbol for "as at the start".
+        alphabet, words = (self.k + 1, "k + 1") if self.kind is None else (self.k, "k")
         for record in self.reels:
-            if record.counts is not None and len(record.counts) != self.k + 1:
-                raise ValueError(f"{record.name} has {len(record.counts)} counts, and k + 1 is {self.k + 1}")
+            if record.counts is not None and (len(record.counts) != alphabet or self.k < 2):
+                raise ValueError(f"{record.name} has {len(record.counts)} counts, and {words} is {alphabet}")
         return self
 
     @property
@@ -145,7 +149,7 @@ class Metadata(Strict):
 
     def reel(self, record: ReelRecord) -> Reel:
         """The options of one tensor."""
-        settings = ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric)
+        settings = ReelSettings(self.k, self.seed, self.init, self.sharing, self.symmetric, self.kind)
         return settings.reel(record.name, record.shape, record.channel_dim)
 
     @property
@@ -212,8 +216,8 @@ class Own(Metadata):
         return Outline(tensors, first, frozenset(record.name for record in self.reels))
 
 
-# The latest reel spec that slot files have. That of masks, 3, has none yet.
-KNOWN_SPEC = 2
+# The latest reel spec that slot files have. An older reader refuses 3, which only masks need, by its number.
+KNOWN_SPEC = 3
 
 FORMATS: dict[int, type[Metadata]] = {1: Named, 2: Own}
 

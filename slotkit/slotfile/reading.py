@@ -172,7 +172,7 @@ def _state(
     work = Work(sum(record.connections for record in about.reels), report)
     state = {}
     for record in about.reels:
-        made = from_indices if record.counts is None else from_symbols
+        made = from_symbols if record.counts is not None and about.kind is None else from_indices
         values = made(about.reel(record), coded[record.name], work)
         state[record.name] = values.reshape(record.shape).to(record.torch_dtype)
     for names, value in ((about.zeros, 0), (about.ones, 1)):

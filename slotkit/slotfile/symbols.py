@@ -89,8 +89,8 @@ def from_symbols(reel: Reel, symbols: Tensor, work: Work) -> Tensor:
 
 
 def from_indices(reel: Reel, indices: Tensor, work: Work) -> Tensor:
-    """Numbers of options, int64 (n,) -> weights float32 (n,)."""
-    values = reel.chosen(indices.reshape(reel.shape)).reshape(-1)
+    """Numbers of options (n,) -> weights float32 (n,)."""
+    values = reel.chosen(indices.long().reshape(reel.shape)).reshape(-1)
     work.over(len(values), lambda part: None)
     return values
 

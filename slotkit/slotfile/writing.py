@@ -113,7 +113,11 @@ def save(
             state = ordinary_state(machine.model, outline)
             state = {name: state[name] for name in outline.own}
         values = {name: _options(machine, name, state[name]) for name in machine.reels}
-    records, payloads = _code_reels(machine, values, Work(sum(map(len, values.values())), report))
+        picked = {
+            name: _picked(machine, name, values[name]) for name, reel in machine.reels.items() if reel.kind
+        }
+    work = Work(sum(map(len, values.values())), report)
+    records, payloads = _code_reels(machine, values, picked, work)
     if architecture is None:
         records = [each | {"dtype": NAMES_OF_DTYPES[state[each["name"]].dtype]} for each in records]
     others = {name: value for name, value in state.items() if name not in machine.reels}
@@ -198,10 +202,10 @@ def _check_inits(machine: SlotMachine) -> None:
                 f"{name} has the init {reel.init!r}, {kind}, which a file can't hold. Only the inits "
                 f"{' and '.join(INITS)} can be exported."
             )
-        if reel.kind is not None:
+        if reel.kind not in (None, "mask"):
             raise SlotkitError(
                 f"{name} has options of the kind {reel.kind!r}, which a file can't hold. Only independent "
-                "options and symmetric pairs can be exported."
+                "options, symmetric pairs and masks can be exported."
             )
 
 
@@ -235,6 +239,14 @@ def _options(machine: SlotMachine, name: str, weight: Tensor) -> Tensor:
     return options.reshape(-1)
 
 
+def _picked(machine: SlotMachine, name: str, values: Tensor) -> Tensor:
+    """Of a mask, the numbers of the options that the weights are, int64 (n,)."""
+    indices = machine.form.selected(name).detach().cpu().reshape(-1)
+    if not torch.equal(machine.reels[name].chosen(indices).reshape(-1), values):
+        raise _changed(name)
+    return indices
+
+
 def _changed(name: str) -> SlotkitError:
     return SlotkitError(
         f"The weights of {name} are not the selected options: something else wrote to them. Call "
@@ -243,11 +255,14 @@ def _changed(name: str) -> SlotkitError:
 
 
 def _code_reels(
-    machine: SlotMachine, values: Mapping[str, Tensor], work: Work
+    machine: SlotMachine, values: Mapping[str, Tensor], picked: Mapping[str, Tensor], work: Work
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     records, payloads = [], {}
     for name, reel in machine.reels.items():
-        data, counts = _code(reel, values[name], work)
+        if name in picked:
+            data, counts = _code_mask(reel, picked[name], work)
+        else:
+            data, counts = _code(reel, values[name], work)
         payloads[name] = data
         record: dict[str, Any] = {"name": name, "shape": list(reel.shape), "channel_dim": reel.channel_dim}
         record |= {"coding": "entropy", "counts": counts} if counts else {"coding": "packed"}
@@ -265,6 +280,17 @@ def _code(reel: Reel, values: Tensor, work: Work) -> tuple[bytes, list[int] | No
     packed = pack(indices, reel.k)
     if ranked:
         coded, counts = encode(symbols, reel.k + 1)
+        if len(coded) + len(json.dumps(counts)) < len(packed):
+            return coded, counts
+    return packed, None
+
+
+def _code_mask(reel: Reel, indices: Tensor, work: Work) -> tuple[bytes, list[int] | None]:
+    """The same of a mask, whose symbols are the numbers of the options."""
+    work.over(len(indices), lambda part: None)
+    packed = pack(indices.int(), reel.k)
+    if reel.k <= LARGEST_ALPHABET:
+        coded, counts = encode(indices.int(), reel.k)
         if len(coded) + len(json.dumps(counts)) < len(packed):
             return coded, counts
     return packed, None

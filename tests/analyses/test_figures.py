@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from figure_rules import faults  # type: ignore[import-not-found]
+from made_masks import made_population  # type: ignore[import-not-found]
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from slotkit.analyses import registry
@@ -42,6 +44,10 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
+# What an analysis of other folders than runs is told of.
+FOLDERS: dict[str, Callable[[Path], Path]] = {"masks": made_population}
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
     """Two runs that end at different steps, under greedy and under probabilistic selection."""
@@ -60,6 +66,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
 def results(analysis: Analysis, trained: dict[str, RunFolder], place: Path) -> list[Result]:
     """Of one run and of several; or of the analysis' own sweep."""
     analyze = analysis.attribute("analyze")
+    if analysis.folders is not None:
+        return [analyze(FOLDERS[analysis.name](place)), analyze([place / "both", place / "random"])]
     if analysis.trains is None:
         named_runs = (["sampled"], ["greedy", "sampled"])
         return [analyze([trained[name] for name in names]) for names in named_runs]

@@ -10,6 +10,8 @@ import torch
 from slotkit import recipes
 from slotkit.config import Overrides, flatten, resolve
 from slotkit.errors import SlotkitError
+from slotkit.masks.samplers import find_sampler
+from slotkit.masks.search_settings import search_settings
 from slotkit.optim import SlotAdam
 from slotkit.training.trainee import build
 
@@ -17,6 +19,8 @@ METHODS = ("greedy", "probabilistic", "learned")
 NETWORKS = ("lenet", "conv2", "conv4", "conv6", "vgg19")
 FINETUNING = {"-".join(row) for row in product(("finetune",), ("paper", "authors"), NETWORKS)}
 OURS = {"slotkit-lenet-adam", "slotkit-conv2-adam"}
+# Of the log's lines, those of which something is known: nothing is of v5.
+MASKS = {f"masks-lth-v{line}" for line in (1, 2, 3, 4, 6, 7)}
 PAPER = ("paper", "paper-literal")
 ROWS = {"-".join(row) for row in product((*PAPER, "authors"), NETWORKS, METHODS)} | {
     "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
@@ -27,7 +31,7 @@ SHARED = {"-".join(row) for row in product(("paper",), NETWORKS[:4], ("shared",)
 
 
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
-    assert set(recipes.names()) == ROWS | SHARED | OURS | FINETUNING
+    assert set(recipes.names()) == ROWS | SHARED | OURS | FINETUNING | MASKS
 
 
 @pytest.mark.parametrize("name", sorted(SHARED))
@@ -44,6 +48,42 @@ def test_a_recipe_with_sharing_is_the_greedy_one_with_shared_options(
     image = (1, 28, 28) if network == "lenet" else (3, 32, 32)
     trainee = build(config.model_copy(update={"training": device}), image, 10)
     assert trainee.forward(torch.zeros(2, *image)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", sorted(MASKS))
+def test_a_recipe_of_a_search_says_what_is_certain_and_what_is_read(name: str) -> None:
+    recipe = recipes.load(name, "masks search")
+    for words in ("Certain: ", "Our reading: ", "k - 1", "n + 2", "column 1", "test set", "sampler"):
+        assert words in recipe.differences.replace("\n", " ")
+    wanted = search_settings(name, recipe.search, {"draws": 7})
+    assert (wanted.draws, wanted.density, wanted.mode) == (7, 0.01, "eval")
+    find_sampler(wanted.sampler)
+    config = resolve(recipe.overrides()).config
+    assert config.model.name == ("vgg-c" if name[-1] in "12" else "vgg-d")
+    assert (config.training.epochs, config.data.validation) == (250, 0.1)
+    with pytest.raises(
+        SlotkitError, match=rf"The recipe {name} is for `slotkit masks search`, not for `slotk"
+    ):
+        recipes.load(name, "train")
+
+
+def test_the_lines_differ_in_what_the_log_says() -> None:
+    told = {name[-2:]: search_settings(name, recipes.load(name).search, {}) for name in MASKS}
+    assert (told["v1"].batches, told["v1"].batch_size) == (1, 25)
+    assert (told["v3"].draws, told["v4"].draws) == (200, 2000)
+    assert [line for line, one in sorted(told.items()) if one.until_converged] == ["v4", "v6", "v7"]
+    assert {line: one.sampler for line, one in told.items() if one.sampler != "random"} == {
+        "v2": "uniform",
+        "v6": "representative",
+    }
+    assert [line for line, one in told.items() if one.repair] == ["v7"]
+
+
+def test_settings_that_a_search_does_not_have_are_refused() -> None:
+    with pytest.raises(SlotkitError, match=r"^Recipe x: a search has no setting 'speed'. It has density, "):
+        search_settings("x", {"speed": 1}, {})
+    with pytest.raises(SlotkitError, match=r"^Recipe x: search.draws is 'many', and no int.$"):
+        search_settings("x", {"draws": "many"}, {})
 
 
 @pytest.mark.parametrize("name", sorted(FINETUNING))

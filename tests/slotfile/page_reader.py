@@ -57,7 +57,9 @@ def _reel(about: dict[str, Any], record: dict[str, Any], payload: bytes) -> list
     values = []
     for connection, symbol in zip(itertools.product(*map(range, reel.shape)), symbols, strict=True):
         options = reel.options(connection)
-        if record["coding"] == "packed":
+        if "kind" in about:  # reel spec 3: 0, then the values of numbers 0 .. K - 2
+            options = [0.0, *options[:-1]]
+        if record["coding"] == "packed" or "kind" in about:
             values.append(options[symbol])
         elif symbol == reel.k:
             scores = reel.scores(connection)

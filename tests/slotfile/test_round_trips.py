@@ -20,6 +20,11 @@ from slotkit import slotfile
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 CONV = Case("conv2", (2, 4, 4), {"dropout": 0.0})
+MASKS = [
+    Case("conv2", (2, 4, 4), {}, {"k": 2, "kind": "mask"}),
+    Case("lenet", (1, 3, 3), {}, {"k": 5, "kind": "mask", "sharing": "channel", "init": "glorot-deviation"}),
+    Case("lenet", (1, 3, 3), {}, {"k": 2, "kind": "mask", "share": 0.1, "form": "dense"}),
+]
 CASES = [
     *(Case(CONV.model, CONV.image, CONV.options, {"k": k}) for k in (1, 2, 3, 8, 64)),
     *(
@@ -43,6 +48,7 @@ CASES = [
         {"k": 3, "form": "dense", "update": "selected", "others": "trained"},
     ),
     Case("conv2", (2, 4, 4), {}, {"k": 1200, "sharing": "layer"}),
+    *MASKS,
     Case("timm/resnet18", (3, 32, 32), {}, {"k": 4, "where": "layer1*conv*.weight", "others": "kept"}),
 ]
 
@@ -88,6 +94,7 @@ def test_the_cases_have_both_codings_and_moved_selections(tmp_path: Path) -> Non
         Case("vgg19", (1, 16, 16), {}, {"k": 12, "sharing": "layer"}),
         Case("conv2", (1, 4, 4), {}, {"k": 5, "sharing": "network"}),
         Case("lenet", (1, 3, 3), {}, {"k": 8, "sharing": "network", "symmetric": True}),
+        *MASKS,
     ],
     ids=str,
 )
@@ -95,7 +102,9 @@ def test_a_reader_written_from_the_pages_reads_the_file(case: Case, tmp_path: Pa
     state, _ = case.write(tmp_path / "x")
     found = read((tmp_path / "x").read_bytes())
     about = slotfile.describe(tmp_path / "x")
-    assert about["reel_spec"] == (2 if about["sharing"] == "network" else 1)
+    usual = 2 if about["sharing"] == "network" else 1
+    assert about["reel_spec"] == (3 if "kind" in about else usual)
+    assert ("kind" in about) == (case in MASKS)
     assert set(found) | {*about["zeros"], *about["ones"]} == set(state)
     for name, values in found.items():
         assert values == state[name].reshape(-1).tolist(), name
@@ -113,6 +122,16 @@ def test_a_file_with_an_architecture_is_one_that_older_readers_know(tmp_path: Pa
     }
     told = {"name", "shape", "channel_dim", "coding", "counts", "blake2b"}
     assert all(set(record) == told for record in about["reels"])
+
+
+def test_a_mask_takes_the_shorter_coding_of_its_own_options(tmp_path: Path) -> None:
+    """A tenth of the connections costs less than a bit each; half of them cost a bit."""
+    for case, coding, most in ((MASKS[0], "packed", 1.1), (MASKS[2], "entropy", 0.48)):
+        _, sizes = case.write(tmp_path / "x")
+        largest = max(slotfile.describe(tmp_path / "x")["reels"], key=lambda one: one["shape"][1])
+        assert largest["coding"] == coding
+        assert largest.get("counts") is None or len(largest["counts"]) == 2
+        assert sizes.bits_per_connection < most
 
 
 @pytest.mark.parametrize("sharing", ["none", "layer", "channel", "network"])
