@@ -284,8 +284,7 @@ class _Training:
 
     def _tell(self, event: Event) -> None:
         """The one place from which an event goes to the run's files, to who watches, and to the loggers."""
-        entry = self.journal.write(event)
-        if entry:
+        for entry in self.journal.write(event):
             flips = flips_of(self.prepared.trainee) if isinstance(event, Step) else {}
             self._log(measures_of(entry) | flips)
         self.report(event)
