@@ -36,7 +36,7 @@ class SparseSettings(Section):
     grown: Literal["zero", "initial"] = Field(
         "zero", description="value of a grown weight: 0, or its initial one (feed-forward)"
     )
-    until: float = Field(1.0, gt=0, le=1, description="share of the training after which the mask stays")
+    until: float = Field(0.75, gt=0, le=1, description="share of the training after which the mask stays")
     hold_lr: bool = Field(False, description="keep the learning rate at training.lr while the mask changes")
     proposals: int = Field(
         1, ge=1, le=1000, description="set: ways to grow that are tried a layer; the best graph is taken"
