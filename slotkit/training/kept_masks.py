@@ -45,7 +45,7 @@ class KeptMasks:
         self._prepared, self._folder = prepared, folder
 
     def keep(self, step: int) -> None:
-        """The mask after that step; 0 is the first one. Written again after a resume, it has the same bytes."""
+        """The mask after that step; 0 is the first one. After a resume it is written again, the same."""
         topology, config = self._prepared.trainee.topology, self._prepared.config
         if topology is None or not config.sparse.keep_masks:
             return
