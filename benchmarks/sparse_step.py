@@ -1,10 +1,10 @@
-"""What a step of sparse training costs beside plain SGD, in turns in one process; updates of the mask apart.
+"""What a step of sparse training costs beside plain SGD, updates of the mask apart.
 
-    python benchmarks/sparse_step.py [--model lenet] [--width 0.25] [--batch 128] [--steps 200] [--density 0.05]
+    python benchmarks/sparse_step.py [--model lenet] [--width 0.25] [--batch 128] [--steps 200]
 
-Three ways take turns, step by step: plain SGD on all weights, SGD under masks (`MaskedWeights`), and under masks
-that were filled in by a hook of each gradient, as slotkit had it before. Times are CPU times of this process, so that
-other processes don't count, and ratios are medians over steps of one round; nothing is asserted.
+In one process take turns, step by step: plain SGD on all weights, SGD under masks (`MaskedWeights`), and
+under masks that are filled in by a hook of each gradient, as slotkit had it before. Times are CPU times of this
+process, so that other processes don't count as much, and ratios are medians over rounds; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -56,13 +56,12 @@ def main() -> None:
             took = steps[name]()
             if number >= 5:
                 seconds[name].append(took)
-    print(
-        f"{asked.model} {options or ''} batch {asked.batch}, density {asked.density}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {asked.steps} steps each"
-    )
+    about = f"{asked.model} {options or ''} batch {asked.batch}, density {asked.density}"
+    print(f"{about}, {asked.steps} steps each; torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name, own in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(own, seconds["plain SGD"], strict=True))
-        print(f"{name:20} {1000 * statistics.median(own):8.3f} ms   fastest {1000 * min(own):8.3f} ms   {ratio:.3f}")
+        median, fastest = 1000 * statistics.median(own), 1000 * min(own)
+        print(f"{name:18} median {median:9.3f} ms  fastest {fastest:9.3f} ms  ratio {ratio:.3f}")
 
 
 def _step(

@@ -77,7 +77,7 @@ class Topology:
         picked = pick(network)
         self._channel_dims = {one.name: one.channel_dim for one in picked}
         if masks is None:
-            masks = _first_masks(dict((one.name, one.parameter) for one in picked), settings, seed)
+            masks = _first_masks({one.name: one.parameter for one in picked}, settings, seed)
         needs_initial = settings.grown == "initial" or settings.proposals > 1
         self.masked = MaskedWeights(network, masks, needs_initial)
         self.kept = {name: int(mask.sum()) for name, mask in masks.items()}
