@@ -3,7 +3,7 @@
     python benchmarks/sparse_step.py [--model lenet] [--width 0.25] [--batch 128] [--steps 200]
 
 In one process take turns, step by step: plain SGD on all weights, SGD under masks (`MaskedWeights`), and
-under masks that are filled in by a hook of each gradient, as slotkit had it before. Times are CPU times of this
+under masks that a hook of each gradient fills in, as slotkit had it before. Times are CPU times of this
 process, so that other processes don't count as much, and ratios are medians over rounds; nothing is asserted.
 """
 
