@@ -116,8 +116,19 @@ class Topology:
             passed = (1 - math.cos(math.pi * passed)) / 2
         return first + (last - first) * passed
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Copies of what rigl needs of the gradients before `MaskedWeights.mask_gradients`; nothing for set.
+    def step(self, optimizer: Optimizer, step: int, total: int) -> Change | None:
+        """Step number `step`, from 1, of a training of `total`, on the gradients that are there.
+
+        Where it is due, the masks are updated after it, and what became of them is returned.
+        """
+        due = self.is_due(step, total)
+        dense = self._gradients() if due else {}
+        self.masked.mask_gradients()
+        optimizer.step()
+        return self.update(step, total, optimizer, dense) if due else None
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Copies of what rigl needs of the gradients before they are masked; nothing for set.
 
         It is the gradient of the step's own batch at the weights before the step: no extra backward pass.
         """
@@ -131,7 +142,7 @@ class Topology:
 
     @torch.no_grad()
     def update(self, step: int, total: int, optimizer: Optimizer, gradients: Mapping[str, Tensor]) -> Change:
-        """Drop and grow in every layer, after that step. `gradients` as `gradients` gave them.
+        """Drop and grow in every layer, after that step. `gradients` are those of all connections, for rigl.
 
         Raises DivergedError if weights or gradients are not finite.
         """

@@ -8,7 +8,7 @@ from slotkit.config import Config
 from slotkit.data.identity import Identity
 from slotkit.files import make_folder
 from slotkit.masks import file as mask_file
-from slotkit.masks.file import About, Start
+from slotkit.masks.file import About, Setting, Start
 from slotkit.models import OWN
 from slotkit.runs.folder import RunFolder
 from slotkit.slotfile.architecture import Architecture, architecture
@@ -22,7 +22,11 @@ def about(config: Config, data: Identity | None, method: str, density: float, st
     """What the file of a run's mask says. Initial weights that a seed alone doesn't make, and a network of
     one's own or one of timm with options that may not be written down, are left out.
     """
-    settings = {"seed": config.seeds.reels, "data": config.data.dataset.partition(":")[0], "step": step}
+    settings: dict[str, Setting] = {
+        "seed": config.seeds.reels,
+        "data": config.data.dataset.partition(":")[0],
+        "step": step,
+    }
     start = None
     if config.method == "learned" and config.learned_init == "reels" and config.slots.k == 1:
         start = Start(init=config.slots.init, seed=config.seeds.reels)

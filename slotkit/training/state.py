@@ -49,18 +49,16 @@ class TrainingState:
 
     def take_step(self) -> Change | None:
         """Step on the gradients that are there. Returns what became of the mask, if it was its turn."""
-        topology, masked = self.trainee.topology, self.trainee.masked
-        due = topology is not None and topology.is_due(self.step + 1, self.total)
-        dense = topology.gradients() if topology and due else {}
-        if masked:
-            masked.mask_gradients()
-        self.optimizer.step()
-        change = None
-        if topology and due:
-            change = topology.update(self.step + 1, self.total, self.optimizer, dense)
+        trainee, change = self.trainee, None
+        self.step += 1
+        if trainee.topology:
+            change = trainee.topology.step(self.optimizer, self.step, self.total)
+        else:
+            if trainee.masked:
+                trainee.masked.mask_gradients()
+            self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
-        self.step += 1
         return change
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from slotkit.masks.densities import erk_densities, kept_by_layer
 from slotkit.masks.exchange import grown, number_exchanged, random_scores, without_smallest
 from slotkit.masks.scores import score_layer
 from slotkit.masks.sparse_settings import SparseSettings
-from slotkit.masks.topology import Topology
+from slotkit.masks.topology import Change, Topology
 
 Bools = npt.NDArray[np.bool_]
 
@@ -116,24 +118,31 @@ def optimizer_of(model: nn.Module, kind: str = "sgd") -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=0.01)
 
 
+class Watched(Topology):
+    """`seen` looks at every update."""
+
+    seen: Callable[..., None]
+
+    def update(self, step: int, total: int, optimizer: Any, gradients: Mapping[str, Tensor]) -> Change:
+        before = {name: mask.clone() for name, mask in self.masked.masks.items()}
+        weights = {name: weight.detach().clone() for name, weight in self.masked.weights.items()}
+        change = super().update(step, total, optimizer, gradients)
+        self.seen(step, change, before, weights)
+        return change
+
+
 def train(
-    model: nn.Module, topology: Topology, optimizer: torch.optim.Optimizer, seen: Callable[..., None]
+    model: nn.Module, topology: Topology, optimizer: torch.optim.Optimizer, raw: dict[str, Tensor]
 ) -> None:
-    """TOTAL steps as `TrainingState.take_step` has them; `seen` looks at every update."""
+    """TOTAL steps. Before each, `raw` gets the gradients of all connections."""
     chance = torch.Generator().manual_seed(2)
     for step in range(1, TOTAL + 1):
         images = torch.randn(6, 1, 4, 4, generator=chance)
         nn.functional.cross_entropy(model(images), torch.arange(6) % 3).backward()
-        raw = {name: weight.grad.clone() for name, weight in topology.masked.weights.items()}  # type: ignore[union-attr]
-        due = topology.is_due(step, TOTAL)
-        dense = topology.gradients() if due else {}
-        topology.masked.mask_gradients()
-        optimizer.step()
-        if due:
-            before = {name: mask.clone() for name, mask in topology.masked.masks.items()}
-            weights = {name: weight.detach().clone() for name, weight in topology.masked.weights.items()}
-            change = topology.update(step, TOTAL, optimizer, dense)
-            seen(step, change, before, weights, raw)
+        for name, weight in topology.masked.weights.items():
+            assert weight.grad is not None
+            raw[name] = weight.grad.clone()
+        topology.step(optimizer, step, TOTAL)
         optimizer.zero_grad()
         for name, weight in topology.masked.weights.items():
             assert bool((weight[~topology.masked.masks[name]] == 0).all())
@@ -143,14 +152,14 @@ def train(
 @pytest.mark.parametrize("method", ["set", "rigl"])
 def test_a_training_keeps_each_layers_number_and_explores_the_union(method: str, kind: str) -> None:
     model = network()
-    topology = Topology(model, dynamic(method=method), seed=3)
+    topology = Watched(model, dynamic(method=method), seed=3)
     shapes = {name: tuple(mask.shape) for name, mask in topology.masked.masks.items()}
     due = kept_by_layer(shapes, erk_densities(shapes, 0.3), 0.3)
     union = {name: places(mask) for name, mask in topology.masked.masks.items()}
     assert topology.explored_share == topology.density == sum(due.values()) / 264
-    updates, optimizer = [], optimizer_of(model, kind)
+    updates, optimizer, raw = [], optimizer_of(model, kind), {}
 
-    def seen(step: int, change: Any, before: Any, weights: Any, raw: Any) -> None:
+    def seen(step: int, change: Change, before: Any, weights: Any) -> None:
         updates.append(step)
         dropped = new = 0
         for name, mask in before.items():
@@ -177,7 +186,8 @@ def test_a_training_keeps_each_layers_number_and_explores_the_union(method: str,
         assert (change.dropped, change.new) == (dropped, new)
         assert change.explored == sum(map(len, union.values())) / 264
 
-    train(model, topology, optimizer, seen)
+    topology.seen = seen
+    train(model, topology, optimizer, raw)
     assert updates == list(range(4, TOTAL + 1, 4))
     assert topology.explored_share > 1.2 * topology.density
     assert {name: places(mask) for name, mask in topology.explored.items()} == union
@@ -221,16 +231,17 @@ def test_momentum_that_is_kept_is_rejected(monkeypatch: pytest.MonkeyPatch) -> N
 def test_grown_weights_have_their_initial_values_where_that_is_asked_for() -> None:
     model = network()
     initial = {name: value.detach().clone() for name, value in model.named_parameters()}
-    topology = Topology(model, dynamic(grown="initial"), seed=3)
+    topology = Watched(model, dynamic(grown="initial"), seed=3)
     found = []
 
-    def seen(step: int, change: Any, before: Any, weights: Any, raw: Any) -> None:
+    def seen(step: int, change: Change, before: Any, weights: Any) -> None:
         for name, mask in before.items():
             new = topology.masked.masks[name] & ~mask
             found.append(int(new.sum()))
             assert torch.equal(topology.masked.weights[name][new], initial[name][new])
 
-    train(model, topology, optimizer_of(model), seen)
+    topology.seen = seen
+    train(model, topology, optimizer_of(model), {})
     assert sum(found) > 20
 
 
@@ -298,3 +309,11 @@ def test_a_mask_to_begin_with() -> None:
     begun = Topology(model, dynamic(density=None), seed=0, masks=like.masked.masks)
     assert begun.kept == like.kept
     assert all(torch.equal(begun.masked.masks[n], mask) for n, mask in like.masked.masks.items())
+
+
+def test_the_program_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sparse.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    exec(program, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == [10, 20, 30, 40]
