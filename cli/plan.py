@@ -23,6 +23,10 @@ WIDTH = 80
 def plan(
     model: Annotated[str | None, typer.Option(help="lenet, conv2, conv4, conv6, vgg19 or timm/NAME.")] = None,
     model_factory: ModelFactory = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A=V", help="An option of the network, such as patch_size=8. Repeatable."),
+    ] = None,
     k: Annotated[int, typer.Option(help="Options a connection.")] = 8,
     selection: Annotated[str, typer.Option(help="greedy (GS) or probabilistic (PS).")] = "greedy",
     where: Annotated[
@@ -46,6 +50,7 @@ def plan(
 
     Nothing is trained or measured: bytes follow from shapes, and the time of a step is an estimate.
     """
+    from slotkit.config import parse_assignment
     from slotkit.models import OWN
     from slotkit.planning import Alike, plan_named
 
@@ -54,7 +59,11 @@ def plan(
             "Give --model NAME, such as timm/resnet18, or --model-factory package.module:function."
         )
     shape = None if image is None else _shape(image)
-    found, shape, count = plan_named(model or OWN, k, shape, classes, selection, where or None, others)
+    given = [parse_assignment(text, "--option", "a=value, such as patch_size=8") for text in option or ()]
+    options = {name: value for one in given for name, value in one.values.items()}
+    found, shape, count = plan_named(
+        model or OWN, k, shape, classes, selection, where or None, others, options
+    )
     about = {"model": model or model_factory, "image": list(shape), "classes": count}
     if as_json:
         print_json(

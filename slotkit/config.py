@@ -326,18 +326,20 @@ def resolve(overrides: Sequence[Overrides]) -> Resolved:
         raise SlotkitError(_sentence(fault, origins)) from None
 
 
-def parse_assignment(text: str) -> Overrides:
+def parse_assignment(
+    text: str, flag: str = "--set", example: str = "a.b=value, such as training.lr=0.2"
+) -> Overrides:
     """ "training.lr=0.2" -> overrides; the value is read as TOML, and as plain text where it is none."""
     import tomllib
 
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
-        raise SlotkitError(f"--set {text} is not of the form a.b=value, such as training.lr=0.2.")
+        raise SlotkitError(f"{flag} {text} is not of the form {example}.")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    return Overrides(f"--set {path.strip()}", {path.strip(): parsed})
+    return Overrides(f"{flag} {path.strip()}", {path.strip(): parsed})
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,16 +158,17 @@ def plan_named(
     selection: str = "greedy",
     where: Where = None,
     others: str = "frozen",
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Plan, tuple[int, int, int], int]:
     """The plan of a network by its name, and the image and the number of classes that it was made for.
 
-    It takes no memory for numbers, but for a network of one's own. Raises SlotkitError as `plan` and
-    `create`.
+    `options` are those of the network, as `create` takes them. It takes no memory for numbers, but for a
+    network of one's own. Raises SlotkitError as `plan` and `create`.
     """
     image = image or _usual_image(model)
     classes = classes or USUAL_CLASSES
     with torch.device("cpu" if model == OWN else "meta"):
-        network = create(model, image, classes)
+        network = create(model, image, classes, **(options or {}))
     return plan(network, k, image, selection, where, others), image, classes
 
 

@@ -43,6 +43,16 @@ def test_a_network_of_ones_own_is_planned(tmp_path: Path) -> None:
     ]
 
 
+def test_options_of_the_network() -> None:
+    done = invoke(
+        *("plan", "--model", "timm/vit_tiny_patch16_224", "--image", "3x32x32"),
+        *("--option", "img_size=32", "--option", "patch_size=8", "--json"),
+    )
+    tensors = {tensor["name"]: tensor["shape"] for tensor in json.loads(done.stdout)["tensors"]}
+    assert tensors["patch_embed.proj.weight"] == [192, 3, 8, 8]
+    assert tensors["pos_embed"] == [1, 17, 192]
+
+
 def test_a_plan_as_json() -> None:
     told = json.loads(invoke("plan", "--model", "lenet", "--k", "64", "--json").stdout)
     assert (told["connections"], told["parameters"], told["k"]) == (266_200, 266_200, 64)
@@ -65,6 +75,11 @@ def test_a_plan_as_json() -> None:
             ["--model", "lenet", "--image", "3x3"],
             "--image 3x3 is not the shape of an image, such as 3x224x224.",
         ),
+        (
+            ["--model", "lenet", "--option", "bias"],
+            "--option bias is not of the form a=value, such as patch_size=8.",
+        ),
+        (["--model", "lenet", "--option", "hats=3"], "hats"),
         (["--model", "lenet", "--where", "fc9*"], "`where` names 'fc9*', which matches no parameter."),
     ],
 )
