@@ -100,7 +100,7 @@ class Trainee:
         masks = self.masked.masks if self.masked else {}
         if self.topology:
             masks = self.topology.masks_in(state["masks"])
-        outside = strays(state["weights"], masks)
+        outside = strays(state["weights"], masks) if masks else []  # a machine has no weights in its state
         if outside:
             raise SlotkitError(f"weights outside of the run's mask are not 0, in {', '.join(outside[:3])}")
         if self.topology:
