@@ -21,6 +21,8 @@ def after_training(folder: RunFolder, factory: str | None = None) -> list[tuple[
     config, origins = folder.config(), folder.tables()["origins"]
     steps = [(f"slotkit evaluate {folder.path}{own}", "")]
     if config.method == "learned":
+        if config.sparse.is_on:
+            steps.append((f"slotkit masks score {folder.path}", "the graphs of its mask"))
         return [*steps, (f"slotkit export {folder.path}{own}", "the weights for plain PyTorch")]
     if (folder.path / "trace" / "about.json").is_file():
         steps.append((f"slotkit analyze flips {folder.path}", "which connections still flip"))

@@ -1,4 +1,4 @@
-"""slotkit masks score|make|control|methods; `search` is in masks_search.py, `train` in masks_train.py."""
+"""slotkit masks score|make|control|save|methods; `search` and `train` have files of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from slotkit.cli.masks_search import search
 from slotkit.cli.masks_train import train
-from slotkit.cli.options import AsJson, DataDir, Device, RunsDir, Set
+from slotkit.cli.options import AsJson, DataDir, Device, Run, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
@@ -134,6 +134,22 @@ def control(
     from slotkit.masks import making
 
     masks, about = making.control(file, kind, seed)
+    _write(masks, about, out, as_json)
+
+
+@app.command("save")
+def save(
+    run: Run,
+    checkpoint: Annotated[str, typer.Option(help="best, last or epoch-N.")] = "last",
+    out: Annotated[Path | None, typer.Option(help="The file. Default: a name that says what it is.")] = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the mask of a run: the one that sparse training has come to, or where weights are not 0."""
+    from slotkit.masks.found import file_of_run
+    from slotkit.runs.folder import RunFolder, default_runs_dir
+
+    masks, about = file_of_run(RunFolder.open(run, runs_dir or default_runs_dir()), checkpoint)
     _write(masks, about, out, as_json)
 
 

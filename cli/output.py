@@ -146,6 +146,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def sparse_line(sparse: Mapping[str, Any]) -> str:
+    """What a summary says of a mask that changes."""
+    return (
+        f"mask: density {sparse['density']:.4g}, {sparse['updates']} updates, explored (R_s) "
+        f"{100 * sparse['explored']:.2f} % of the connections"
+    )
+
+
 def percent(reading: Mapping[str, Any] | None) -> str:
     """A reading of a summary as "97.65 %" or "96.90 ± 0.12 % (n = 5)"."""
     if not reading:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from slotkit.cli.completion import complete_run, complete_sweep
 from slotkit.cli.options import AsJson, Run, RunsDir
-from slotkit.cli.output import percent, print_json
+from slotkit.cli.output import percent, print_json, sparse_line
 from slotkit.cli.table import table
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def show(
         for entry in epochs[-5:]
     ]
     print(table(("epoch", "loss (nats)", "validation", "lr"), told_epochs))
+    if summary.get("sparse"):
+        print(sparse_line(summary["sparse"]))
     for which, readings in summary.get("test", {}).items():
         for kind, reading in readings.items():
             print(f"test accuracy, {WHICH.get(which, which)}: {percent(reading)} {kind}")
@@ -132,6 +134,15 @@ def replay(
     print(f"next: slotkit evaluate {folder.path} --checkpoint {path.stem}")
 
 
+def _learned(row: Listed) -> str:
+    """ "learned", or "rigl 0.05, R_s 0.312" of a run with a mask that changes."""
+    sparse = row.summary.get("sparse")
+    if sparse is None:
+        return "learned"
+    method = row.settings.get("sparse.method")
+    return f"{method} {sparse['density']:.3g}, R_s {sparse['explored']:.3f}"
+
+
 def _row(row: Listed, as_text: bool = True) -> dict[str, Any]:
     """A run for the table or, with what differs as it is, for --json."""
     from slotkit.runs.listing import SHOWN, shown
@@ -146,7 +157,7 @@ def _row(row: Listed, as_text: bool = True) -> dict[str, Any]:
         told |= {
             "model": model,
             "dataset": dataset,
-            "method": f"K={k} {selection}" if method == "slot" else "learned",
+            "method": f"K={k} {selection}" if method == "slot" else _learned(row),
             "epochs": epochs,
             "validation": percent(row.validation),
             "test": percent(row.test),

@@ -24,7 +24,7 @@ from slotkit.cli.options import (
     Set,
     ShowConfig,
 )
-from slotkit.cli.output import percent, print_json, progress
+from slotkit.cli.output import percent, print_json, progress, sparse_line
 from slotkit.cli.sweep import from_train
 from slotkit.cli.table import table
 
@@ -292,5 +292,7 @@ def _print_result(folder: RunFolder, as_json: bool, factory: str | None) -> None
         if readings:
             accuracies = ", ".join(f"{percent(reading)} {kind}" for kind, reading in readings)
             print(f"test accuracy, {words}: {accuracies}")
+    if summary.get("sparse"):
+        print(sparse_line(summary["sparse"]))
     print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
     print_next(after_training(folder, factory))

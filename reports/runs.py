@@ -28,6 +28,7 @@ POINTS = 200
 def curves(row: Row) -> Iterator[Figure]:
     """Loss, validation accuracy and learning rate by epoch; of a loop of one's own what it has logged."""
     yield from _logged(row)
+    yield from _explored(row)
     epochs = [entry for entry in row.folder.metrics() if entry["kind"] == "epoch"]
     if not epochs:
         return
@@ -43,6 +44,18 @@ def curves(row: Row) -> Iterator[Figure]:
     stays = lr[0] == lr[-1]
     told = f"The learning rate {'is' if stays else f'goes from {lr[0]:.3g} to'} {lr[-1]:.3g} at the end"
     yield _curve(f"lr-{name}", told, "learning rate", at["lr"])
+
+
+def _explored(row: Row) -> Iterator[Figure]:
+    """R_s after each update of a mask that changes."""
+    found = [entry for entry in row.folder.metrics() if entry["kind"] == "mask"]
+    if not found:
+        return
+    values = [(entry["step"], 100 * entry["explored"]) for entry in found]
+    line = Line("explored", _thinned(values), 0, marks=False)
+    title = f"{values[-1][1]:.3g} % of the connections have been in the mask at the end"
+    chart = Chart(title, "training step", "explored connections, R_s (%)", (line,))
+    yield Figure(f"explored-{row.folder.name}", chart)
 
 
 def _logged(row: Row) -> Iterator[Figure]:

@@ -15,9 +15,7 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -26,6 +24,8 @@ from pydantic import (
 )
 
 from slotkit.errors import SlotkitError
+from slotkit.masks.sparse_settings import SparseSettings
+from slotkit.section import Section
 
 # A range of more seeds than these is a slip of the hand.
 MOST_SEEDS = 10_000
@@ -59,12 +59,6 @@ def _plain_init(value: Any) -> Any:
     from slotkit.inits import plain_init  # late, because it imports numpy
 
     return plain_init(value)
-
-
-class Section(BaseModel):
-    """A table of settings: immutable, and a key it doesn't know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -267,6 +261,7 @@ class Config(Section):
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     slots: SlotSettings = SlotSettings()
+    sparse: SparseSettings = SparseSettings()
     training: TrainingSettings = TrainingSettings()
     seeds: SeedSettings = SeedSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from slotkit.errors import SlotkitError
 from slotkit.masks.keeping import number_kept
 
 Shapes = Mapping[str, tuple[int, ...]]
+Densities = Callable[[Shapes, float], dict[str, float]]
 
 
 def equal_densities(shapes: Shapes, density: float) -> dict[str, float]:

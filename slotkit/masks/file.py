@@ -117,7 +117,7 @@ def save(path: Path, masks: Mapping[str, Tensor], about: About) -> None:
         text = Header(format=FORMAT, about=about, layers=layers).model_dump_json()
     except ValidationError as fault:
         raise SlotkitError(f"These masks can't be written down: {first_reason(fault)}.") from None
-    entries = {ENTRY + name: _packed(mask) for name, mask in masks.items()}
+    entries = {ENTRY + name: packed(mask) for name, mask in masks.items()}
     header = {KEY: text, CHECKSUM_KEY: _checksum(text, entries)}
     write_whole(path, lambda file: save_file(entries, file, metadata=header))
 
@@ -143,7 +143,10 @@ def load(path: Path) -> tuple[Masks, About]:
             entries[entry] = file.get_tensor(entry)
         if _checksum(file.metadata()[KEY], entries) != file.metadata().get(CHECKSUM_KEY):
             raise SlotkitError("its checksum is wrong")
-        return {layer.name: _unpacked(entries[entry], layer) for entry, layer in wanted.items()}, header.about
+        masks = {
+            layer.name: unpacked(entries[entry], layer.shape, layer.name) for entry, layer in wanted.items()
+        }
+        return masks, header.about
 
 
 def _header(file: Any) -> Header:
@@ -153,16 +156,18 @@ def _header(file: Any) -> Header:
     return Header.model_validate_json(text)
 
 
-def _packed(mask: Tensor) -> Tensor:
+def packed(mask: Tensor) -> Tensor:
+    """A mask as bytes, uint8 (ceil(n / 8),): the lowest bit first, in row-major order."""
     return torch.from_numpy(np.packbits(mask.detach().cpu().numpy().reshape(-1), bitorder="little"))
 
 
-def _unpacked(octets: Tensor, layer: Layer) -> Tensor:
-    number = math.prod(layer.shape)
+def unpacked(octets: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    """The reverse. Raises SlotkitError, the part of a sentence, for bits after the last connection."""
+    number = math.prod(shape)
     bits = np.unpackbits(octets.numpy(), bitorder="little")
     if bits[number:].any():
-        raise SlotkitError(f"the mask of {layer.name} has bits beyond its end")
-    return torch.from_numpy(bits[:number].astype(np.bool_)).reshape(layer.shape)
+        raise SlotkitError(f"the mask of {name} has bits beyond its end")
+    return torch.from_numpy(bits[:number].astype(np.bool_)).reshape(shape)
 
 
 def _checksum(text: str, entries: Mapping[str, Tensor]) -> str:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
+from slotkit.masks.file import About, Masks, unpacked
+from slotkit.masks.keeping import share_of
 from slotkit.masks.scores import DST, NetworkScores, Rules, score_network
 from slotkit.recording.replay import channel_dims_of
 from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.standin import stand_in
+from slotkit.training.kept_masks import about as about_of
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,16 @@ def of_file(path: Path) -> Found:
 
 
 def of_run(folder: RunFolder, checkpoint: str = "best") -> Found:
-    """The weights of a run, and where they are not 0: the selected ones of a slot machine, greedily."""
+    """The weights of a run and which connections it has: its mask, if that has changed while it was trained,
+    and else those whose weight is not 0. Of a slot machine the selected weights, greedily.
+    """
     folder.check_single()
     state, _ = load(folder, checkpoint)
     with naming(folder.checkpoint(checkpoint), "Use another one, or train again."):
+        if "masks" in state:
+            weights = {name: state["weights"][name] for name in state["masks"]}
+            masks = {n: unpacked(state["masks"][n], tuple(w.shape), n) for n, w in weights.items()}
+            return Found(masks, weights, {}, f"{folder.name}, {checkpoint} checkpoint: {_sparse(folder)}")
         if "settings" not in state:
             kept = {n: w for n, w in state["weights"].items() if n.endswith("weight") and w.ndim > 1}
             return Found({n: w != 0 for n, w in kept.items()}, kept, {}, f"{folder.name}: learned weights")
@@ -75,6 +84,23 @@ def of_run(folder: RunFolder, checkpoint: str = "best") -> Found:
     weights = {name: ordinary[name] for name in names}
     masks = {name: weight != 0 for name, weight in weights.items()}
     return Found(masks, weights, dims, f"{folder.name}, {checkpoint} checkpoint: selected weights")
+
+
+def file_of_run(folder: RunFolder, checkpoint: str = "best") -> tuple[Masks, About]:
+    """The masks of a run, and what their file says of itself. Raises SlotkitError as `of_run`."""
+    found, config = of_run(folder, checkpoint), folder.config()
+    _, told = load(folder, checkpoint)
+    density, step = share_of(found.masks), told["step"]
+    return found.masks, about_of(config, folder.data(), _method(folder), density, step)
+
+
+def _method(folder: RunFolder) -> str:
+    config = folder.config()
+    return config.sparse.method if config.sparse.is_on else f"{config.method} run"
+
+
+def _sparse(folder: RunFolder) -> str:
+    return f"learned weights under the mask of {_method(folder)}"
 
 
 def _array(weight: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -160,7 +160,7 @@ def usual_name(about: About) -> str:
     """Of a file: the method, the network and the settings, which tell the files of one experiment apart."""
     network = about.network.model.replace("/", "-") if about.network else "network"
     told = [about.method.replace(" ", "-"), network, f"{about.density:g}"]
-    for key in ("rounds", "batches", "mode", "seed", "control_seed"):
+    for key in ("rounds", "batches", "mode", "seed", "control_seed", "step"):
         if key in about.settings:
             told.append(f"{key.replace('_', '-')}-{about.settings[key]}")
     return f"{'-'.join(told)}.mask.safetensors"

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
 from slotkit.masks import saliency
-from slotkit.masks.densities import Shapes, equal_densities, er_densities, erk_densities, kept_by_layer
+from slotkit.masks.densities import (
+    Densities,
+    Shapes,
+    equal_densities,
+    er_densities,
+    erk_densities,
+    kept_by_layer,
+)
 from slotkit.masks.file import Masks
 from slotkit.masks.keeping import keep_highest, keep_highest_by_layer, number_kept
 from slotkit.masks.saliency import Batches, Weights, measuring, pruned
@@ -42,7 +49,6 @@ class Request:
 
 
 Score = Callable[[nn.Module, Weights, Batches, Request], dict[str, Tensor]]
-Densities = Callable[[Shapes, float], dict[str, float]]
 
 
 @dataclass(frozen=True)

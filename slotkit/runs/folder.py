@@ -28,6 +28,7 @@ from slotkit.runs.schema import (
     ENTRIES,
     EpochEntry,
     LogEntry,
+    MaskEntry,
     StepEntry,
     Summary,
     Tables,
@@ -318,7 +319,7 @@ def without_none(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _entry(entry: Any) -> StepEntry | EpochEntry | LogEntry:
+def _entry(entry: Any) -> StepEntry | EpochEntry | MaskEntry | LogEntry:
     """A line of metrics.jsonl, checked."""
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in ENTRIES:

@@ -30,6 +30,7 @@ COLUMNS: dict[str, Callable[[Listed], Any]] = {
     "seconds": lambda row: row.summary.get("seconds", 0.0),
     "validation": lambda row: _accuracy(row.validation),
     "test": lambda row: _accuracy(row.test),
+    "explored": lambda row: (row.summary.get("sparse") or {}).get("explored"),
 }
 
 

@@ -51,6 +51,14 @@ class Row(Told):
     test: Reading
 
 
+class Sparse(Told):
+    """What became of a mask that changes: how often it was updated, and R_s."""
+
+    density: Fraction
+    updates: Count
+    explored: Fraction
+
+
 class Summary(Told):
     """summary.json of a run or of a comparison."""
 
@@ -63,6 +71,7 @@ class Summary(Told):
     logged: dict[str, float] = {}
     best_epoch: Count | None = None
     seconds: Seconds = 0.0
+    sparse: Sparse | None = None
     validation: dict[str, Reading] = {}
     test: dict[str, dict[str, Reading]] = {}
     table: list[Row] = []
@@ -129,6 +138,18 @@ class EpochEntry(Told):
     best: bool
 
 
+class MaskEntry(Told):
+    """A line of metrics.jsonl: an update of a mask that changes."""
+
+    kind: Literal["mask"]
+    epoch: Positive
+    step: Positive
+    rate: Fraction
+    dropped: Count
+    new: Count
+    explored: Fraction
+
+
 class LogEntry(Told):
     """A line of metrics.jsonl: numbers that a loop of one's own has logged."""
 
@@ -137,9 +158,10 @@ class LogEntry(Told):
     values: dict[str, float]
 
 
-ENTRIES: dict[str, type[StepEntry] | type[EpochEntry] | type[LogEntry]] = {
+ENTRIES: dict[str, type[StepEntry] | type[EpochEntry] | type[MaskEntry] | type[LogEntry]] = {
     "step": StepEntry,
     "epoch": EpochEntry,
+    "mask": MaskEntry,
     "log": LogEntry,
 }
 

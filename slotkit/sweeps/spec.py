@@ -25,10 +25,11 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from slotkit.config import Overrides, Section, flatten, full_path, short_name
+from slotkit.config import Overrides, flatten, full_path, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.schema import naming, read_text
+from slotkit.section import Section
 
 RECIPE = "recipe"
 

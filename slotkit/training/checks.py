@@ -41,6 +41,13 @@ def check_settings(config: Config, here: bool = True) -> None:
                 "mask is for learned weights, and this run trains a slot machine. Choose --method learned, "
                 "or slots.kind=mask, which selects a mask."
             )
+        if config.sparse.is_on:
+            raise SlotkitError(
+                f"sparse.method is {config.sparse.method}, which trains learned weights under a mask that "
+                "changes, and this run trains a slot machine. Choose --method learned, or slots.kind=mask, "
+                "which selects a mask."
+            )
+    config.sparse.check(config.mask)
     _check_network(config)
     if here:
         registry.check(config.recording.loggers)

@@ -36,6 +36,7 @@ from slotkit.training.evaluation import Reading
 from slotkit.training.following import first_one_fetches, follow, shared, stop_if_asked
 from slotkit.training.gradients import with_pieces
 from slotkit.training.journal import Journal
+from slotkit.training.kept_masks import KeptMasks
 from slotkit.training.loop import Epoch, Event, Note, Step, fit, steps_in
 from slotkit.training.measures import flips_of, measures_of, tests_of
 from slotkit.training.prepare import MASK, Prepared, own_settings, prepare, reopen
@@ -232,6 +233,7 @@ class _Training:
         self.state = TrainingState(trainee, self.config.training, per_epoch)
         self.journal = Journal(folder, trainee)
         self.recorder = _recorder(prepared, folder)
+        self.masks = KeptMasks(prepared, folder)
         self.commits = Commits(folder, self.config.recording.keep_last)
         self.held = fingerprint(folder, self.config)
         self.saved_at, self.saved = time.monotonic(), (-1, -1)
@@ -268,6 +270,8 @@ class _Training:
             for note in self._beginning(notes):
                 self._tell(note)
             validation = self.prepared.images("validation")
+            if self.state.step == 0:
+                self.masks.keep(0)
             for event in fit(
                 *(self.prepared.trainee, self.train, validation, self.config, self.state, self.recorder),
                 self._stop_if_asked,
@@ -286,8 +290,9 @@ class _Training:
 
     def _tell(self, event: Event) -> None:
         """The one place from which an event goes to the run's files, to who watches, and to the loggers."""
-        entry = self.journal.write(event)
-        if entry:
+        if isinstance(event, Step) and event.change:
+            self.masks.keep(event.step)
+        for entry in self.journal.write(event):
             flips = flips_of(self.prepared.trainee) if isinstance(event, Step) else {}
             self._log(measures_of(entry) | flips)
         self.report(event)

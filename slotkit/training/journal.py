@@ -35,6 +35,9 @@ class Journal:
             "validation": {},
             "test": {},
         }
+        if trainee.topology:
+            start = trainee.topology.density
+            self.values["sparse"] = {"density": start, "updates": 0, "explored": start}
 
     def go_on(self, metrics_bytes: int, seconds: float) -> None:
         """Cut the metrics back to the length they had at a checkpoint, and continue from there.
@@ -46,17 +49,15 @@ class Journal:
         for entry in self.folder.metrics():
             if entry["kind"] == "epoch":
                 self._count(entry)
+            elif entry["kind"] == "mask":
+                self._count_update(entry)
         self._write_summary()
 
-    def write(self, event: Event) -> dict[str, Any] | None:
-        """One event of the training loop. Returns what metrics.jsonl has of it, if anything."""
-        entry: dict[str, Any] | None = None
+    def write(self, event: Event) -> list[dict[str, Any]]:
+        """One event of the training loop. Returns what metrics.jsonl has of it."""
         if isinstance(event, Step):
-            if event.loss is not None:
-                told = {"epoch": event.epoch, "step": event.step, "lr": event.lr, "loss": event.loss}
-                entry = {"kind": "step", **told}
-                self.folder.append("metrics.jsonl", entry)
-            return entry
+            return self._write_step(event)
+        entries: list[dict[str, Any]] = []
         if isinstance(event, Epoch):
             entry = {
                 "kind": "epoch",
@@ -67,12 +68,13 @@ class Journal:
                 "validation": {"reading": event.validation.kind, **event.validation.as_dict()},
                 "best": event.best,
             }
+            entries.append(entry)
             self.folder.append("metrics.jsonl", entry)
             self.folder.append("times.jsonl", {"epoch": event.epoch, "seconds": round(event.seconds, 3)})
             self._count(entry)
             self._write_summary()
         self.folder.log(line(event))
-        return entry
+        return entries
 
     def finish(self, test: Mapping[str, Mapping[str, Reading]]) -> None:
         self.values["status"] = "finished"
@@ -86,6 +88,24 @@ class Journal:
         """Training ended early: "interrupted", "stopped", "diverged" or "failed"."""
         self.values |= {"status": status, "reason": reason}
         self._write_summary()
+
+    def _write_step(self, event: Step) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = []
+        if event.loss is not None:
+            told = {"epoch": event.epoch, "step": event.step, "lr": event.lr, "loss": event.loss}
+            entries.append({"kind": "step", **told})
+        if event.change is not None:
+            entries.append({"kind": "mask", "epoch": event.epoch, **event.change.as_dict()})
+            self._count_update(entries[-1])
+        for entry in entries:
+            self.folder.append("metrics.jsonl", entry)
+        return entries
+
+    def _count_update(self, entry: Mapping[str, Any]) -> None:
+        self.values["sparse"] |= {
+            "updates": self.values["sparse"]["updates"] + 1,
+            "explored": entry["explored"],
+        }
 
     def _count(self, entry: Mapping[str, Any]) -> None:
         self.values["epochs"] = entry["epoch"]

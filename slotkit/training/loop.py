@@ -16,6 +16,7 @@ from slotkit.data.images import Images
 from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
+from slotkit.masks.topology import Change
 from slotkit.recording.recorder import Recorder
 from slotkit.training.evaluation import Reading, nothing, read, selecting_kind
 from slotkit.training.gradients import Gradients
@@ -26,7 +27,7 @@ from slotkit.training.trainee import Trainee
 @dataclass(frozen=True)
 class Step:
     """One step is done, on so many images. `loss` (nats, of that batch) is given every `training.log_every`
-    steps."""
+    steps; `change` is what became of a mask, where it was updated."""
 
     epoch: int
     step: int
@@ -34,6 +35,7 @@ class Step:
     lr: float
     loss: float | None
     images: int
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,13 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
         lr = state.last_lr = state.lr
         loss = gradients.of(images, labels, state.step, total)
         del images, labels  # before the next ones are made
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        state.scheduler.step()
+        change = state.take_step()
         state.loss += loss
-        state.step += 1
         if recorder:
             recorder.record(state.step, lr)
         told = state.step % settings.log_every == 0 or state.step == 1
         measured = _finite(loss.item(), epoch, state.step, lr) if told else None
-        yield Step(epoch, state.step, settings.epochs * state.steps_per_epoch, lr, measured, total)
+        yield Step(epoch, state.step, state.total, lr, measured, total, change)
 
 
 def _validate(

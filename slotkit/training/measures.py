@@ -10,7 +10,11 @@ from slotkit.training.trainee import Trainee
 
 
 def measures_of(entry: Mapping[str, Any]) -> dict[str, float]:
-    """An entry of metrics.jsonl, of a step or of an epoch, whose loss is the mean over its steps."""
+    """An entry of metrics.jsonl: of a step, of an update of the mask, or of an epoch, whose loss is the mean
+    over its steps.
+    """
+    if entry["kind"] == "mask":
+        return {f"mask/{name}": entry[name] for name in ("rate", "dropped", "new", "explored")}
     if entry["kind"] == "step":
         return {"train/loss": entry["loss"], "train/lr": entry["lr"]}
     reading = entry["validation"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, SequentialLR
 
 from slotkit.config import TrainingSettings
 from slotkit.errors import SlotkitError
+from slotkit.uncompiled import SGD
 
 
 def schedule(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: int) -> LRScheduler:
@@ -26,6 +29,27 @@ def schedule(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: 
     if settings.schedule == "restarts":
         return _restarts(optimizer, settings, steps_per_epoch)
     return ConstantLR(optimizer, factor=1.0)
+
+
+class Held:
+    """Keeps the learning rate where it is for `steps` steps; from then on it is that of a schedule, which has
+    run on meanwhile.
+    """
+
+    def __init__(self, optimizer: Optimizer, make: Callable[[Optimizer], LRScheduler], steps: int) -> None:
+        """`make` gives the schedule for an optimizer: a scheduler computes each rate from the last one."""
+        self._optimizer, self._steps, self._done = optimizer, steps, 0
+        self._shadow = SGD([torch.zeros(1)], optimizer.param_groups[0]["lr"], 0.0, 0.0, 0.0, False)
+        self._scheduler = make(self._shadow)
+
+    def step(self) -> None:
+        """After each step of the optimizer."""
+        self._shadow.step()
+        self._scheduler.step()
+        self._done += 1
+        if self._done >= self._steps:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._shadow.param_groups[0]["lr"]
 
 
 def _restarts(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: int) -> LRScheduler:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from slotkit.config import TrainingSettings
 from slotkit.errors import SlotkitError
+from slotkit.masks.topology import Change
 from slotkit.runs.residuals import optimizer_state, with_reels
-from slotkit.training.schedules import schedule
+from slotkit.training.schedules import Held, schedule
 from slotkit.training.trainee import Trainee, check_like
 
 
@@ -24,13 +26,15 @@ class TrainingState:
         last_lr: the learning rate of the last step.
         loss: sum of the losses of the steps of the epoch that is going on, a scalar of the trainee's dtype.
         best_accuracy, best_epoch: of the validations so far.
+        total: steps of the whole training.
     """
 
     def __init__(self, trainee: Trainee, settings: TrainingSettings, steps_per_epoch: int) -> None:
         self.trainee = trainee
         self.steps_per_epoch = steps_per_epoch
         self.optimizer = trainee.optimizer(settings)
-        self.scheduler = schedule(self.optimizer, settings, steps_per_epoch)
+        self.total = settings.epochs * steps_per_epoch
+        self.scheduler = self._schedule(settings)
         self.step = 0
         self.validated = 0
         self.loss: Tensor = torch.zeros((), dtype=trainee.dtype, device=trainee.device)
@@ -42,6 +46,20 @@ class TrainingState:
     def lr(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def take_step(self) -> Change | None:
+        """Step on the gradients that are there. Returns what became of the mask, if it was its turn."""
+        trainee, change = self.trainee, None
+        self.step += 1
+        if trainee.topology:
+            change = trainee.topology.step(self.optimizer, self.step, self.total)
+        else:
+            if trainee.masked:
+                trainee.masked.mask_gradients()
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        return change
 
     def as_dict(self) -> dict[str, Any]:
         """The trainee's state and, under "training", what else the next step depends on."""
@@ -55,6 +73,8 @@ class TrainingState:
             "lr": self.lr,
             "optimizer": self.optimizer.state_dict()["state"],
         }
+        if self.trainee.topology:
+            own["sparse"] = self.trainee.topology.state()
         return self.trainee.state() | {"training": own}
 
     def to_save(self) -> dict[str, Any]:
@@ -74,7 +94,13 @@ class TrainingState:
         """
         own = state["training"]
         self._check(own)
+        topology = self.trainee.topology
+        if topology:
+            check_like(state.get("masks"), topology.masks_state(), "the masks")
+            explored = topology.explored_in(own["sparse"], topology.masks_in(state["masks"]))
         self.trainee.load(state)
+        if topology:
+            topology.set_explored(explored)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": own["optimizer"], "param_groups": groups})
         self.step, self.validated = own["step"], own["validated"]
@@ -88,6 +114,13 @@ class TrainingState:
                 self.scheduler.step()
         there: float = own["lr"]
         return there
+
+    def _schedule(self, settings: TrainingSettings) -> LRScheduler | Held:
+        topology = self.trainee.topology
+        if topology and topology.settings.hold_lr:
+            held = topology.ends_at(self.total)
+            return Held(self.optimizer, lambda shadow: schedule(shadow, settings, self.steps_per_epoch), held)
+        return schedule(self.optimizer, settings, self.steps_per_epoch)
 
     def _check(self, own: Any) -> None:
         mine = self.as_dict()["training"]

@@ -18,8 +18,8 @@ from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.making import randomize, slotify
 from slotkit.masks import file as mask_file
-from slotkit.masks.file import Masks
-from slotkit.masks.fixed import fix, strays
+from slotkit.masks.masked import MaskedWeights, strays
+from slotkit.masks.topology import Topology
 from slotkit.models import create
 from slotkit.optim import SlotAdam
 from slotkit.others import treat_others
@@ -32,6 +32,7 @@ from slotkit.training.processes import ALONE, Processes
 class Trainee:
     """A network with what training needs to know of it; `machine` is None for learned weights.
 
+    `masked` are those weights that have a mask, `topology` is there if it changes.
     `processes` are those that train it together, with a network each.
     """
 
@@ -41,7 +42,8 @@ class Trainee:
     bf16: bool
     classes: int
     dtype: torch.dtype = torch.float32
-    masks: Masks | None = None
+    masked: MaskedWeights | None = None
+    topology: Topology | None = None
     processes: Processes = ALONE
 
     def optimizer(self, settings: TrainingSettings) -> Optimizer:
@@ -75,8 +77,13 @@ class Trainee:
         return logits.to(self.dtype)
 
     def state(self) -> dict[str, Any]:
-        """All that has been trained, as `SlotMachine.state_dict` or as {"weights": model.state_dict()}."""
-        return self.machine.state_dict() if self.machine else {"weights": self.model.state_dict()}
+        """All that has been trained, as `SlotMachine.state_dict` or as {"weights": model.state_dict()}, with
+        "masks" as packed bits if they change.
+        """
+        if self.machine:
+            return self.machine.state_dict()
+        weights = {"weights": self.model.state_dict()}
+        return weights | {"masks": self.topology.masks_state()} if self.topology else weights
 
     def to_save(self) -> dict[str, Any]:
         """`state` for `slotkit.runs.checkpoint.save`, which remakes what comes from the seed."""
@@ -90,9 +97,14 @@ class Trainee:
         own = self.state()
         if not (self.machine and state.get("settings") != own["settings"]):  # told better by the machine
             check_like(state, own)
-        outside = strays(state["weights"], self.masks) if self.masks is not None else []
+        masks = self.masked.masks if self.masked else {}
+        if self.topology:
+            masks = self.topology.masks_in(state["masks"])
+        outside = strays(state["weights"], masks) if masks else []  # a machine has no weights in its state
         if outside:
             raise SlotkitError(f"weights outside of the run's mask are not 0, in {', '.join(outside[:3])}")
+        if self.topology:
+            self.topology.set_masks(masks)
         if self.machine:
             self.machine.load_state_dict(state)
         else:
@@ -166,11 +178,20 @@ def build(config: Config, image: tuple[int, int, int], classes: int, mask: Path 
         randomize(model, slots.k, slots.init, config.seeds.reels, slots.where)
     if config.method == "learned" and config.learned_others != "trained":
         treat_others(model, pick(model, slots.where), config.learned_others)
-    masks = None
-    if config.mask is not None:
-        masks, _ = mask_file.load(mask or Path(config.mask))
-        fix(model, masks)
-    return Trainee(model, machine, device, config.training.precision == "bf16", classes, dtype, masks)
+    masked, topology = _masks(config, model, mask)
+    bf16 = config.training.precision == "bf16"
+    return Trainee(model, machine, device, bf16, classes, dtype, masked, topology)
+
+
+def _masks(
+    config: Config, model: nn.Module, mask: Path | None
+) -> tuple[MaskedWeights | None, Topology | None]:
+    """Mask the weights of a network, if that is wanted, by a fixed mask or by one that changes."""
+    masks = None if config.mask is None else mask_file.load(mask or Path(config.mask))[0]
+    if config.sparse.is_on:
+        topology = Topology(model, config.sparse, config.seeds.reels, masks)
+        return topology.masked, topology
+    return None if masks is None else MaskedWeights(model, masks), None
 
 
 def find_device(name: str) -> torch.device:

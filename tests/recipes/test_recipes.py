@@ -13,6 +13,7 @@ from slotkit.errors import SlotkitError
 from slotkit.masks.samplers import find_sampler
 from slotkit.masks.search_settings import search_settings
 from slotkit.optim import SlotAdam
+from slotkit.training.checks import check_settings
 from slotkit.training.trainee import build
 
 METHODS = ("greedy", "probabilistic", "learned")
@@ -21,6 +22,7 @@ FINETUNING = {"-".join(row) for row in product(("finetune",), ("paper", "authors
 OURS = {"slotkit-lenet-adam", "slotkit-conv2-adam"}
 # Of the log's lines, those of which something is known: nothing is of v5.
 MASKS = {f"masks-lth-v{line}" for line in (1, 2, 3, 4, 6, 7)}
+ITOP = {"itop-v1", "itop-v2", "itop-v4-vanilla", "itop-v4-ramanujan"}
 PAPER = ("paper", "paper-literal")
 ROWS = {"-".join(row) for row in product((*PAPER, "authors"), NETWORKS, METHODS)} | {
     "-".join(row) for row in product(("ceng501",), ("conv2", "conv4", "conv6"), METHODS)
@@ -31,7 +33,7 @@ SHARED = {"-".join(row) for row in product(("paper",), NETWORKS[:4], ("shared",)
 
 
 def test_there_is_a_recipe_for_every_row_of_the_sources() -> None:
-    assert set(recipes.names()) == ROWS | SHARED | OURS | FINETUNING | MASKS
+    assert set(recipes.names()) == ROWS | SHARED | OURS | FINETUNING | MASKS | ITOP
 
 
 @pytest.mark.parametrize("name", sorted(SHARED))
@@ -112,6 +114,24 @@ def test_our_own_recipes_train_the_latents_with_adam(name: str, narrow_networks:
     trainee = build(config, (1, 28, 28) if "lenet" in name else (3, 32, 32), 10)
     assert isinstance(trainee.optimizer(config.training), SlotAdam)
     assert "Beyond the paper" in recipes.load(name).differences
+
+
+def test_recipes_of_the_log_differ_in_what_its_lines_say() -> None:
+    told = {}
+    for name in ITOP:
+        recipe = recipes.load(name)
+        assert "Certain: " in recipe.differences
+        assert "Our reading: " in recipe.differences
+        config = resolve(recipe.overrides()).config
+        check_settings(config, here=False)
+        told[name] = dict(flatten(config.model_dump()))
+    first = told.pop("itop-v1")
+    assert {n: {p: v for p, v in own.items() if v != first[p]} for n, own in told.items()} == {
+        "itop-v2": {"sparse.grown": "initial"},
+        "itop-v4-vanilla": {"sparse.hold_lr": True},
+        "itop-v4-ramanujan": {"sparse.proposals": 3},
+    }
+    assert (first["sparse.density"], first["sparse.interval"], first["sparse.until"]) == (0.01, 1500, 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))

@@ -13,7 +13,7 @@ from torch import nn
 
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
-from slotkit.masks.fixed import fix, strays
+from slotkit.masks.masked import MaskedWeights, strays
 from slotkit.runs import checkpoint
 
 OPTIMIZERS: dict[str, Any] = {
@@ -32,7 +32,7 @@ def test_it_trains_as_a_network_whose_weights_are_multiplied_by_the_mask(optimiz
     model, plain = network(), network()
     chance = torch.Generator().manual_seed(0)
     masks = {f"{i}.weight": torch.rand(model[i].weight.shape, generator=chance) < 0.4 for i in (0, 2)}
-    fix(model, masks)
+    masked = MaskedWeights(model, masks)
     with torch.no_grad():
         for name, mask in masks.items():
             plain.get_parameter(name).mul_(mask)
@@ -44,6 +44,8 @@ def test_it_trains_as_a_network_whose_weights_are_multiplied_by_the_mask(optimiz
             logits = each(images) if each is model else torch.func.functional_call(each, weights, (images,))
             stepper.zero_grad()
             nn.functional.cross_entropy(logits, labels).backward()
+            if each is model:
+                masked.mask_gradients()
             stepper.step()
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -59,7 +61,7 @@ def test_masks_of_another_network_change_nothing() -> None:
     before = model[0].weight.clone()
     masks = {"0.weight": torch.zeros(20, 6, dtype=torch.bool), "2.weight": torch.ones(2, 2, dtype=torch.bool)}
     with pytest.raises(SlotkitError) as caught:
-        fix(model, masks)
+        MaskedWeights(model, masks)
     assert str(caught.value) == (
         "The mask of 2.weight has shape (2, 2), and in this network it is (3, 20). Choose the network and "
         "the size of images that the mask was made for."
