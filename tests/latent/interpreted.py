@@ -368,7 +368,7 @@ MUTANTS: dict[str, tuple[str, str, Run | Callable[[], None]]] = {
     "adam-counts-on": ("tl.where(skipped, t - 1, t)", "t", skipped),
     "intervals-not-turned": ("inside & (tl.full(live.shape, told(row, 0, KEPT_TURNED", "inside & (tl.full(live.shape, 0 * told(row, 0, KEPT_TURNED", SWINGS),
     "line-stands-still": ("tl.store(kept + KEPT_C, after)", "pass", DECAYED),
-    "always-damped": ("tl.where(moving != 0, r2, 1.0)", "r2 * 1.0", replace(QUICK, dampening=0.5)),
+    "always-damped": ("tl.where(begun != 0, r2, 1.0)", "r2 * 1.0", replace(QUICK, dampening=0.5)),
     "adam-mean-not-corrected": ("lr / (1 - first)", "lr", ADAM),
     "adam-square-not-corrected": ("tl.sqrt(1 - second)", "tl.sqrt(1 + 0 * second)", ADAM),
     "adam-without-decay": ("1 - lr * r1)", "1 + 0 * lr * r1)", ADAM),
