@@ -427,10 +427,10 @@ class Cases:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         cases = [(item, item.callspec.params.get("engine")) for item in items if hasattr(item, "callspec")]
         ours: dict[str, list[pytest.Item]] = {}
-        for item, engine in cases:
-            if engine == NAME:
+        for item, name in cases:
+            if name == NAME:
                 ours.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        others = {item.nodeid.replace("eager", NAME) for item, engine in cases if engine == "eager"}
+        others = {item.nodeid.replace("eager", NAME) for item, name in cases if name == "eager"}
         absent = others - {item.nodeid for group in ours.values() for item in group}
         self.told |= dict.fromkeys(absent, "absent: eager has this case")
         items.clear()
