@@ -47,8 +47,8 @@ for selection in ("greedy", "probabilistic"):
 
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
-@pytest.mark.parametrize("engine", ["numba", "eager"])  # CUDA can't be used in a forked child
-def test_a_forked_child_trains_on_with_the_same_bits(engine: str, tmp_path: Path, forks: Forks) -> None:
+@pytest.mark.parametrize("name", ["numba", "eager"])  # CUDA can't be used in a forked child
+def test_a_forked_child_trains_on_with_the_same_bits(name: str, tmp_path: Path, forks: Forks) -> None:
     """With one thread, as plain PyTorch needs it too."""
-    told = forks.start(PROGRAM, engine, cwd=tmp_path).checked()
+    told = forks.start(PROGRAM, name, cwd=tmp_path).checked()
     assert told == "greedy has the same bits\nprobabilistic has the same bits\n"

@@ -32,7 +32,7 @@ READING: dict[str, Callable[[SlotMachine, torch.optim.Optimizer], Any]] = {
     "state": lambda machine, optimizer: machine.state_dict(),
     "using": lambda machine, optimizer: machine.using("greedy").__enter__(),
     "using-a-sample": lambda machine, optimizer: machine.using("PS").__enter__(),
-    "copy-scores": lambda machine, optimizer: slotify(mlp(), 4).copy_scores(machine),
+    "copy-scores": lambda machine, optimizer: slotify(mlp(), 4, form="dense").copy_scores(machine),
     "optimizers-state": lambda machine, optimizer: optimizer.state_dict(),
     "step": lambda machine, optimizer: optimizer.step(),
 }

@@ -41,12 +41,20 @@ def test_in_the_interpreter(name: str, verdicts: dict[str, str]) -> None:
     assert verdicts[name] == ""
 
 
-def test_the_whole_engine_suite_in_the_interpreter(forks: Forks, tmp_path: Path) -> None:
-    """Every case that eager has, at small sizes (`trajectories.few`), and none is skipped."""
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [([], 80), pytest.param(["--every"], 200, marks=pytest.mark.long)],
+    ids=["few", "every"],
+)
+def test_the_whole_engine_suite_in_the_interpreter(
+    given: list[str], most: int, forks: Forks, tmp_path: Path
+) -> None:
+    """Every test that eager has, at small sizes (`trajectories.few`), and none is skipped."""
     program = "from latent.interpreted import suite; suite()"
-    told = json.loads(forks.start(program, cwd=tmp_path, env={"TRITON_INTERPRET": "1"}).checked())
+    ran = forks.start(program, *given, cwd=tmp_path, env={"TRITON_INTERPRET": "1"})
+    told = json.loads(ran.checked())
     assert {name: said for name, said in told.items() if said} == {}
-    assert len(told) > 150
+    assert len(told) > most
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -258,7 +258,7 @@ def begin(table, ADAM: tl.constexpr):
         lr = tl.load(place(row, RATE, tl.float64))
     r1, r2, r3 = number(row, RULE + 1), number(row, RULE + 2), number(row, RULE + 3)
     r4, r5 = number(row, RULE + 4), number(row, RULE + 5)
-    c, e, moving = tl.load(kept + KEPT_C), tl.load(kept + KEPT_E), tl.load(kept + KEPT_MOVING)
+    c, e, begun = tl.load(kept + KEPT_C), tl.load(kept + KEPT_E), tl.load(kept + KEPT_MOVING)
     after, speed = c, e
     if ADAM:
         t = tl.load(kept + KEPT_T) + 1
@@ -274,10 +274,10 @@ def begin(table, ADAM: tl.constexpr):
         tl.store(kept + KEPT_RULE + 6, number(row, RULE + 6))
         tl.store(kept + KEPT_RULE + 7, number(row, RULE + 7))
     else:
-        intake = tl.where(moving != 0, r2, 1.0)
+        intake = tl.where(begun != 0, r2, 1.0)
         h = Hyperparameters(lr, r1, intake, r3 != 0, r4, r5)
         after, speed = advance(c, e, c * 0, h)
-        moving = tl.where(skipped | (r1 == 0), moving, 1.0)
+        begun = tl.where(skipped | (r1 == 0), begun, 1.0)
         tl.store(kept + KEPT_RULE, lr)
         tl.store(kept + KEPT_RULE + 1, r1)
         tl.store(kept + KEPT_RULE + 2, intake)
@@ -289,7 +289,7 @@ def begin(table, ADAM: tl.constexpr):
     tl.store(kept + KEPT_C, after)
     tl.store(kept + KEPT_E, speed)
     tl.store(kept + KEPT_STEPS, tl.load(kept + KEPT_STEPS) + tl.where(skipped, 0.0, 1.0))
-    tl.store(kept + KEPT_MOVING, moving)
+    tl.store(kept + KEPT_MOVING, begun)
     tl.store(kept + KEPT_SCALE, tl.where(size > 1e-300, 1 / tl.where(size > 1e-300, size, 1.0), float("inf")))
     tl.store(kept + KEPT_SIGN, side(after))
     tl.store(kept + KEPT_TURNED, tl.where(side(after) != side(c), 1.0, 0.0))
