@@ -87,8 +87,8 @@ def _flip(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
 
 def _crop(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
     n, _, height, width = images.shape
-    drawn = torch.randint(0, 2 * CROP_PADDING + 1, (2, rows.of), generator=random)
-    offsets = drawn[:, rows.places].to(images.device)
+    every = torch.randint(0, 2 * CROP_PADDING + 1, (2, rows.of), generator=random)
+    offsets = every[:, rows.places].to(images.device)
     padded = nn.functional.pad(images, [CROP_PADDING] * 4)
     # A view of shape (n, channels, 9, 9, height, width): every window of every image.
     windows: Tensor = padded.unfold(2, height, 1).unfold(3, width, 1)
