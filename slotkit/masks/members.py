@@ -98,14 +98,14 @@ def _of_search(place: Path, controls: Sequence[str]) -> Iterator[Member]:
     settings = folder.settings()
     told = {"search": place.resolve().name, "accept": settings.get("accept")}
     data = _data(settings)
-    drawn = []
+    found = []
     for saved in folder.saved:
         path = (place / saved.file).resolve()
-        drawn.append(Member(path, *mask_file.load(path), {**told, "draw": saved.draw}, data))
-    yield from drawn
+        found.append(Member(path, *mask_file.load(path), {**told, "draw": saved.draw}, data))
+    yield from found
     # A search that looks at no graph is a control itself.
     for kind in () if told["accept"] in WITHOUT_SCORES else controls:
-        yield from (_control(place, kind, one) for one in drawn)
+        yield from (_control(place, kind, one) for one in found)
 
 
 def _control(place: Path, kind: str, of: Member) -> Member:
