@@ -16,7 +16,7 @@ from slotkit.errors import SlotkitError
 from slotkit.latent.engines.contract import OnDevice
 from slotkit.latent.line import AdamRule, AdamStep, Hyperparameters, LineColumn, adam_step
 from slotkit.latent.weight import LatentWeight, WeightStep
-from slotkit.slot_optimizer import Groups, Machines, SlotOptimizer, Stepping, steps_by_itself
+from slotkit.slot_optimizer import Groups, Machines, SlotOptimizer, Stepping, as_list, steps_by_itself
 from slotkit.uncompiled import SGD, AdamW
 
 
@@ -47,6 +47,7 @@ class SlotSGD(SlotOptimizer):
         maximize: bool = False,
         parameters: Groups = (),
     ) -> None:
+        machines = as_list(machines)  # it may be an iterator
         nothing, fused = [torch.zeros(0)], steps_by_itself(machines)
         ordinary = SGD(
             nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize, fused=fused
@@ -94,6 +95,7 @@ class SlotAdam(SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
+        machines = as_list(machines)
         fused = steps_by_itself(machines)
         ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay, fused=fused)
         super().__init__(machines, parameters, ordinary)

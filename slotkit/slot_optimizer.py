@@ -59,7 +59,7 @@ class SlotOptimizer(Optimizer):
 
     def __init__(self, machines: Machines, parameters: Groups, ordinary: torch.optim.Optimizer) -> None:
         self._ordinary = ordinary
-        listed = _as_list(machines)
+        listed = as_list(machines)
         members = [_latents(machine) for machine in listed]
         self._members = members
         self._index()
@@ -314,7 +314,7 @@ def _plain_step(optimizer: torch.optim.Optimizer) -> None:
     getattr(step, "__wrapped__", step)(optimizer)
 
 
-def _as_list(machines: Machines) -> list[Machine | Form]:
+def as_list(machines: Machines) -> list[Machine | Form]:
     return list(machines) if isinstance(machines, Iterable) else [machines]
 
 
@@ -342,5 +342,5 @@ def _ordinary(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def steps_by_itself(machines: Machines) -> bool | None:
     """torch's `fused` for what is trained beside these machines: such an optimizer skips a step by itself."""
-    weights = [weight for machine in _as_list(machines) for weight in _latents(machine)]
+    weights = [weight for machine in as_list(machines) for weight in _latents(machine)]
     return True if all(weight.engine.keeps_lines for weight in weights) else None
