@@ -47,12 +47,12 @@ class SlotSGD(SlotOptimizer):
         maximize: bool = False,
         parameters: Groups = (),
     ) -> None:
-        machines = as_list(machines)  # it may be an iterator
-        nothing, fused = [torch.zeros(0)], steps_by_itself(machines)
+        listed = as_list(machines)  # it may be an iterator
+        nothing, fused = [torch.zeros(0)], steps_by_itself(listed)
         ordinary = SGD(
             nothing, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize, fused=fused
         )
-        super().__init__(machines, parameters, ordinary)
+        super().__init__(listed, parameters, ordinary)
 
     def _weight_steps(self, stepping: Stepping, skip: Tensor | None = None) -> list[WeightStep]:
         return [
@@ -95,10 +95,10 @@ class SlotAdam(SlotOptimizer):
         *,
         parameters: Groups = (),
     ) -> None:
-        machines = as_list(machines)
-        fused = steps_by_itself(machines)
+        listed = as_list(machines)
+        fused = steps_by_itself(listed)
         ordinary = AdamW([torch.zeros(0)], lr, betas, eps, weight_decay, fused=fused)
-        super().__init__(machines, parameters, ordinary)
+        super().__init__(listed, parameters, ordinary)
 
     def _weight_steps(self, stepping: Stepping, skip: Tensor | None = None) -> list[WeightStep]:
         for weight, _, group in stepping:

@@ -34,7 +34,7 @@ class Machine(Protocol):
         """Name -> those of the non-slot parameters that are trained."""
 
 
-Machines = Machine | Form | Iterable[Machine]
+Machines = Machine | Form | Iterable[Machine | Form]
 Groups = Iterable[Tensor | dict[str, Any]]
 
 # A machine's weight that has a gradient, that gradient, and the param group it is in.
