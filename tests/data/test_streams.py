@@ -276,6 +276,6 @@ def test_batches_for_a_gpu_are_pinned_and_copied_while_it_works(monkeypatch: pyt
     monkeypatch.setattr(streams, "_read_ahead", ahead)
     labels: Any = SimpleNamespace(device=torch.device("cuda:1"))
     nothing: Any = SimpleNamespace(shape=(1, 1, 1))
-    images = StreamedImages(nothing, labels, torch.arange(2), nothing, 0)
+    images = StreamedImages(nothing, nothing, labels, torch.arange(2), nothing, 0)
     assert len(list(images.read([torch.arange(2)]))) == 1
     assert asked == [True, (torch.device("cuda:1"), True)]

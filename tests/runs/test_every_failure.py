@@ -108,6 +108,7 @@ def test_an_extension_survives_every_failure(tmp_path: Path) -> None:
     fail_everywhere("extension", tmp_path, start, same)
 
 
+@pytest.mark.long
 def test_a_comparison_survives_every_failure(tmp_path: Path) -> None:
     parent = run(settings(training__epochs=1), tmp_path / "parent", "parent")
     shorter = [Overrides("--epochs", {"training.epochs": 1, "training.lr": 0.1})]

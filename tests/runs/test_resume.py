@@ -99,12 +99,15 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+# What "dense" and "probabilistic" hold together.
+LONG = {"dense-probabilistic"}
+QUICK = [
+    pytest.param(kind, False, id=kind, marks=[pytest.mark.long] if kind in LONG else []) for kind in KINDS
+]
 EVERY_MOMENT = [pytest.param(kind, True, id=f"{kind}-every", marks=pytest.mark.long) for kind in KINDS]
 
 
-@pytest.mark.parametrize(
-    ("kind", "every"), [*(pytest.param(kind, False, id=kind) for kind in KINDS), *EVERY_MOMENT]
-)
+@pytest.mark.parametrize(("kind", "every"), [*QUICK, *EVERY_MOMENT])
 def test_resumed_at_any_event_it_ends_with_the_same_bits(kind: str, every: bool, tmp_path: Path) -> None:
     """At the first event, within an epoch, at its end, after it, and twice."""
     # Each step is one commit, so that few are enough: one kind has whole epochs, the others nine steps.

@@ -152,6 +152,7 @@ def test_one_option_has_nothing_to_draw(tmp_path: Path) -> None:
     found.figure()
 
 
+@pytest.mark.long
 def test_twenty_runs_and_one(tmp_path: Path) -> None:
     folders = [made(tmp_path, f"s{seed}", seeds__reels=seed) for seed in range(20)]
     found = ps_variance.analyze(folders, draws=2, checkpoints=("start",))

@@ -100,6 +100,7 @@ def test_one_option_has_no_thresholds(tmp_path: Path) -> None:
     found.figure()
 
 
+@pytest.mark.long
 def test_twenty_runs_and_their_figure(tmp_path: Path) -> None:
     folders = [steady(tmp_path, f"k{k}-{seed}", k=k, seeds__reels=seed) for k in (4, 8) for seed in range(10)]
     found = thresholds.analyze(folders)
