@@ -42,11 +42,14 @@ from slotkit.slotfile.symbols import Share, Work, from_indices, from_symbols, si
 def describe(path: Path | str) -> dict[str, Any]:
     """The metadata of a slot file, checked, as plain values; neither weights nor network are made.
 
+    As in the file, `kind` is there only if the options are of one.
+
     Raises SlotkitError as `load` does for a file that can't be read.
     """
     path = Path(path)
     with _refusing(path), open_checked(path) as file:
-        return _metadata(file).model_dump(mode="json")
+        about = _metadata(file)
+        return about.model_dump(mode="json", exclude=None if about.kind else {"kind"})
 
 
 def load(
