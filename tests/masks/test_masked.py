@@ -103,7 +103,7 @@ def test_a_mask_is_trained_from_its_initial_weights_and_goes_on(
     assert sum(layer["edges"] for layer in found["layers"]) == round(0.1 * 50_200)
     assert json.loads(invoke("evaluate", "part", "--json").stdout)
     told = refuse(monkeypatch, capsys, "masks", "train", "x")
-    assert "x can't be read as a mask file: there is no such file." in told
+    assert "x is no mask file, and no search: neither as a path nor in runs." in told
 
 
 @pytest.mark.usefixtures("in_a_folder")
