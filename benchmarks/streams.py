@@ -8,7 +8,8 @@ transforms behind a DataLoader with as many workers. Both yield float32 batches,
 JSON for each measurement.
 
 Memory is that of slotkit, in a process of its own that reads one epoch, and of its workers. Ten samples in a
-second, the peak of each:
+second until the last image has come, the peak of each. (As a process ends, torch's libraries read pages of
+their files that nobody has used before, hundreds of MB, which the kernel can drop at any time.)
 
 rss_sum       resident memory of all processes; pages that they share count in each of them
 pss_sum       each page counts once. But pages of files, such as torch's libraries, are shared with all
@@ -23,6 +24,7 @@ import argparse
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -148,7 +150,8 @@ def peaks(command: list[str]) -> tuple[dict[str, int], str]:
     """The peaks of a command's memory in MB, and what it prints."""
     highest: Counter[str] = Counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
-        while started.poll() is None:
+        assert started.stdout is not None
+        while not select.select([started.stdout], [], [], 0.1)[0]:
             every = [memory_of(process) for process in tree(started.pid)]
             total = sum(every, Counter())
             files = max(one["RssFile"] for one in every)
@@ -160,8 +163,6 @@ def peaks(command: list[str]) -> tuple[dict[str, int], str]:
                 "own_sum": total["Pss_Anon"] + total["Pss_Shmem"] + files,
             }
             highest |= Counter(now)
-            time.sleep(0.1)
-        assert started.stdout is not None
         printed = started.stdout.read()
     if started.returncode:
         sys.exit(f"{command} ended with {started.returncode}")
@@ -214,7 +215,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.watched:
         images = arguments.read or arguments.pictures
-        print(json.dumps(watched(arguments.folder, arguments.workers, arguments.watched, images)))
+        told = watched(arguments.folder, arguments.workers, arguments.watched, images)
+        print(json.dumps(told), flush=True)  # no more is measured
         return
     with ExitStack() as stack:
         place = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))

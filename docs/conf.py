@@ -12,7 +12,7 @@ from slotkit.cli.main import app as commands
 from sphinx.application import Sphinx
 
 import slotkit
-from slotkit.config import Section
+from slotkit.section import Section
 
 project = "slotkit"
 author = "The slotkit founders"

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.optim import Optimizer
 
-from slotkit.config import RecordingSettings
 from slotkit.errors import SlotkitError
 from slotkit.loggers.contract import Logger, Training
 from slotkit.loggers.loggers import Loggers
@@ -30,6 +29,7 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.recorded import KIND, describe
 from slotkit.runs.residuals import with_reels
 from slotkit.runs.schema import naming
+from slotkit.settings import RecordingSettings
 from slotkit.training.resume import check_rest, summary_of
 
 _open: WeakKeyDictionary[SlotMachine, Recording] = WeakKeyDictionary()

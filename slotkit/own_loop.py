@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from slotkit.config import RecordingSettings
 from slotkit.errors import SlotkitError
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Logger
@@ -29,6 +28,7 @@ from slotkit.loop_state import Stateful
 from slotkit.machine import SlotMachine
 from slotkit.runs.commits import find
 from slotkit.runs.recorded import optimizers_of, plain
+from slotkit.settings import RecordingSettings
 from slotkit.training.resume import check_rest
 
 LEVELS = ("summary", "full", "off")

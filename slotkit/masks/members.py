@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotkit.config import DataSettings, Overrides
+from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder
 from slotkit.masks import file as mask_file
@@ -17,6 +17,7 @@ from slotkit.masks.file import About, Masks
 from slotkit.masks.keeping import are_equal
 from slotkit.masks.making import dataset_of, settings_under
 from slotkit.masks.search_folder import SETTINGS, SearchFolder
+from slotkit.settings import DataSettings
 
 # Where the controls of a search's masks are written, in its folder.
 CONTROLS_FOLDER = "controls"

@@ -11,11 +11,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from slotkit.config import Overrides, RecordingSettings, Resolved, resolve
+from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
 from slotkit.inits import NAMED_INITS
 from slotkit.machine import SlotMachine
 from slotkit.models import OWN
+from slotkit.settings import RecordingSettings
 
 # The table of config.toml, and the kind in summary.json.
 KIND = "recorded"

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from slotkit.config import DataSettings
 from slotkit.data.identity import Identity
 from slotkit.errors import is_text
 from slotkit.files import write_text
 from slotkit.runs.lock import LOCK
 from slotkit.runs.schema import Count, Told, naming, read_json
+from slotkit.settings import DataSettings
 from slotkit.sweeps.plan import key_of
 from slotkit.training.prepare import crops
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from slotkit.config import DataSettings
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
+from slotkit.settings import DataSettings
 from slotkit.training.loop import fit, steps_in
 from slotkit.training.prepare import Prepared
 from slotkit.training.processes import Processes, check_device

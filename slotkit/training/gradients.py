@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slotkit.config import Resolved, TrainingSettings
+from slotkit.config import Resolved
 from slotkit.data.seeds import subseed
+from slotkit.settings import TrainingSettings
 from slotkit.training.trainee import Trainee
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 
 import torch
 
-from slotkit.config import Config, TrainingSettings
+from slotkit.config import Config
 from slotkit.data.batches import batches
 from slotkit.data.images import Images
 from slotkit.data.seeds import subseed
@@ -18,6 +18,7 @@ from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
 from slotkit.masks.topology import Change
 from slotkit.recording.recorder import Recorder
+from slotkit.settings import TrainingSettings
 from slotkit.training.evaluation import Reading, nothing, read, selecting_kind
 from slotkit.training.gradients import Gradients
 from slotkit.training.state import TrainingState

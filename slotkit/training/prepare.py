@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from slotkit.config import Config, DataSettings, Overrides, Resolved, flatten, resolve
+from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data import sources
 from slotkit.data.augmentations import parse
 from slotkit.data.fitting import fitted
@@ -25,6 +25,7 @@ from slotkit.errors import SlotkitError
 from slotkit.models import OWN
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
+from slotkit.settings import DataSettings
 from slotkit.training.trainee import Trainee, build, find_device
 
 # A run's own copy of its mask file.

@@ -9,8 +9,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR, SequentialLR
 
-from slotkit.config import TrainingSettings
 from slotkit.errors import SlotkitError
+from slotkit.settings import TrainingSettings
 from slotkit.uncompiled import SGD
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from slotkit.config import TrainingSettings
 from slotkit.errors import SlotkitError
 from slotkit.masks.topology import Change
 from slotkit.runs.residuals import optimizer_state, with_reels
+from slotkit.settings import TrainingSettings
 from slotkit.training.schedules import Held, schedule
 from slotkit.training.trainee import Trainee, check_like
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slotkit.config import Config, TrainingSettings
+from slotkit.config import Config
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.making import randomize, slotify
@@ -25,6 +25,7 @@ from slotkit.optim import SlotAdam
 from slotkit.others import treat_others
 from slotkit.picking import pick
 from slotkit.runs.residuals import with_reels
+from slotkit.settings import TrainingSettings
 from slotkit.training.processes import ALONE, Processes
 
 

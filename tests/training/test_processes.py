@@ -16,10 +16,11 @@ from commands import invoke, refuse  # type: ignore[import-not-found]
 from forks import COMMAND, Fork, Forks  # type: ignore[import-not-found]
 from together import run_together, start_together, told_by_torchrun  # type: ignore[import-not-found]
 
-from slotkit.config import DataSettings, Overrides, resolve
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
+from slotkit.settings import DataSettings
 from slotkit.standin import stand_in
 from slotkit.training.following import first_one_fetches, shared
 from slotkit.training.prepare import prepare

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotkit.config import TrainingSettings
 from slotkit.errors import SlotkitError
+from slotkit.settings import TrainingSettings
 from slotkit.training.schedules import schedule
 
 
