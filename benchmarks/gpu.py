@@ -122,10 +122,14 @@ def conditions() -> Row:
 # (a) The device tests.
 
 
+# Without -P, Python in a checkout takes slotkit/ there for the package, without its commands and analyses.
+MODULE = ("-P", "-m")
+
+
 def device_tests(chosen: list[str], seconds: float) -> Row:
     """pytest, as a process of its own. After so many seconds it is asked how far it is."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    command = [sys.executable, *MODULE, "pytest", "-q", "-p", "no:cacheprovider", *chosen]
     place = Path(__file__).parent.parent
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, text=True) as process:
@@ -342,7 +346,7 @@ TINY_RUN = Training("tiny", ["--epochs", "1", "--set", "slots.engine=eager"], []
 def train(folder: Path, run: Training, seconds: float) -> Row:
     """`slotkit train` for so long, or on from where it was stopped."""
     runs, name = folder / "runs", run.name
-    command = [sys.executable, "-m", "slotkit", "train", "--runs-dir", str(runs), *run.always]
+    command = [sys.executable, *MODULE, "slotkit", "train", "--runs-dir", str(runs), *run.always]
     fresh = [*run.fresh, "--name", name, "--device", DEVICE.type]
     command += ["--resume", name] if (runs / name / "config.toml").exists() else fresh
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
