@@ -59,7 +59,7 @@ def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path, forks: Forks) -> None:
     assert "Traceback" not in told
     folder = RunFolder(tmp_path / "runs" / "long")
     assert folder.summary()["status"] == "interrupted"
-    # Ctrl-C may come while a checkpoint takes the place of the last one, which then is among the earlier ones.
+    # Ctrl-C may come while a checkpoint takes the place of the last one, which is among the earlier then.
     if folder.checkpoint("last").is_file():
         assert invoke("evaluate", "long", "--checkpoint", "last").exit_code == 0
     else:
