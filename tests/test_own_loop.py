@@ -1,102 +1,25 @@
-"""slotkit.record around a loop of one's own: the folder it leaves, resuming to the same bits, refusals."""
+"""slotkit.record around a loop of one's own: the folder it leaves, and resuming to the same bits."""
 
 from __future__ import annotations
 
-import json
-import random
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from own_loops import IMAGES, KINDS, KilledError, Net, make, train
 from safetensors.torch import load_file
 from slotkit.analyses import flips, thresholds, weights
-from torch import nn
 
 import slotkit
 from slotkit.config import resolve
 from slotkit.errors import SlotkitError
 from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.loop_recording import Recording
-from slotkit.loop_state import LoopState
 from slotkit.machine import SlotMachine
 from slotkit.recording import replay
 from slotkit.runs.folder import RunFolder
-
-IMAGES = torch.randn(64, 12, generator=torch.Generator().manual_seed(3))
-LABELS = torch.arange(64) % 3
-
-KINDS: dict[str, dict[str, Any]] = {
-    "GS": {},
-    "PS": {"selection": "PS"},
-    "trained others": {"others": "trained"},
-    "dense, selected": {"form": "dense", "update": "selected"},
-}
-
-
-class Net(nn.Module):
-    """Nobody's registry has it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(self.body(images))
-        return out
-
-
-def make(**kind: Any) -> tuple[SlotMachine, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    machine = slotkit.slotify(Net(), k=8, **kind)
-    return machine, machine.optimizer(lr=1.0, momentum=0.9, weight_decay=1e-3)
-
-
-class KilledError(Exception):
-    """The loop ends here."""
-
-
-def train(
-    path: Path,
-    steps: int = 30,
-    stop: int | None = None,
-    resume: bool = False,
-    kind: dict[str, Any] | None = None,
-    adam: bool = False,
-    meanwhile: Callable[[Recording], None] = lambda run: None,
-    **options: Any,
-) -> tuple[SlotMachine, Recording]:
-    """Her loop: batches from three random generators, a schedule, a checkpoint every 10 steps."""
-    machine, optimizer = make(**(kind or {}))
-    if adam:
-        optimizer = slotkit.SlotAdam(machine)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
-    torch.manual_seed(5)
-    random.seed(5)
-    np.random.seed(5)
-    options = {"trace": "full", "every": 5, "also": {"scheduler": scheduler}} | options
-    with slotkit.record(machine, optimizer, path, resume=resume, **options) as run:
-        machine.model.train()
-        while run.step < steps:
-            some = torch.randperm(64)[: random.randint(8, 16)]
-            noise = np.random.standard_normal()
-            loss = nn.functional.cross_entropy(machine.model(IMAGES[some] + 0.01 * noise), LABELS[some])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            if run.step % 5 == 0:
-                run.log(loss=loss)
-            meanwhile(run)
-            if run.step == stop:
-                raise KilledError
-            if run.step % 10 == 0:
-                run.checkpoint(epoch=run.step // 10)
-    return machine, run
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -225,89 +148,6 @@ def test_several_optimizers_and_a_best_checkpoint(tmp_path: Path) -> None:
     assert about["step"] == 2
 
 
-def test_refusals(tmp_path: Path) -> None:
-    machine, optimizer = make()
-    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
-
-    def enter(*arguments: Any, **options: Any) -> Any:
-        with slotkit.record(*arguments, **options) as run:
-            return run
-
-    place = tmp_path / "mine"
-    train(place, steps=2)
-    trained = slotkit.record(*make(), tmp_path / "open")
-    told = [
-        (
-            lambda: enter(machine, stranger, place),
-            "The SGD given trains no weight of this machine, so its steps are not the machine's. Give the "
-            "one that machine.optimizer(...) made, and of several that one first.",
-        ),
-        (
-            lambda: enter(machine, "sgd", place),
-            "The optimizer is 'sgd'. Give a torch optimizer, such as the one of machine.optimizer(...).",
-        ),
-        (
-            lambda: enter(machine, optimizer, place, trace="all"),
-            "There is no trace 'all'. Choose one of summary, full, off.",
-        ),
-        (
-            lambda: enter(machine, optimizer, place, every=1),
-            "every is 1. Give the steps between two measurements, an integer from 2.",
-        ),
-        (
-            lambda: enter(machine, optimizer, place, config={"data": object}),
-            "config['data'] is <class 'object'>, and a run's config holds numbers, texts, true and false, "
-            "lists and tables. Write it as a text, or leave it out.",
-        ),
-        (
-            lambda: enter(machine, optimizer, place),
-            f"There is a run {place} already. resume=True goes on with it; for another run choose another "
-            "path.",
-        ),
-        (
-            lambda: enter(machine, optimizer, place, trace="summary", resume=True),
-            f"{place} is recorded with trace='full' and every=5, and this loop asks for 'summary' and 100. "
-            "A trace is of one piece: give the same, or record into another folder.",
-        ),
-        (
-            lambda: train(place, steps=2, resume=True, also={}),
-            f"{place / 'checkpoints' / 'last.safetensors'} can't be read: it was written with 1 optimizers "
-            "and also=scheduler, and this loop has 1 optimizers and also=nothing. Use another one, or train "
-            "again.",
-        ),
-        (
-            lambda: trained.log(loss=1.0),
-            f"Nothing records into {tmp_path / 'open'} now. Call log and checkpoint inside of "
-            "`with slotkit.record(...) as run:`.",
-        ),
-    ]
-    for act, sentence in told:
-        with pytest.raises(SlotkitError) as caught:
-            act()
-        assert str(caught.value) == sentence
-    assert not (tmp_path / "open").exists()
-
-
-def test_refusals_inside_of_the_block(tmp_path: Path) -> None:
-    machine, optimizer = make()
-    with slotkit.record(machine, optimizer, tmp_path / "mine") as run:
-        with pytest.raises(SlotkitError, match=re.escape("log(loss=...) takes a number, and 'low' came.")):
-            run.log(loss="low")
-        with pytest.raises(
-            SlotkitError, match=r"can't name a checkpoint\. Give one such as best or epoch-10"
-        ):
-            run.checkpoint("../best")
-        with pytest.raises(
-            SlotkitError, match="A checkpoint holds tensors, numbers, texts, lists and tables"
-        ):
-            run.checkpoint(when=object())
-        other = slotkit.record(machine, optimizer, tmp_path / "other")
-        with pytest.raises(SlotkitError, match=r"This machine is being recorded into .*mine already"):
-            other.__enter__()
-    assert json.loads((tmp_path / "mine" / "summary.json").read_text())["status"] == "finished"
-    assert not (tmp_path / "other").exists()
-
-
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_exported_without_its_class(kind: dict[str, Any], tmp_path: Path) -> None:
     """Weights for plain PyTorch, and a slot file for her own class, from the checkpoint alone."""
@@ -415,46 +255,3 @@ def test_the_beginning_is_that_of_the_first_process(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "late")
     assert torch.equal(replay.selections(folder, 0)["head.weight"], begun[0])
     assert torch.equal(replay.selections(folder, 5)["head.weight"], machine.selected("head.weight"))
-
-
-def test_an_end_that_cant_be_saved_is_a_failure(tmp_path: Path) -> None:
-    class Odd:
-        def state_dict(self) -> dict[str, Any]:
-            return {"what": object()}
-
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            pass
-
-    machine, optimizer = make()
-    with (
-        pytest.raises(SlotkitError, match="A checkpoint holds tensors, numbers, texts"),
-        slotkit.record(machine, optimizer, tmp_path / "odd", also={"odd": Odd()}),
-    ):
-        pass
-    assert RunFolder(tmp_path / "odd").status() == "failed"
-
-
-@pytest.mark.parametrize(
-    ("forged", "sentence"),
-    [
-        (lambda kept: {**kept, "momentum_buffer": torch.ones(2)}, "has momentum_buffer of shape (2,) for a"),
-        (lambda kept: {**kept, "momentum_buffer": {}}, "has momentum_buffer {} for a parameter"),
-        (lambda kept: "text", "has 'text' for a parameter. It is damaged"),
-    ],
-)
-def test_what_an_ordinary_optimizer_remembers_has_the_shape_of_its_parameter(
-    forged: Callable[[Any], Any], sentence: str
-) -> None:
-    machine = slotkit.slotify(nn.Linear(4, 3), k=2, form="dense")
-    optimizer = machine.optimizer(lr=1.0, momentum=0.9)
-    machine.model(torch.ones(2, 4)).square().sum().backward()
-    optimizer.step()
-    loop = LoopState(machine, [optimizer], {})
-    saved = machine.state_dict() | {"training": loop.to_save(1, {})["training"]}
-    scores = [value.detach().clone() for value in machine.parameters()]
-    (told,) = saved["training"]["optimizers"] = [optimizer.state_dict()]
-    loop.load(saved)
-    told["state"][0] = forged(told["state"][0])
-    with pytest.raises(SlotkitError, match=re.escape(sentence)):
-        loop.load(saved)
-    assert all(torch.equal(one, other) for one, other in zip(scores, machine.parameters(), strict=True))

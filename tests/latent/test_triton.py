@@ -14,7 +14,8 @@ import pytest
 import torch
 import triton
 from forks import Forks
-from latent.interpreted import CHECKS, MUTANTS
+from latent.kernel_checks import CHECKS
+from latent.kernel_mutants import MUTANTS
 from latent.trajectories import CPU
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from made_pictures import write_folder
 from PIL import Image
 from runs.test_database import make_old  # type: ignore[import-not-found]
 from slotkit.analyses import ps_variance, weights
@@ -30,14 +30,7 @@ PLACE = Overrides("test", {"training.device": "cpu"})
 
 def draw_pictures(folder: Path) -> None:
     """Classes 0, 1 and 2 of 12 training and 4 test pictures, 6 x 6 pixels in grey."""
-    random = np.random.default_rng(0)
-    for half, n in (("train", 12), ("test", 4)):
-        for name in "012":
-            (folder / half / name).mkdir(parents=True)
-            for i in range(n):
-                pixels = random.integers(0, 128, (6, 6), dtype=np.uint8)
-                pixels[2 * int(name)] = 255
-                Image.fromarray(pixels).save(folder / half / name / f"{i:02}.png")
+    write_folder(folder, 12, 4, classes=3, shape=(6, 6))
 
 
 def settings(**values: Any) -> Resolved:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from made_pictures import write_folder
 
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError, UnreadableError
@@ -23,17 +22,8 @@ MIXED = "randaugment+flip+mixup"
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Classes 0 and 1 of 22 training and 4 test pictures, 8 x 8 pixels in colour."""
-    random = np.random.default_rng(0)
-    for half, n in (("train", 22), ("test", 4)):
-        for name in "01":
-            folder = tmp_path / "imgs" / half / name
-            folder.mkdir(parents=True)
-            for i in range(n):
-                pixels = random.integers(0, 128, (8, 8, 3), dtype=np.uint8)
-                pixels[2 * int(name)] = 255
-                Image.fromarray(pixels).save(folder / f"{i:02}.png")
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "imgs"
+    return write_folder(tmp_path / "imgs", 22, 4)
 
 
 def settings(**values: Any) -> Resolved:

@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import invoke  # type: ignore[import-not-found]
 from forks import COMMAND, Forks  # type: ignore[import-not-found]
-from PIL import Image
+from made_pictures import write_folder
 from together import run_together  # type: ignore[import-not-found]
 
 from slotkit.runs.folder import RunFolder
@@ -72,15 +71,7 @@ SIGTERM = "[os.kill(one, signal.SIGTERM) for one in (*readers, os.getpid())]"
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the pictures are, and the run `whole`, which nothing has ended."""
     found = tmp_path_factory.mktemp("ends")
-    random = np.random.default_rng(0)
-    for half, n in (("train", 22), ("test", 2)):
-        for name in "01":
-            folder = found / "imgs" / half / name
-            folder.mkdir(parents=True)
-            for i in range(n):
-                pixels = random.integers(0, 128, (8, 8, 3), dtype=np.uint8)
-                pixels[2 * int(name)] = 255
-                Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    write_folder(found / "imgs", 22, 2)
     (found / "net.py").write_text(NETWORK)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(found)

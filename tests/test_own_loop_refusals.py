@@ -1,0 +1,145 @@
+"""What slotkit.record refuses, and what it does when the end can't be saved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from own_loops import make, train
+from torch import nn
+
+import slotkit
+from slotkit.errors import SlotkitError
+from slotkit.loop_state import LoopState
+from slotkit.runs.folder import RunFolder
+
+
+def test_refusals(tmp_path: Path) -> None:
+    machine, optimizer = make()
+    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+
+    def enter(*arguments: Any, **options: Any) -> Any:
+        with slotkit.record(*arguments, **options) as run:
+            return run
+
+    place = tmp_path / "mine"
+    train(place, steps=2)
+    trained = slotkit.record(*make(), tmp_path / "open")
+    told = [
+        (
+            lambda: enter(machine, stranger, place),
+            "The SGD given trains no weight of this machine, so its steps are not the machine's. Give the "
+            "one that machine.optimizer(...) made, and of several that one first.",
+        ),
+        (
+            lambda: enter(machine, "sgd", place),
+            "The optimizer is 'sgd'. Give a torch optimizer, such as the one of machine.optimizer(...).",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, trace="all"),
+            "There is no trace 'all'. Choose one of summary, full, off.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, every=1),
+            "every is 1. Give the steps between two measurements, an integer from 2.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, config={"data": object}),
+            "config['data'] is <class 'object'>, and a run's config holds numbers, texts, true and false, "
+            "lists and tables. Write it as a text, or leave it out.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place),
+            f"There is a run {place} already. resume=True goes on with it; for another run choose another "
+            "path.",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, trace="summary", resume=True),
+            f"{place} is recorded with trace='full' and every=5, and this loop asks for 'summary' and 100. "
+            "A trace is of one piece: give the same, or record into another folder.",
+        ),
+        (
+            lambda: train(place, steps=2, resume=True, also={}),
+            f"{place / 'checkpoints' / 'last.safetensors'} can't be read: it was written with 1 optimizers "
+            "and also=scheduler, and this loop has 1 optimizers and also=nothing. Use another one, or train "
+            "again.",
+        ),
+        (
+            lambda: trained.log(loss=1.0),
+            f"Nothing records into {tmp_path / 'open'} now. Call log and checkpoint inside of "
+            "`with slotkit.record(...) as run:`.",
+        ),
+    ]
+    for act, sentence in told:
+        with pytest.raises(SlotkitError) as caught:
+            act()
+        assert str(caught.value) == sentence
+    assert not (tmp_path / "open").exists()
+
+
+def test_refusals_inside_of_the_block(tmp_path: Path) -> None:
+    machine, optimizer = make()
+    with slotkit.record(machine, optimizer, tmp_path / "mine") as run:
+        with pytest.raises(SlotkitError, match=re.escape("log(loss=...) takes a number, and 'low' came.")):
+            run.log(loss="low")
+        with pytest.raises(
+            SlotkitError, match=r"can't name a checkpoint\. Give one such as best or epoch-10"
+        ):
+            run.checkpoint("../best")
+        with pytest.raises(
+            SlotkitError, match="A checkpoint holds tensors, numbers, texts, lists and tables"
+        ):
+            run.checkpoint(when=object())
+        other = slotkit.record(machine, optimizer, tmp_path / "other")
+        with pytest.raises(SlotkitError, match=r"This machine is being recorded into .*mine already"):
+            other.__enter__()
+    assert json.loads((tmp_path / "mine" / "summary.json").read_text())["status"] == "finished"
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_end_that_cant_be_saved_is_a_failure(tmp_path: Path) -> None:
+    class Odd:
+        def state_dict(self) -> dict[str, Any]:
+            return {"what": object()}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            pass
+
+    machine, optimizer = make()
+    with (
+        pytest.raises(SlotkitError, match="A checkpoint holds tensors, numbers, texts"),
+        slotkit.record(machine, optimizer, tmp_path / "odd", also={"odd": Odd()}),
+    ):
+        pass
+    assert RunFolder(tmp_path / "odd").status() == "failed"
+
+
+@pytest.mark.parametrize(
+    ("forged", "sentence"),
+    [
+        (lambda kept: {**kept, "momentum_buffer": torch.ones(2)}, "has momentum_buffer of shape (2,) for a"),
+        (lambda kept: {**kept, "momentum_buffer": {}}, "has momentum_buffer {} for a parameter"),
+        (lambda kept: "text", "has 'text' for a parameter. It is damaged"),
+    ],
+)
+def test_what_an_ordinary_optimizer_remembers_has_the_shape_of_its_parameter(
+    forged: Callable[[Any], Any], sentence: str
+) -> None:
+    machine = slotkit.slotify(nn.Linear(4, 3), k=2, form="dense")
+    optimizer = machine.optimizer(lr=1.0, momentum=0.9)
+    machine.model(torch.ones(2, 4)).square().sum().backward()
+    optimizer.step()
+    loop = LoopState(machine, [optimizer], {})
+    saved = machine.state_dict() | {"training": loop.to_save(1, {})["training"]}
+    scores = [value.detach().clone() for value in machine.parameters()]
+    (told,) = saved["training"]["optimizers"] = [optimizer.state_dict()]
+    loop.load(saved)
+    told["state"][0] = forged(told["state"][0])
+    with pytest.raises(SlotkitError, match=re.escape(sentence)):
+        loop.load(saved)
+    assert all(torch.equal(one, other) for one, other in zip(scores, machine.parameters(), strict=True))
