@@ -81,7 +81,7 @@ KINDS = ("picture", "batch", "mixture")
 # crop all at the same place. The next two functions take one for each image instead.
 def _flip(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
     mirrored = (torch.rand(rows.of, generator=random) < 0.5)[rows.places].nonzero()[:, 0].to(images.device)
-    for some in mirrored.split(max(1, CHANGED_AT_ONCE // max(1, images[:1].nbytes))):
+    for some in torch.split(mirrored, max(1, CHANGED_AT_ONCE // max(1, images[:1].nbytes))):
         images[some] = images[some].flip(-1)
     return images
 
