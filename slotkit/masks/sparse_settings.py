@@ -75,3 +75,11 @@ class SparseSettings(Section):
                 f"sparse.proposals is {self.proposals}, and rigl grows by the gradient: all proposals would "
                 "be one. Choose sparse.method=set, or one proposal."
             )
+        for idle, name, why in (
+            (mask is not None, "distribution", "the layers of a mask file have the densities of that mask"),
+            (self.drop_schedule == "constant", "drop_end", "a constant drop rate ends as it begins"),
+            (self.proposals == 1, "proposal_score", "of one proposal there is no best"),
+        ):
+            value = getattr(self, name)
+            if idle and value != type(self).model_fields[name].default:
+                raise SlotkitError(f"sparse.{name} is {value}, and does nothing here: {why}. Leave it out.")
