@@ -184,8 +184,8 @@ def test_one_file_has_no_options_of_a_population(
 ) -> None:
     Path("x").touch()
     assert refuse(monkeypatch, capsys, "masks", "train", "x", *option) == (
-        f"Error: {option[0]} is of a population, and one mask file is trained as one run. Leave it out, or give "
-        "--seeds, which makes a population of it.\n"
+        f"Error: {option[0]} is of a population, and one mask file is trained as one run. Leave it out, or "
+        "give --seeds, which makes a population of it.\n"
     )
 
 

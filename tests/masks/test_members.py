@@ -92,7 +92,8 @@ def test_searches_with_other_data_are_refused(here: Path) -> None:
     search("b", DRAWN[:2])
     assert refused("a", "b") == (
         f"{here / 'b/masks/mask-0.mask.safetensors'} was made for other data than "
-        f"{here / 'a/masks/mask-0.mask.safetensors'}: data.validation is its default there and 0.3 here. {ADVICE}"
+        f"{here / 'a/masks/mask-0.mask.safetensors'}: data.validation is its default there and 0.3 "
+        f"here. {ADVICE}"
     )
 
 

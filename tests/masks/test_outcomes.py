@@ -17,7 +17,6 @@ from slotkit.errors import SlotkitError
 from slotkit.masks.members import FILES
 from slotkit.masks.outcomes import trained
 from slotkit.masks.population import report
-from slotkit.sweeps.plan import key_of
 from slotkit.sweeps.sweep import Sweep
 
 FILES_MADE = ("one", "two", "three")
@@ -103,8 +102,8 @@ def test_other_trainings_are_not_compared(made: Path, population: Path) -> None:
     config.write_text(text.replace("limit_batches = 1", "limit_batches = 2"), encoding="utf-8")
     first = next(population.glob("one-*s3*"))
     words = (
-        f"and {config.parent} were trained otherwise: training.limit_batches is 1 there and 2 here. Masks are "
-        "compared after equal trainings only: name populations of one network, start, data and training."
+        f"and {config.parent} were trained otherwise: training.limit_batches is 1 there and 2 here. Masks "
+        "are compared after equal trainings only: name populations of one network, start, data and training."
     )
     assert refused(population) == f"{first} {words}"
     other = next((made / "p").glob("one-*s3*"))
@@ -118,4 +117,58 @@ def test_searches_that_began_with_different_masks_are_refused(population: Path) 
             run["varied"] = {"search": name, "accept": "both", "draw": 0 if name != "three" else 10}
 
     change(population / "sweep.json", search)
-    one, two = (Path(json.loads(path.read_text())["runs"] and name) for path in () for name in ())or (0, 0)
+    masks = {run.entry.varied["search"]: run.entry.settings["mask"] for run in Sweep.open(population).runs()}
+    assert refused(population) == (
+        f"The searches of {masks['one']} and {masks['two']} began with different masks, so there is no one "
+        "mask to compare with. Name populations of one of them."
+    )
+
+
+def test_another_sweep_is_no_population(population: Path) -> None:
+    def plain(told: dict[str, Any]) -> None:
+        for run in told["runs"].values():
+            run["varied"] = {"mask": run["varied"]["file"]}
+
+    change(population / "sweep.json", plain)
+    words = f"{population} is a sweep, but no population of masks. `slotkit masks train` makes one."
+    assert refused(population) == words
+    with pytest.raises(SlotkitError, match="no population of masks"):
+        report(Sweep.open(population))
+
+
+def test_where_nothing_is_trained_a_sentence_says_how_to_go_on(population: Path) -> None:
+    command = Sweep.open(population).manifest.command
+    for path in summaries(population, "two") + summaries(population, "three"):
+        path.unlink()
+    assert refused(population) == (
+        f"No mask but the first of {population} is trained to the end: 2 left, 0 diverged. Repeat "
+        f"`{command}`, which goes on."
+    )
+    for path in summaries(population):
+        path.unlink()
+    assert refused(population) == (
+        f"No mask of {population} is trained to the end: 3 left, 0 diverged. Repeat `{command}`, which goes "
+        "on."
+    )
+
+
+def test_where_all_diverged_a_sentence_says_so(population: Path) -> None:
+    for path in summaries(population):
+        change(path, lambda told: told.update(status="diverged"))
+    assert refused(population) == (
+        f"No mask of {population} is trained to the end: 0 left, 3 diverged. Train them with a lower --lr, "
+        "under another --name."
+    )
+
+
+def test_files_of_one_name_are_two_masks(population: Path) -> None:
+    """Populations of before called them alike."""
+
+    def alike(told: dict[str, Any]) -> None:
+        for run in told["runs"].values():
+            run["varied"] = {"file": "x"}
+
+    change(population / "sweep.json", alike)
+    found = trained([Sweep.open(population)])
+    assert [one.name for one in found.outcomes] == [str(one.path) for one in found.outcomes]
+    assert found.baseline is found.outcomes[0]

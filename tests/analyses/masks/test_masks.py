@@ -115,8 +115,8 @@ def test_without_the_two_acceptances_nothing_is_said() -> None:
 def test_a_control_without_an_interval_is_not_beaten() -> None:
     ahead = {"random": (2.0, 1.0, 3.0), "loss": (1.0, 0.5, 1.5)}
     assert verdict(numbers(**ahead, shuffled=None)) == (
-        "Whether a graph score beats its controls can't be said: the lead over shuffled has no interval, which "
-        "takes two masks of each kind and accuracies that differ."
+        "Whether a graph score beats its controls can't be said: the lead over shuffled has no interval, "
+        "which takes two masks of each kind and accuracies that differ."
     )
     assert verdict(numbers(random=None)) == (
         "Whether a graph score beats its controls can't be said: acceptance loss is missing; the lead over "
