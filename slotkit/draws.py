@@ -64,7 +64,7 @@ class Draws:
         values = {
             name: None if self._is_written(name) else self.form.fingerprint(name) for name in self.form.reels
         }
-        return self.__dict__ | {"_values": values}
+        return self.__dict__ | {"_values": values, "_number": self.number, "_counter": None}
 
     def _is_written(self, name: str) -> bool:
         """Whether this is a copy, and somebody has written to what the weight comes from."""

@@ -100,6 +100,7 @@ class SlotOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch leaves out what it doesn't know; hooks stay behind, as those of its own optimizers do.
+        self._ask()
         for weight in self._latents.values():
             self._settle(weight)
         kept = ("_members", "_steps", "_has_ordinary", "_ordinary")
@@ -129,6 +130,7 @@ class SlotOptimizer(Optimizer):
                 weight = self._by_id.get(id(parameter))
                 if weight is None:
                     self._has_ordinary = True
+                    _check_fused(parameter, group)
                     continue
                 gradient = parameter.grad
                 if gradient is None or not parameter.requires_grad:
@@ -146,7 +148,14 @@ class SlotOptimizer(Optimizer):
             self._watch(self._pace, self._pace.clock() - started)
         return loss
 
+    def _ask(self) -> None:
+        """Wait for what the device has to say of the steps before. Raises DivergedError."""
+        if self._verdict is not None:
+            self._verdict.ask()
+
     def _step_on_host(self, stepping: Stepping) -> None:
+        self._ask()
+        self._verdict = None
         for weight in self._latents.values():
             if weight.line_on_device is not None:
                 self._come_back(weight)
@@ -185,25 +194,45 @@ class SlotOptimizer(Optimizer):
             return
         device = next(iter(self._latents.values())).latent.device
         if self._verdict is None or self._verdict.skip.device != device:
-            self._verdict = Verdict(self._steps - 1, device)
+            self._ask()
+            self._verdict = Verdict(
+                self._steps - 1,
+                device,
+                [
+                    words
+                    for weight in self._latents.values()
+                    for words in (
+                        f"The gradient of {weight.reel.name} is",
+                        f"Some scores of {weight.reel.name} are",
+                    )
+                ],
+            )
         verdict: Verdict = self._verdict
         verdict.hear()
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if scale is not None and stepping:
             divided = torch._foreach_div([gradient for _, gradient, _ in stepping], scale)
             stepping = [(one[0], gradient, one[2]) for one, gradient in zip(stepping, divided, strict=True)]
-        finite = [(f"The gradient of {weight.reel.name} is", gradient) for weight, gradient, _ in stepping]
-        finite += [(f"Some scores of {w.reel.name} are", w.latent) for w, _, _ in stepping if not w.follows]
-        verdict.look(finite, overflow)
+        verdict.look(self._to_be_finite(stepping, gradients=overflow is None), overflow)
         for weight, _, _ in stepping:
             weight.keep_line(on_device=True)
         step(self._weight_steps(stepping, verdict.skip))
         if self._has_ordinary:
             self._prepare_ordinary()
-            self._ordinary.found_inf, self._ordinary.grad_scale = verdict.skip.squeeze(), scale  # type: ignore[attr-defined]
-            with self._only_ordinary():
-                _plain_step(self._ordinary)
+            ordinary: Any = self._ordinary
+            ordinary.found_inf, ordinary.grad_scale = verdict.skip.squeeze(), scale
+            try:
+                with self._only_ordinary():
+                    _plain_step(ordinary)
+            finally:
+                del ordinary.found_inf, ordinary.grad_scale
         verdict.hear()
+
+    def _to_be_finite(self, stepping: Stepping, gradients: bool) -> dict[int, Tensor]:
+        """Of each weight its gradient, and its scores if they are sampled, by the place of their names."""
+        places = {weight: 2 * i for i, weight in enumerate(self._latents.values())}
+        found = {places[weight]: gradient for weight, gradient, _ in stepping} if gradients else {}
+        return found | {places[weight] + 1: weight.latent for weight, _, _ in stepping if not weight.follows}
 
     def _prepare_ordinary(self) -> None:
         """What torch's fused optimizer needs in order to skip its very first step."""
@@ -214,9 +243,8 @@ class SlotOptimizer(Optimizer):
         weight.keep_line(on_device=False)
 
     def _settle(self, weight: LatentWeight) -> None:
-        """`state` is told what the device has counted."""
-        if weight.latent is self.state[weight.parameter].get("latent"):
-            self.state[weight.parameter].update(weight.line.state())
+        """`state` is told what the device has counted, and of tensors that are elsewhere now."""
+        self.state[weight.parameter].update(weight.as_dict())
 
     def _watch(self, pace: Pace, seconds: float) -> None:
         """Warn, once, when steps on the CPU have become slow and the way that threads wait may be why."""
@@ -268,24 +296,27 @@ class SlotOptimizer(Optimizer):
         weights.
         """
         check_optimizer_state(state_dict, self.param_groups, self._latents, self._needed, type(self).__name__)
-        fused = [group["fused"] for group in self.param_groups]
-        super().load_state_dict(dict(state_dict))
-        for group, before in zip(self.param_groups, fused, strict=True):
-            group["fused"] = before  # it belongs to the engine, not to the state
+        # `fused` belongs to the engine, not to the state. torch asks it where numbers of steps are to lie.
+        groups = [
+            saved | {"fused": group["fused"]}
+            for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True)
+        ]
+        super().load_state_dict({**state_dict, "param_groups": groups})
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             for parameter, key in zip(group["params"], saved["params"], strict=True):
                 if parameter in self._latents:
                     self._load_latent(self._latents[parameter], state_dict["state"][key])
                 elif parameter in self.state:
                     self.state[parameter] = deepcopy(self.state[parameter])
+        if self._verdict is not None:
+            self._verdict.forget()
         self._show_state()
 
     def state_dict(self) -> dict[str, Any]:
         """As every torch optimizer's. Raises SlotkitError if somebody else has written to a weight, and
         DivergedError for a gradient that was not finite if the step has not told yet.
         """
-        if self._verdict is not None:
-            self._verdict.ask()
+        self._ask()
         for weight in self._latents.values():
             weight.check_untouched()
             self._settle(weight)
@@ -305,6 +336,17 @@ def _check_dense(weight: LatentWeight, gradient: Tensor) -> None:
         raise SlotkitError(
             f"The gradient of {weight.reel.name} is sparse. Nothing was changed. Give a dense one: build the "
             "embedding with sparse=False, or leave it out of `where`."
+        )
+
+
+def _check_fused(parameter: Tensor, group: Mapping[str, Any]) -> None:
+    """Raise SlotkitError for a sparse gradient of an ordinary parameter: fused optimizers take none."""
+    gradient = parameter.grad
+    if gradient is not None and gradient.layout is not torch.strided and group["fused"]:
+        raise SlotkitError(
+            f"The gradient of an ordinary parameter of shape {tuple(parameter.shape)} is sparse, and its "
+            "param group is fused, as steps on a device need it. Nothing was changed. Give that group "
+            "fused=False, or build the embedding with sparse=False."
         )
 
 

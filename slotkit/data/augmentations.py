@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CROP_PADDING = 4  # pixels on each side
 MIXED_AT_ONCE = 2**23  # bytes
+FLIPPED_AT_ONCE = 2**20  # bytes; what is larger leaves gaps in glibc's heap, see slotkit.data.streams._joined
 RANDAUGMENT_OPERATIONS = 2
 
 # Of resized-crop, as torchvision has them: width over height, and how many windows are tried.
@@ -81,7 +82,8 @@ KINDS = ("picture", "batch", "mixture")
 # crop all at the same place. The next two functions take one for each image instead.
 def _flip(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
     mirrored = (torch.rand(rows.of, generator=random) < 0.5)[rows.places].nonzero()[:, 0].to(images.device)
-    images[mirrored] = images[mirrored].flip(-1)
+    for some in mirrored.split(max(1, FLIPPED_AT_ONCE // max(1, images[:1].nbytes))):
+        images[some] = images[some].flip(-1)
     return images
 
 

@@ -212,6 +212,8 @@ def pack(states: Sequence[LatentState], placements: Sequence[tuple[torch.device,
         for state, part in zip(members, parts, strict=True):
             part.copy_(torch.stack([getattr(state, name) for name in STATE]))
             state.use_buffer(part)
+            if state.line_on_device is not None:
+                state.line_on_device = state.line_on_device.to(device)
             if state.tables is not None:
                 state.tables = state.tables[0].to(device), state.tables[1].to(device)
 

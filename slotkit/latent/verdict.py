@@ -7,7 +7,7 @@ when it asks for a state, and without asking in one of the next steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,34 +22,40 @@ class Verdict:
         skip: float32 (1,), of the present step: where it is not 0, nothing moves.
     """
 
-    def __init__(self, steps: int, device: torch.device) -> None:
-        """`steps` were fine before."""
-        self._names: list[str] = []
+    def __init__(self, steps: int, device: torch.device, names: Sequence[str]) -> None:
+        """`steps` were fine before. `names`: words like "The gradient of NAME is" for all that may be looked
+        at; a step may look at some of it.
+        """
+        self._names = list(names)
+        self._nothing = torch.zeros((), dtype=torch.float64, device=device)
         self.skip = torch.zeros(1, device=device)
         self._stopped = torch.zeros(1, device=device)
         self._fine = torch.full((1,), float(steps), dtype=torch.float64, device=device)
-        self._bad = torch.zeros(0, dtype=torch.bool, device=device)
+        self._bad = torch.zeros(len(names), dtype=torch.bool, device=device)
         self._told: Tensor | None = None
         self._event: torch.cuda.Event | None = None
 
-    def look(self, tensors: Sequence[tuple[str, Tensor]], overflow: Tensor | None) -> None:
-        """At the tensors of a step, which have to be finite: each with words like "The gradient of NAME is".
+    def look(self, tensors: Mapping[int, Tensor], overflow: Tensor | None) -> None:
+        """At the tensors of a step, by the place of their names: they have to be finite.
 
-        With `overflow` a GradScaler has looked: where that is not 0 this step alone is skipped.
+        With `overflow` a GradScaler has looked at the gradients: where that is not 0 this step alone is
+        skipped.
         """
-        if overflow is not None:
-            self.skip.copy_(torch.maximum(self._stopped, overflow.reshape(1)))
-            self._fine.add_(1 - self._stopped)
-            return
-        names = [name for name, _ in tensors]
-        if names != self._names:
-            self._names, self._bad = names, self.skip.new_zeros(len(names), dtype=torch.bool)
-        largest = torch._foreach_norm([tensor for _, tensor in tensors], math.inf)
-        bad = torch.stack([each.double() for each in largest]).isfinite().logical_not()
-        self._bad.copy_(torch.where(self._stopped != 0, self._bad, bad))
-        self._stopped.copy_(torch.maximum(self._stopped, bad.any()))
+        if tensors:
+            largest = torch._foreach_norm(list(tensors.values()), math.inf)
+            found = dict(zip(tensors, (each.double() for each in largest), strict=True))
+            every = torch.stack([found.get(place, self._nothing) for place in range(len(self._names))])
+            bad = every.isfinite().logical_not()
+            self._bad.copy_(torch.where(self._stopped != 0, self._bad, bad))
+            self._stopped.copy_(torch.maximum(self._stopped, bad.any()))
         self._fine.add_(1 - self._stopped)
-        self.skip.copy_(self._stopped)
+        skip = self._stopped if overflow is None else torch.maximum(self._stopped, overflow.reshape(1))
+        self.skip.copy_(skip)
+
+    def forget(self) -> None:
+        """The steps go on from another state: what was wrong before it is past."""
+        self._stopped.zero_()
+        self._event = None
 
     def hear(self) -> None:
         """Raise DivergedError if the device has said so by now. Doesn't wait for it."""

@@ -20,7 +20,7 @@ from small_networks import equal
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from slotkit.errors import DivergedError
+from slotkit.errors import DivergedError, SlotkitError
 from slotkit.latent.verdict import Verdict
 from slotkit.machine import SlotMachine
 from slotkit.making import slotify
@@ -118,7 +118,7 @@ class Trainee:
         self.optimizer.step()
 
     def all(self) -> dict[str, Tensor]:
-        found = bits(self.machine) | dict(self.model.state_dict())
+        found = {name: value.clone() for name, value in self.model.state_dict().items()} | bits(self.machine)
         for state in copy.deepcopy(self.optimizer.state_dict())["state"].items():
             found |= {f"{state[0]}/{name}": torch.as_tensor(value) for name, value in state[1].items()}
         return found
@@ -208,6 +208,85 @@ def test_scores_that_are_not_finite_are_told_after_the_draw(engine: str, device:
     text = r"Some scores of 0\.weight are not finite in step 2 of this optimizer\. Nothing was changed\."
     with pytest.raises(DivergedError, match=text):
         train(trainee, 3)
+
+
+@ENGINE
+def test_so_are_they_under_a_scaler(engine: str, device: torch.device) -> None:
+    """It looks at gradients alone."""
+    trainee = Trainee("sgd", "probabilistic", engine, device, lr=0.5)
+    scaler = torch.amp.GradScaler(device.type, init_scale=2.0)
+
+    def step(number: int) -> None:
+        trainee.put(number)
+        scaler.scale(trainee.loss()).backward()
+        scaler.step(trainee.optimizer)
+        scaler.update()
+        assert not vars(trainee.optimizer._ordinary).keys() & {"found_inf", "grad_scale"}, (
+            "they are of a step"
+        )
+
+    step(0)
+    first_weight(trainee.machine).latent[3] = float("nan")
+    with pytest.raises(DivergedError, match=r"Some scores of 0\.weight are not finite in step 2 "):
+        step(1)
+
+
+@ENGINE
+def test_nothing_is_lost_of_what_the_device_has_to_say(
+    engine: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a copy; and a state that is loaded is another one."""
+    trainee = Trainee("sgd", "greedy", engine, device, lr=0.5)
+    state = copy.deepcopy(trainee.optimizer.state_dict())
+    monkeypatch.setattr(Verdict, "hear", lambda self: None)  # as before the device has told
+    for _ in range(2):
+        (trainee.loss() * float("nan")).backward()
+        trainee.optimizer.step()
+        if not _:
+            trainee.optimizer.load_state_dict(state)
+            trainee.optimizer.state_dict()
+    with pytest.raises(DivergedError, match=r"0\.weight is not finite in step "):
+        copy.deepcopy(trainee.optimizer)
+
+
+@ENGINE
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_machine_that_is_cast_keeps_its_line(kind: str, engine: str, device: torch.device) -> None:
+    settings = {"lr": 0.5, "weight_decay": 0.1}
+    ours, eager = (Trainee(kind, "greedy", name, device, **settings) for name in (engine, "eager"))
+    for trainee in (ours, eager):
+        for number in range(2):
+            trainee.put(number)
+            trainee.optimizer.zero_grad()
+            trainee.step()
+        trainee.model.double()
+        trainee.machine.form.check()
+    one, other = (trainee.optimizer.state_dict()["state"][0] for trainee in (ours, eager))
+    for name in ("c", "e", "steps", "step"):
+        assert one.get(name) == other.get(name), name
+    assert one["latent"].dtype == torch.float64
+
+
+@ENGINE
+def test_steps_in_which_no_weight_of_the_machine_moves(engine: str, device: torch.device) -> None:
+    trainee = Trainee("sgd", "greedy", engine, device, lr=0.5)
+    for weight in trainee.machine.form.latents.values():
+        weight.parameter.requires_grad_(False)
+    before = trainee.all()
+    trainee.put(1)
+    trainee.step()
+    moved = {name for name, value in trainee.all().items() if not torch.equal(value, before.get(name, value))}
+    assert {"0.bias", "2.bias"} <= moved <= {"0.bias", "2.bias"}
+
+
+@ENGINE
+def test_sparse_gradients_beside_a_machine_are_refused(engine: str, device: torch.device) -> None:
+    machine = slotify(nn.Linear(4, 3, bias=False).to(device), 2, engine=engine)
+    table = nn.Embedding(5, 4, sparse=True).to(device)
+    optimizer = SlotSGD(machine, 0.1, parameters=table.parameters())
+    machine.model(table(torch.tensor([1], device=device))).sum().backward()
+    with pytest.raises(SlotkitError, match=r"of shape \(5, 4\) is sparse, and its param group is fused"):
+        optimizer.step()
 
 
 def train(trainee: Trainee, steps: int) -> None:

@@ -198,7 +198,8 @@ def _on(device: torch.device, table: Tensor) -> Tensor:
         if not _ready.get(table.shape):
             raise SlotkitError(
                 "A CUDA graph of this step can't be made yet: memory for it is taken in ordinary steps. Make "
-                f"a step as it will be in the graph before each capture, of at most {READY} steps."
+                f"a step as it will be in the graph before each capture, of at most {READY} launches "
+                "on about as many tensors (a step is one, its draw another, each for every type of weights)."
             )
         _captured.append(_ready[table.shape].pop().copy_(table))
         return _captured[-1].to(device, non_blocking=True)
