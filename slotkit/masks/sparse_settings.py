@@ -24,7 +24,7 @@ class SparseSettings(Section):
     )
     interval: int = Field(100, ge=1, description="steps between two updates of the mask")
     drop_rate: float = Field(
-        0.5, gt=0, le=1, description="share of a layer's connections that an update drops, at the start"
+        0.5, gt=0, le=1, description="share of a layer's connections that an update drops, at step 0"
     )
     drop_schedule: Literal["constant", "cosine", "linear"] = Field(
         "cosine", description="drop_rate over the time of updates"
