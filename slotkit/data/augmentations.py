@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 CROP_PADDING = 4  # pixels on each side
-MIXED_AT_ONCE = 2**23  # bytes
-FLIPPED_AT_ONCE = 2**20  # bytes; what is larger leaves gaps in glibc's heap, see slotkit.data.streams._joined
+CHANGED_AT_ONCE = 2**20  # bytes; what is larger leaves gaps in glibc's heap, see slotkit.data.streams._joined
 RANDAUGMENT_OPERATIONS = 2
 
 # Of resized-crop, as torchvision has them: width over height, and how many windows are tried.
@@ -82,7 +81,7 @@ KINDS = ("picture", "batch", "mixture")
 # crop all at the same place. The next two functions take one for each image instead.
 def _flip(images: Tensor, random: torch.Generator, rows: Rows) -> Tensor:
     mirrored = (torch.rand(rows.of, generator=random) < 0.5)[rows.places].nonzero()[:, 0].to(images.device)
-    for some in mirrored.split(max(1, FLIPPED_AT_ONCE // max(1, images[:1].nbytes))):
+    for some in mirrored.split(max(1, CHANGED_AT_ONCE // max(1, images[:1].nbytes))):
         images[some] = images[some].flip(-1)
     return images
 
@@ -327,7 +326,7 @@ def _mix_with_the_row_before(rows: Tensor, share: float) -> None:
 
     torchvision's MixUp does the same with two more copies of a batch, 150 MB of 128 images of 224 x 224.
     """
-    last, some = rows[-1:].clone(), max(1, MIXED_AT_ONCE // max(1, rows[0].nbytes))
+    last, some = rows[-1:].clone(), max(1, CHANGED_AT_ONCE // max(1, rows[0].nbytes))
     for end in range(len(rows), 0, -some):
         own = slice(max(0, end - some), end)
         before = rows[own.start - 1 : end - 1] if own.start else torch.cat([last, rows[: end - 1]])

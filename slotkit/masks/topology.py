@@ -24,7 +24,6 @@ from slotkit.masks.file import Masks, packed, unpacked
 from slotkit.masks.keeping import keep_highest_by_layer
 from slotkit.masks.masked import MaskedWeights
 from slotkit.masks.saliency import shapes_of
-from slotkit.masks.scores import score_layer
 from slotkit.masks.sparse_settings import SparseSettings
 from slotkit.picking import pick
 
@@ -222,6 +221,8 @@ class Topology:
 
     def _score(self, name: str, mask: Tensor) -> float:
         """The graph score that proposals are judged by, with the initial weights."""
+        from slotkit.masks.scores import score_layer  # every training imports this file, and scipy takes long
+
         weight = self.masked.initial[name].double().cpu().numpy()
         found = score_layer(mask.cpu().numpy(), weight, channel_dim=self._channel_dims.get(name, 0))
         return found.norm if self.settings.proposal_score == "spectrum" else found.imdb

@@ -31,6 +31,7 @@ HEAVY = {
     "torchvision",
     "timm",
     "sklearn",
+    "scipy.sparse",
     "pandas",
     "matplotlib",
     "seaborn",

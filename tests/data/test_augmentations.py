@@ -92,7 +92,7 @@ def test_a_resized_crop_is_torchvisions(width: int, height: int, lowest: float) 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_mixup_has_the_bits_of_torchvisions(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotkit.data.augmentations.MIXED_AT_ONCE", 3 * 12 * 4)  # three of these images
+    monkeypatch.setattr("slotkit.data.augmentations.CHANGED_AT_ONCE", 3 * 12 * 4)  # three of these images
     images, labels = torch.rand(n, 3, 2, 2), torch.arange(n) % 3
     torch.manual_seed(5)
     theirs = v2.MixUp(alpha=0.3, num_classes=3)(images, labels)
