@@ -76,7 +76,7 @@ def verdict(table: pd.DataFrame) -> str:
         why = [f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
         if unknown:
             why.append(
-                f"the lead over {' and '.join(unknown)} has no interval, which takes two masks of each kind "
+                f"the lead over {', '.join(unknown)} has no interval, which takes two masks of each kind "
                 "and accuracies that differ"
             )
         return f"Whether a graph score beats its controls can't be said: {'; '.join(why)}."

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from slotkit.analyses.masks.compute import analyze
 
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.file import About, Masks, Start
+from slotkit.masks.keeping import digest
 from slotkit.masks.members import BY_SCORE, Member, find_members, group_of
 from slotkit.masks.population import planned
 from slotkit.masks.search import Row
@@ -126,10 +128,16 @@ def test_two_searches_of_one_name_are_refused(here: Path) -> None:
     search("a/s", DRAWN[:1])
     search("b/s", DRAWN[:1])
     assert len(members("a/s", "./a/s")) == 1
-    assert refused("a/s", "b/s") == (
+    words = (
         f"Two searches are called s: {here / 'a/s'} and {here / 'b/s'}. Name one of them alone, or give its "
         "folder another name."
     )
+    assert refused("a/s", "b/s") == words
+    with pytest.raises(SlotkitError) as caught:
+        analyze(["a/s", "b/s"])
+    assert str(caught.value) == words
+    with_one = analyze(["a/s", "./a/s"]).table
+    assert with_one.equals(analyze("a/s").table)
 
 
 def test_files_of_one_name_are_told_by_their_path(here: Path) -> None:
@@ -137,6 +145,14 @@ def test_files_of_one_name_are_told_by_their_path(here: Path) -> None:
         Path(folder).mkdir()
     found = members(file("a/x", DRAWN[0]), file("b/x", DRAWN[1]), file("y", DRAWN[2]))
     assert [one.told["file"] for one in found] == [str(here / "a/x"), str(here / "b/x"), "y"]
+
+
+def test_a_digest_is_that_of_names_shapes_and_connections() -> None:
+    mask = torch.tensor([[True, False], [False, True]])
+    alike = digest({"a": mask, "b": ~mask})
+    assert alike == digest({"b": ~mask, "a": mask.clone()})
+    others = ({"a": mask, "b": mask}, {"a": mask, "c": ~mask}, {"a": mask, "b": ~mask.reshape(1, 4)})
+    assert len({alike, *map(digest, others)}) == 4
 
 
 def test_flags_are_over_a_recipe_and_seeds_over_flags() -> None:

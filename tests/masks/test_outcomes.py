@@ -14,7 +14,7 @@ from slotkit.analyses.masks.compute import analyze
 from slotkit.analyses.masks.words import FIRST
 
 from slotkit.errors import SlotkitError
-from slotkit.masks.members import FILES
+from slotkit.masks.members import BY_SCORE, FILES
 from slotkit.masks.outcomes import trained
 from slotkit.masks.population import report
 from slotkit.sweeps.sweep import Sweep
@@ -122,6 +122,26 @@ def test_searches_that_began_with_different_masks_are_refused(population: Path) 
         f"The searches of {masks['one']} and {masks['two']} began with different masks, so there is no one "
         "mask to compare with. Name populations of one of them."
     )
+
+
+def test_the_first_masks_of_two_populations_are_one(population: Path) -> None:
+    def search(told: dict[str, Any], name: str) -> None:
+        draws = {"one": 0, "two": 2, "three": 4}
+        for run in told["runs"].values():
+            run["varied"] = {"search": name, "accept": name, "draw": draws[run["varied"]["file"]]}
+
+    other = Path(shutil.copytree(population, population.parent / "other"))
+    for place, name in ((population, "imdb"), (other, "random")):
+        change(place / "sweep.json", lambda told, name=name: search(told, name))
+    found = analyze((population, other))
+    rows = found.table[found.table["quantity"] == "accuracy"]
+    assert rows.groupby("group")["mask"].unique().map(list).to_dict() == {
+        FIRST: ["imdb draw 0"],
+        "acceptance random": ["random draw 2", "random draw 4"],
+        BY_SCORE: ["imdb draw 2", "imdb draw 4"],
+    }
+    assert "(n = 2, " in found.summary
+    assert "(n = 3, " not in found.summary
 
 
 def test_another_sweep_is_no_population(population: Path) -> None:
