@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from slotkit.data.identity import identity_of
 from slotkit.data.images import Dataset, Images, ImageSet
 from slotkit.data.source import Loading
 from slotkit.data.sources import load
-from slotkit.data.streams import LONGEST_FOLDER, StreamedImages
+from slotkit.data.streams import AHEAD, LONGEST_FOLDER, StreamedImages
 from slotkit.errors import SlotkitError, UnreadableError
 
 TRAIN, TEST = 150, 5
@@ -120,6 +121,15 @@ def test_batches_are_those_of_the_images_in_memory(name: str, workers: int) -> N
         )
     check_equal(list(ordered_batches(memory.test, 3)), list(ordered_batches(streamed.test, 3)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_that_comes_in_parts_is_the_same(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is joined outside of the heap, which would keep its memory: at the beginning of a page."""
+    memory, streamed = both(folder, 0)
+    monkeypatch.setattr("slotkit.data.streams.WAITING_BYTES", AHEAD * 9 * 3 * 8 * 8)  # nine images
+    check_equal(epoch(memory.train), epoch(streamed.train))
+    for joined in streamed.train.read(list(torch.arange(TRAIN).split(70))):
+        assert joined.data_ptr() % mmap.PAGESIZE == 0
 
 
 def test_the_middle_of_pictures_is_the_same_too(name: str) -> None:
