@@ -46,7 +46,9 @@ def train(
     ] = None,
     device: Device = None,
     set_: Set = None,
-    executor: Annotated[str, typer.Option(help="A population: local, ray or inline.")] = "local",
+    executor: Annotated[
+        str | None, typer.Option(help="A population: local (default), ray or inline.")
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(help="A population: runs at the same time. local: one a core.")
     ] = None,
@@ -65,25 +67,20 @@ def train(
     same command again goes on where it was stopped. The best epoch is that of the validation part, and the
     test set is read once.
     """
-    from slotkit.masks.making import under_recipe
+    from slotkit.config import Overrides, parse_seeds
+    from slotkit.masks.making import layers, under_recipe
     from slotkit.sweeps.contract import Options
 
-    given: dict[str, Any] = {
-        "data.dataset": dataset,
-        "data.dir": data_dir,
-        "training.epochs": epochs,
-        "training.lr": lr,
-        "training.device": device,
-    }
-    flags = {path: value for path, value in given.items() if value is not None}
+    flags = {"training.epochs": epochs, "training.lr": lr}
+    given = {path: value for path, value in flags.items() if value is not None}
+    told = layers("slotkit masks train", None, dataset, data_dir, device, None, set_ or [])
+    upper = [Overrides("slotkit masks train", given), *told]
     if len(what) == 1 and Path(what[0]).is_file() and seeds is None and controls is None:
-        _one(Path(what[0]), recipe, flags, seed or 0, set_ or [], name, runs_dir, as_json)
+        _refuse_of_one({"--executor": executor, "--jobs": jobs, "--threads": threads, "--changed": changed})
+        _one(Path(what[0]), seed or 0, under_recipe(recipe), upper, name, runs_dir, as_json)
         return
     if seed is not None and seeds is not None:
         raise SlotkitError("--seed and --seeds both say which seeds there are. Give one of them.")
-    from slotkit.config import Overrides, parse_assignment, parse_seeds
-
-    upper = [Overrides("slotkit masks train", flags), *map(parse_assignment, set_ or [])]
     _population(
         what,
         _kinds(controls),
@@ -92,47 +89,39 @@ def train(
         upper,
         name,
         runs_dir,
-        executor,
+        executor or "local",
         Options(jobs=jobs, threads=threads),
         changed,
         as_json,
     )
 
 
+def _refuse_of_one(options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value not in (None, False)]
+    if given:
+        raise SlotkitError(
+            f"{given[0]} is of a population, and one mask file is trained as one run. Leave it out, or give "
+            "--seeds, which makes a population of it."
+        )
+
+
 def _one(
     file: Path,
-    recipe: str | None,
-    flags: dict[str, Any],
     seed: int,
-    assignments: list[str],
+    below: list[Overrides],
+    upper: list[Overrides],
     name: str | None,
     runs_dir: Path | None,
     as_json: bool,
 ) -> None:
-    import json
+    from slotkit.cli.train import train_resolved
 
-    from slotkit.cli import train as plain
+    from slotkit.config import resolve
+    from slotkit.masks.members import of_file
+    from slotkit.masks.population import planned
 
-    from slotkit.masks.making import training_settings, under_recipe
-
-    given, own = training_settings(file)
-    below = [
-        f"{path}={json.dumps(value)}"
-        for layer in under_recipe(recipe)
-        for path, value in layer.values.items()
-    ]
-    plain.train(
-        method="learned",
-        dataset=flags.get("data.dataset", own),
-        data_dir=flags.get("data.dir"),
-        epochs=flags.get("training.epochs"),
-        lr=flags.get("training.lr"),
-        device=flags.get("training.device"),
-        set_=[*below, *given, f"seeds.data={seed}", f"seeds.training={seed}", *assignments],
-        name=name,
-        runs_dir=runs_dir,
-        as_json=as_json,
-    )
+    (run,) = planned([of_file(file)], [seed], below, upper)
+    train_resolved(resolve(run.layers), name, runs_dir, as_json)
 
 
 def _kinds(controls: str | None) -> list[str]:
@@ -193,6 +182,8 @@ def _population(
 def _show(found: Report) -> None:
     if found.baseline is not None:
         print(f"the first mask, {found.baseline.name}: test accuracy {_percent(found.baseline.accuracy)}")
+    else:
+        print(f"the first mask, {found.first}, is not trained to the end: no mask is compared with it")
     if found.best is not None:
         print(
             f"the best of the others by validation, {found.best.name}: test accuracy "

@@ -155,12 +155,19 @@ def train(
         if len(wanted) > 1 or _is_list(k):
             print("These are the settings of the first of the runs that were asked for.", file=sys.stderr)
         return
-    begun = []
+    train_resolved(resolved, name, runs_dir, as_json, model_factory)
+
+
+def train_resolved(
+    resolved: Resolved, name: str | None, runs_dir: Path | None, as_json: bool, factory: str | None = None
+) -> None:
+    """Train one run, and print what came of it. `factory` is --model-factory, if it made the network."""
+    begun: list[str] = []
     with _processes() as processes:
         folder = _run(partial(_start, resolved, name, begun, processes), runs_dir, begun, processes)
         if not processes.leads:
             return
-    _print_result(folder, as_json, model_factory)
+    _print_result(folder, as_json, factory)
 
 
 def _is_list(k: str | None) -> bool:

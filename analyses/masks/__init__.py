@@ -15,7 +15,7 @@ acceptance random, shuffled, ...) or "first mask":
 
     accuracy              of the test images at the best epoch by validation, a fraction, one a seed
     validation accuracy   of the validation images at that epoch
-    score NAME            graph scores, means over layers (`slotkit.masks.population.SCORES`)
+    score NAME            graph scores, means over layers (`slotkit.masks.outcomes.SCORES`)
 
 and of a group, in rows of mask "over masks", with level 0.025 and 0.975 for the ends of the 95 % interval
 (`slotkit.masks.correlations` says which):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,18 @@ from slotkit.masks.correlations import Estimate, difference
 from slotkit.masks.densities import erk_densities
 from slotkit.masks.file import Masks
 from slotkit.masks.keeping import share_of
-from slotkit.masks.population import BY_SCORE, Group, Outcome, Report, is_population, outcomes, report_of
+from slotkit.masks.members import BY_SCORE, NO_CONTROLS, check_name
+from slotkit.masks.outcomes import Outcome, Trained, trained
+from slotkit.masks.population import Group, Report, report_of
 from slotkit.masks.saliency import shapes_of
 from slotkit.masks.scores import find_rules
+from slotkit.masks.search import explored_by_chance
 from slotkit.masks.search_folder import SETTINGS, SearchFolder
 from slotkit.sweeps.sweep import Sweep
 
 COLUMNS = ["search", "group", "mask", "seed", "at", "layer", "quantity", "level", "value"]
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was named: searches, and trained masks of populations.
-
-    Attributes:
-        left, diverged: masks of these populations without a result.
-    """
-
-    searches: dict[str, SearchFolder]
-    trained: list[Outcome]
-    left: int
-    diverged: int
 
 
 def analyze(
@@ -54,42 +42,51 @@ def analyze(
             population's masks come from are looked at too, if they are still there.
         rules: of the graph scores.
 
-    Raises SlotkitError for other folders, and for damaged ones.
+    Raises SlotkitError for other folders, for damaged ones, for populations that can't be compared, and where
+    no mask is trained that can be compared.
     """
     import pandas as pd
     from slotkit.analyses.masks.figure import plot
 
     chosen = find_rules(rules)
     named = [folders] if isinstance(folders, str | Path) else list(folders)
-    found = _open(find(named, runs_dir), chosen)
-    rows = [row for name, folder in found.searches.items() for row in _of_search(name, folder)]
-    rows += [row for one in found.trained for row in _of_mask(one)]
-    told = report_of(found.trained, found.left, found.diverged)
-    rows += _over_masks(told, found.trained)
+    places = list({place.resolve(): place for place in find(named, runs_dir)}.values())
+    sweeps = [Sweep.open(place) for place in places if not (place / SETTINGS).is_file()]
+    found = trained(sweeps, chosen)
+    where = _searches([place for place in places if (place / SETTINGS).is_file()], found)
+    told = report_of(found)
+    if not (where or told.groups):
+        raise SlotkitError(_nothing(sweeps, found))
+    rows = [row for name, place in where.items() for row in _of_search(name, SearchFolder(place).open())]
+    rows += [row for one in found.outcomes for row in _of_mask(one, one is found.baseline)]
+    rows += _over_masks(told, found)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    where = {name: folder.path for name, folder in found.searches.items()}
     return Result("masks", table, "\n".join(sentences(table, told, where)), plot)
 
 
-def _open(places: Sequence[Path], rules: Any) -> Found:
-    searches: dict[str, SearchFolder] = {}
-    trained: list[Outcome] = []
-    left = diverged = 0
-    for place in places:
-        if (place / SETTINGS).is_file():
-            searches[place.resolve().name] = SearchFolder(place).open()
-            continue
-        sweep = Sweep.open(place)
-        if not is_population(sweep):
-            raise SlotkitError(
-                f"{place} is a sweep, but not of masks. `slotkit masks train` makes a population of masks."
-            )
-        found, waiting, lost = outcomes(sweep, rules)
-        trained, left, diverged = trained + found, left + waiting, diverged + lost
-    for path in dict.fromkeys(one.path.parent.parent for one in trained):
-        if (path / SETTINGS).is_file():
-            searches.setdefault(path.name, SearchFolder(path).open())
-    return Found(searches, trained, left, diverged)
+def _searches(named: Sequence[Path], found: Trained) -> dict[str, Path]:
+    """The searches that are named, and those of trained masks that are still there, by name."""
+    known: dict[str, Path] = {}
+    found_by_name: dict[str, Path] = {}
+    paths = dict.fromkeys(one.path.parent.parent for one in found.outcomes)
+    there = [path for path in paths if (path / SETTINGS).is_file()]
+    for place in (*named, *there):
+        check_name(known, place)
+        found_by_name.setdefault(place.resolve().name, place)  # as it is named: sentences repeat that
+    return found_by_name
+
+
+def _nothing(sweeps: Sequence[Sweep], found: Trained) -> str:
+    """The sentence where there is nothing to draw."""
+    places = " and ".join(str(sweep.path) for sweep in sweeps)
+    what = "No mask but the first" if found.outcomes else "No mask"
+    told = f"{what} of {places} is trained to the end: {found.left} left, {found.diverged} diverged."
+    if found.left:
+        commands = dict.fromkeys(sweep.manifest.command or "slotkit masks train" for sweep in sweeps)
+        return f"{told} Repeat {' and '.join(f'`{one}`' for one in commands)}, which goes on."
+    if found.diverged:
+        return f"{told} Train them with a lower --lr, under another --name."
+    return f"{told} Name more masks to `slotkit masks train`, to compare with it."
 
 
 def _of_search(name: str, folder: SearchFolder) -> Iterator[Row]:
@@ -101,7 +98,7 @@ def _of_search(name: str, folder: SearchFolder) -> Iterator[Row]:
     about = {"search": name, "group": accept}
     explored = [(0, folder.saved[0].explored), *((row.draw, row.explored) for row in folder.rows)]
     for draw, value in explored:
-        chance = sum(sizes[one] * (1 - (1 - d) ** (draw + 1)) for one, d in densities.items())
+        chance = sum(sizes[one] * explored_by_chance(d, draw + 1) for one, d in densities.items())
         yield _number("explored", value, at=draw) | about
         yield _number("explored by chance", chance / sum(sizes.values()), at=draw) | about
     for draw, masks in saved:
@@ -124,28 +121,29 @@ def overlap(one: Masks, other: Masks) -> tuple[float, float]:
     return (both / size, sum(a * b / n for a, b, n in counts) / size) if size else (math.nan, math.nan)
 
 
-def _of_mask(one: Outcome) -> Iterator[Row]:
+def _of_mask(one: Outcome, is_first: bool) -> Iterator[Row]:
     about = {
         "search": one.told.get("search", ""),
-        "group": FIRST if one.is_first else one.group,
+        "group": FIRST if is_first else one.group,
         "mask": one.name,
         "at": one.told.get("draw", math.nan),
     }
-    for seed, (test, validation) in enumerate(zip(one.test, one.validation, strict=True)):
+    for seed, test, validation in zip(one.seeds, one.test, one.validation, strict=True):
         yield _number("accuracy", test) | about | {"seed": seed}
         yield _number("validation accuracy", validation) | about | {"seed": seed}
     for name, value in one.scores.items():
         yield _number(f"score {name}", value) | about
 
 
-def _over_masks(told: Report, trained: Sequence[Outcome]) -> Iterator[Row]:
-    """Correlations of each group, and how far the masks kept by a graph score are ahead of it."""
-    ours = [one.accuracy for one in trained if one.group == BY_SCORE and one is not told.baseline]
+def _over_masks(told: Report, found: Trained) -> Iterator[Row]:
+    """Correlations of each group, and how far the masks kept by a graph score are ahead of a control."""
+    others = [one for one in found.outcomes if one is not found.baseline]
+    ours = [one.accuracy for one in others if one.group == BY_SCORE]
     for group in told.groups:
         for name, estimate in _estimates(group):
             yield from _interval(group.name, name, estimate)
-        if group.name != BY_SCORE:
-            theirs = [one.accuracy for one in trained if one.group == group.name and one is not told.baseline]
+        if group.name not in NO_CONTROLS:
+            theirs = [one.accuracy for one in others if one.group == group.name]
             yield from _interval(group.name, "accuracy ahead", difference(ours, theirs))
 
 

@@ -32,7 +32,8 @@ from slotkit.analyses.masks.words import (
 )
 
 from slotkit.masks.correlations import Estimate
-from slotkit.masks.population import BY_SCORE, SCORES
+from slotkit.masks.members import BY_SCORE
+from slotkit.masks.outcomes import SCORES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,9 @@ import numpy as np
 
 from slotkit.masks.controls import CONTROLS
 from slotkit.masks.correlations import Estimate
-from slotkit.masks.population import BY_SCORE, GROUPS, SCORES, Report
+from slotkit.masks.members import BY_SCORE, GROUPS, NO_CONTROLS
+from slotkit.masks.outcomes import SCORES
+from slotkit.masks.population import Group, Report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +56,7 @@ def estimate(table: pd.DataFrame, quantity: str, group: str) -> Estimate:
 
 def ahead_of(table: pd.DataFrame) -> dict[str, Estimate]:
     """Control -> by how much the masks that a graph score kept are more accurate, a fraction."""
-    controls = [name for name in groups_of(table) if name != BY_SCORE]
+    controls = [name for name in groups_of(table) if name not in NO_CONTROLS]
     return {name: estimate(table, "accuracy ahead", name) for name in controls}
 
 
@@ -65,15 +67,19 @@ def verdict(table: pd.DataFrame) -> str:
     ahead = ahead_of(table)
     known = {name: one for name, one in ahead.items() if one.low is not None}
     lost = {name: one for name, one in known.items() if one.low is not None and one.low <= 0}
-    lacking = [name for name in NEEDED if name not in known]
+    missing = [name for name in NEEDED if name not in ahead]
+    unknown = [name for name in ahead if name not in known]
     if lost:
         told = "; ".join(_ahead(name, one) for name, one in lost.items())
         return f"No graph score is shown to beat its controls here: masks that one kept are {told}."
-    if lacking:
-        return (
-            "Whether a graph score beats its controls can't be said: "
-            f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing."
-        )
+    if missing or unknown:
+        why = [f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+        if unknown:
+            why.append(
+                f"the lead over {', '.join(unknown)} has no interval, which takes two masks of each kind "
+                "and accuracies that differ"
+            )
+        return f"Whether a graph score beats its controls can't be said: {'; '.join(why)}."
     told = "; ".join(_ahead(name, one) for name, one in known.items())
     return f"The masks that a graph score kept beat every control here: they are {told}."
 
@@ -118,23 +124,28 @@ def _without_zero(one: Estimate) -> bool:
 
 
 def _accuracies(told: Report) -> Iterator[str]:
-    if told.baseline is None or told.best is None:
+    if told.best is None:
         return
-    means = "; ".join(
-        f"{group.name} {100 * (group.mean or 0.0):.2f}"
-        + (f" ± {100 * group.spread:.2f}" if group.spread is not None else "")
-        + f" % (n = {group.n}, {group.better.words('.0f', 100)} % better than the first)"
-        for group in told.groups
-    )
+    if told.baseline is None:
+        yield f"The first mask, {told.first}, is not trained to the end: no mask is compared with it."
+    first = [] if told.baseline is None else [f"the first mask {100 * told.baseline.accuracy:.2f} %"]
+    means = "; ".join([*first, *map(_mean, told.groups)])
     yield (
-        f"Test accuracy ({told.seeds} training{'s' if told.seeds > 1 else ''} a mask): the first mask "
-        f"{100 * told.baseline.accuracy:.2f} %; {means}. The best by validation, {told.best.name}, has "
-        f"{100 * told.best.accuracy:.2f} %."
+        f"Test accuracy ({told.seeds} training{'s' if told.seeds > 1 else ''} a mask): {means}. The best by "
+        f"validation, {told.best.name}, has {100 * told.best.accuracy:.2f} %."
     )
     yield (
         "Masks of one search share layers, and intervals take them for independent: they are too narrow "
         "rather than too wide."
     )
+
+
+def _mean(group: Group) -> str:
+    spread = "" if group.spread is None else f" ± {100 * group.spread:.2f}"
+    better = (
+        "" if group.better.value is None else f", {group.better.words('.0f', 100)} % better than the first"
+    )
+    return f"{group.name} {100 * (group.mean or 0.0):.2f}{spread} % (n = {group.n}{better})"
 
 
 def _search(rows: pd.DataFrame, name: str) -> Iterator[str]:
@@ -164,6 +175,8 @@ def _missing(table: pd.DataFrame, told: Report, searches: Mapping[str, Path]) ->
     if without:
         paths = " ".join(map(str, without))
         yield f"Not trained yet: {paths}. `slotkit masks train {paths} --controls all` does it."
+    if told.left or told.diverged:
+        yield f"{told.left} masks are not trained to the end yet, and {told.diverged} diverged."
     there = groups_of(table)
     if BY_SCORE not in there:
         return
@@ -177,8 +190,6 @@ def _missing(table: pd.DataFrame, told: Report, searches: Mapping[str, Path]) ->
     if kinds:
         told_of = ", ".join(kinds)
         yield f"The controls {told_of} are missing: `slotkit masks train` makes them with --controls all."
-    if told.left or told.diverged:
-        yield f"{told.left} masks are not trained to the end yet, and {told.diverged} diverged."
 
 
 def number(rows: pd.DataFrame, quantity: str, at: float, layer: str = ALL) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from slotkit.errors import SlotkitError
-from slotkit.masks.file import Masks
+from slotkit.masks.file import Masks, packed
 from slotkit.selection import highest
 
 
@@ -33,6 +34,15 @@ def share_of(masks: Masks) -> float:
 def are_equal(one: Masks, other: Masks) -> bool:
     """Whether two masks of a network have the same connections."""
     return one.keys() == other.keys() and all(mask.equal(other[name]) for name, mask in one.items())
+
+
+def digest(masks: Masks) -> str:
+    """Of names, shapes and connections: the same for equal masks, whatever their files say."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, mask in sorted(masks.items()):
+        found.update(f"{name} {tuple(mask.shape)} ".encode())
+        found.update(packed(mask).numpy().tobytes())
+    return found.hexdigest()
 
 
 def keep_highest(scores: Mapping[str, Tensor], kept: int) -> Masks:

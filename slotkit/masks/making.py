@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -55,11 +54,11 @@ def layers(
     dataset: str | None,
     data_dir: str | None,
     device: str | None,
-    seed: int,
+    seed: int | None,
     assignments: Sequence[str],
 ) -> list[Overrides]:
-    """What commands that make masks are told of network and data, as settings. `seed` is that of initial
-    weights and of batches.
+    """What commands of masks are told of network and data, as settings. `seed` is that of initial weights and
+    of batches; None where the masks say it.
     """
     flags = {
         "model.name": model,
@@ -110,18 +109,6 @@ def control(path: Path, name: str, seed: int) -> tuple[Masks, About]:
     """A control of a mask file. Raises SlotkitError for an unknown one or a damaged file."""
     chosen = find_control(name)
     return chosen.make(*mask_file.load(path), seed)
-
-
-def training_settings(path: Path) -> tuple[list[str], str | None]:
-    """What trains a network under a mask file: settings as `--set` takes them, and the dataset, if known.
-
-    Raises SlotkitError if the file doesn't say what its network and initial weights are.
-    """
-    _, about = mask_file.load(path)
-    about.build()
-    # JSON is TOML, for texts, numbers and truth values.
-    told = [f"{key}={json.dumps(value)}" for key, value in settings_under(path, about).items()]
-    return told, dataset_of(about)
 
 
 def settings_under(path: Path, about: About) -> dict[str, Any]:

@@ -9,97 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
-from slotkit.masks.acceptance import WITHOUT_SCORES
-from slotkit.masks.controls import CONTROLS
 from slotkit.masks.correlations import Estimate, mean_and_spread, pearson, share, spearman
-from slotkit.masks.file import About, Masks
-from slotkit.masks.found import of_file
 from slotkit.masks.keeping import are_equal
-from slotkit.masks.members import Member
-from slotkit.masks.scores import DST, NetworkScores, Rules
+from slotkit.masks.members import GROUPS, Member
+from slotkit.masks.outcomes import SCORES, Outcome, Trained, mask_path, trained
+from slotkit.masks.scores import DST, Rules
 from slotkit.sweeps.plan import Planned
-from slotkit.sweeps.sweep import Sweep, SweepRun
+from slotkit.sweeps.sweep import Sweep
 from slotkit.training.prepare import mask_of
 
-# The means over layers that are compared with accuracy, by their names in `slotkit masks score --json`.
-# Density is no graph score: critics say that the others restate it.
-SCORES = (
-    *("delta_r", "delta_s", "bound", "spectral_gap", "imdb", "imsg"),
-    *("narc", "mixing", "spectrum", "density"),
-)
-
-# The groups that are no controls: masks of searches by a graph score, and files that no search has made.
-BY_SCORE, FILES = "kept by a graph score", "mask files"
-
-# In the order that they are told in.
-GROUPS = (
-    *(BY_SCORE, FILES, *(f"acceptance {name}" for name in WITHOUT_SCORES)),
-    *CONTROLS,
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A mask and its finished trainings.
-
-    Attributes:
-        told: what tells it from the others, see `slotkit.masks.members.Member`.
-        file: the copy of the first of its runs.
-        path: where the mask lay when it was trained.
-        validation, test: accuracies of the best epoch by validation, fractions, one a seed.
-        scores: means over layers, by the names of SCORES.
-    """
-
-    told: Mapping[str, Any]
-    file: Path
-    path: Path
-    validation: tuple[float, ...]
-    test: tuple[float, ...]
-    scores: Mapping[str, float]
-
-    @property
-    def accuracy(self) -> float:
-        """Of the test images, the mean over seeds."""
-        return sum(self.test) / len(self.test)
-
-    @property
-    def held_out(self) -> float:
-        """Of the validation images, the mean over seeds."""
-        return sum(self.validation) / len(self.validation)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether a search began with it."""
-        return self.told.get("draw") == 0 and "control" not in self.told
-
-    @property
-    def group(self) -> str:
-        """Its kind of control, "acceptance random" or "acceptance loss", BY_SCORE or FILES."""
-        if "control" in self.told:
-            return str(self.told["control"])
-        accept = self.told.get("accept")
-        if accept in WITHOUT_SCORES:
-            return f"acceptance {accept}"
-        return FILES if accept is None else BY_SCORE
-
-    @property
-    def name(self) -> str:
-        """Such as "search-lenet draw 10 shuffled"."""
-        if "file" in self.told:
-            return str(self.told["file"])
-        return " ".join(
-            [f"{self.told['search']} draw {self.told['draw']}", *filter(None, [self.told.get("control")])]
-        )
-
-    def masks(self) -> tuple[Masks, About]:
-        """The masks that were trained."""
-        return mask_file.load(self.file)
+# What a repetition varies: split, order of images and dropout. Initial weights are the mask's.
+SEEDS = ("seeds.data", "seeds.training")
 
 
 def planned(
@@ -110,14 +35,22 @@ def planned(
     Args:
         seeds: of the split, the order of images and dropout; initial weights are those of the mask files.
         below, upper: settings under and over those of mask and data, such as those of a recipe and of flags.
+
+    Raises SlotkitError for one of `upper` that a seed stands over.
     """
+    taken = [path for layer in upper for path in layer.values if path in SEEDS]
+    if taken:
+        raise SlotkitError(
+            f"{taken[0]} does nothing here: --seed or --seeds say which seeds data and training have. Give "
+            "one of these."
+        )
     return [
         Planned(
             (
                 *below,
                 *one.layers(),
                 *upper,
-                Overrides("seeds of the population", {"seeds.data": seed, "seeds.training": seed}),
+                Overrides("seeds of the population", dict.fromkeys(SEEDS, seed)),
             ),
             one.told,
             seed,
@@ -130,7 +63,7 @@ def planned(
 def check_copies(sweep: Sweep) -> None:
     """Raise SlotkitError if a run has begun under another mask than its file has now."""
     for run in sweep.runs():
-        copy, path = mask_of(run.folder), _mask_path(run)
+        copy, path = mask_of(run.folder), mask_path(run)
         if copy is None or not path.is_file():
             continue
         (own, about), (now, says) = mask_file.load(copy), mask_file.load(path)
@@ -139,58 +72,6 @@ def check_copies(sweep: Sweep) -> None:
                 f"{run.folder.path} was trained under another mask than {path} has now. Choose another "
                 "--name, or put the file back as it was."
             )
-
-
-def outcomes(sweep: Sweep, rules: Rules = DST) -> tuple[list[Outcome], int, int]:
-    """The masks whose runs are all finished, how many masks are not there yet, and how many diverged."""
-    by_mask: dict[str, list[SweepRun]] = {}
-    for run in sweep.runs():
-        by_mask.setdefault(_mask_path(run).as_posix(), []).append(run)
-    found, left, diverged = [], 0, 0
-    for path, runs in by_mask.items():
-        states = [run.status() for run in runs]
-        if "diverged" in states:
-            diverged += 1
-        elif set(states) != {"finished"}:
-            left += 1
-        else:
-            found.append(_outcome(Path(path), runs, rules))
-    return found, left, diverged
-
-
-def is_population(sweep: Sweep) -> bool:
-    """Whether its runs are trainings under masks."""
-    return all("mask" in run.entry.settings for run in sweep.runs())
-
-
-def _mask_path(run: SweepRun) -> Path:
-    return Path(run.entry.settings["mask"])
-
-
-def _outcome(path: Path, runs: Sequence[SweepRun], rules: Rules) -> Outcome:
-    copy = mask_of(runs[0].folder)
-    if copy is None:
-        raise SlotkitError(f"{runs[0].folder.path} has lost its copy of the mask. Delete it to train anew.")
-    summaries = [run.folder.summary() for run in runs]
-    tests = [summary["test"]["best"] for summary in summaries]
-    return Outcome(
-        runs[0].entry.varied,
-        copy,
-        path,
-        tuple(summary["validation"]["best"]["accuracy"] for summary in summaries),
-        tuple(next(iter(test.values()))["accuracy"] for test in tests),
-        means(of_file(copy).scores(rules)),
-    )
-
-
-def means(scores: NetworkScores) -> dict[str, float]:
-    """The mean of each of SCORES over the layers, undefined ones as 0; the density is that of the network."""
-    whole = {"spectrum": scores.spectrum, "density": scores.density}
-
-    def mean(name: str) -> float:
-        return scores.mean(lambda layer: getattr(layer, name))
-
-    return {name: whole[name] if name in whole else mean(name) for name in SCORES}
 
 
 @dataclass(frozen=True)
@@ -229,13 +110,16 @@ class Report:
     """What trained masks say.
 
     Attributes:
-        baseline: the first mask of the search, or the first file.
+        first: the name of the mask that others are compared with: the first one of the search, or the first
+            file.
+        baseline: its trainings; None if they are not finished, and then nothing is compared.
         best: of the others, that of the highest validation accuracy.
         groups: those that have masks, in the order of GROUPS.
         seeds: trainings of each mask.
         left, diverged: masks without a finished training, and with one that diverged.
     """
 
+    first: str | None
     baseline: Outcome | None
     best: Outcome | None
     groups: tuple[Group, ...]
@@ -246,6 +130,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, for JSON. Accuracies are fractions of the test images."""
         return {
+            "first": self.first,
             "baseline": _told(self.baseline),
             "best": _told(self.best),
             "groups": [group.as_dict() for group in self.groups],
@@ -257,24 +142,17 @@ class Report:
 
 def report(sweep: Sweep, rules: Rules = DST) -> Report:
     """What the finished runs of a population say. Raises SlotkitError for a sweep of something else."""
-    if not is_population(sweep):
-        raise SlotkitError(f"{sweep.path} is a sweep, but not of masks. `slotkit masks train` makes one.")
-    return report_of(*outcomes(sweep, rules))
+    return report_of(trained([sweep], rules))
 
 
-def report_of(found: Sequence[Outcome], left: int = 0, diverged: int = 0) -> Report:
-    """The same of trained masks."""
-    baseline = baseline_of(found)
-    others = [one for one in found if one is not baseline]
+def report_of(found: Trained) -> Report:
+    """The same of the masks of populations."""
+    baseline = found.baseline
+    others = [one for one in found.outcomes if one is not baseline]
     best = max(others, key=lambda one: one.held_out, default=None)
-    seeds = max((len(one.test) for one in found), default=0)
-    return Report(baseline, best, tuple(_groups(others, baseline)), seeds, left, diverged)
-
-
-def baseline_of(found: Sequence[Outcome]) -> Outcome | None:
-    """The first mask of the search; of mask files alone, the first."""
-    first = [one for one in found if one.is_first]
-    return first[0] if first else next((one for one in found if one.group == FILES), None)
+    seeds = max((len(one.test) for one in found.outcomes), default=0)
+    groups = tuple(_groups(others, baseline))
+    return Report(found.first, baseline, best, groups, seeds, found.left, found.diverged)
 
 
 def _groups(others: Sequence[Outcome], baseline: Outcome | None) -> Iterator[Group]:
@@ -303,6 +181,7 @@ def _told(one: Outcome | None) -> dict[str, Any] | None:
         "mask": str(one.path),
         "accuracy": one.accuracy,
         "validation": one.held_out,
+        "seeds": list(one.seeds),
         "accuracies": list(one.test),
         "scores": dict(one.scores),
     }

@@ -32,6 +32,9 @@ from slotkit.training.prepare import Prepared
 SETTINGS, HISTORY, STATE, MASKS = "search.json", "history.jsonl", "state.mask.safetensors", "masks"
 FORMAT = 1
 
+# Settings of data that decide no result. Searches of before have some of them in search.json.
+DECIDES_NOTHING = ("dir", "download", "memory", "workers")
+
 ADVICE = "Delete the folder, or search into another one with --name."
 
 
@@ -86,7 +89,7 @@ def settings_of(
         "model": config.model.name,
         "model_options": dict(config.model.options),
         "init": config.slots.init,
-        "data": config.data.model_dump(exclude={"dir", "download", "memory", "workers"}, mode="json"),
+        "data": config.data.model_dump(exclude=set(DECIDES_NOTHING), mode="json"),
         "identity": prepared.identity.model_dump(mode="json"),
         "batch_size": config.training.batch_size,
         "seeds": config.seeds.model_dump(),
@@ -125,8 +128,10 @@ class SearchFolder:
         """What the search was asked for. Raises SlotkitError if that can't be read."""
         with naming(self.path / SETTINGS, ADVICE):
             told = read_json(self.path / SETTINGS)
-            if not isinstance(told, dict):
+            if not isinstance(told, dict) or not isinstance(told.get("data", {}), dict):
                 raise ValueError("it is not a table of settings")
+            for name in DECIDES_NOTHING:
+                told.get("data", {}).pop(name, None)
             return told
 
     def open(self) -> SearchFolder:

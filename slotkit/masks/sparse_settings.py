@@ -24,7 +24,7 @@ class SparseSettings(Section):
     )
     interval: int = Field(100, ge=1, description="steps between two updates of the mask")
     drop_rate: float = Field(
-        0.5, gt=0, le=1, description="share of a layer's connections that an update drops, at the start"
+        0.5, gt=0, le=1, description="share of a layer's connections that an update drops, at step 0"
     )
     drop_schedule: Literal["constant", "cosine", "linear"] = Field(
         "cosine", description="drop_rate over the time of updates"
@@ -75,3 +75,11 @@ class SparseSettings(Section):
                 f"sparse.proposals is {self.proposals}, and rigl grows by the gradient: all proposals would "
                 "be one. Choose sparse.method=set, or one proposal."
             )
+        for idle, name, why in (
+            (mask is not None, "distribution", "the layers of a mask file have the densities of that mask"),
+            (self.drop_schedule == "constant", "drop_end", "a constant drop rate ends as it begins"),
+            (self.proposals == 1, "proposal_score", "of one proposal there is no best"),
+        ):
+            value = getattr(self, name)
+            if idle and value != type(self).model_fields[name].default:
+                raise SlotkitError(f"sparse.{name} is {value}, and does nothing here: {why}. Leave it out.")

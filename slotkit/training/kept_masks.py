@@ -6,6 +6,7 @@ from pathlib import Path
 
 from slotkit.config import Config
 from slotkit.data.identity import Identity
+from slotkit.errors import SlotkitError
 from slotkit.files import make_folder
 from slotkit.masks import file as mask_file
 from slotkit.masks.file import About, Setting, Start
@@ -39,7 +40,10 @@ def _network(config: Config, data: Identity | None) -> Architecture | None:
         return None
     channels, height, width = data.image
     image = (channels, height, width)
-    return architecture(config.model.name, image, data.class_count, config.model.options)
+    try:
+        return architecture(config.model.name, image, data.class_count, config.model.options)
+    except SlotkitError:  # it may not be written down; the masks are kept without it
+        return None
 
 
 class KeptMasks:

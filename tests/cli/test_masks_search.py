@@ -80,6 +80,15 @@ def test_more_draws_go_on_and_other_settings_are_refused(
     assert "initial weights" in score.stdout
 
 
+def test_a_search_of_before_goes_on(finished: Path) -> None:
+    """Its search.json says how the data were read, which decides nothing."""
+    told = json.loads((finished / SETTINGS).read_text(encoding="utf-8"))
+    told["data"] |= {"memory": 1.0, "workers": None}
+    (finished / SETTINGS).write_text(json.dumps(told), encoding="utf-8")
+    assert "4 draws: " in invoke(*TINY, "--draws", "4", "--name", "s").stdout
+    assert "memory" not in SearchFolder(finished).settings()["data"]
+
+
 @pytest.mark.parametrize("name", [SETTINGS, HISTORY, STATE])
 def test_damaged_files_are_told_in_one_sentence(
     name: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from commands import invoke, refuse
 
+from slotkit.config import Resolved
 from slotkit.masks import file as mask_file
 from slotkit.masks.correlations import pearson
-from slotkit.masks.population import BY_SCORE, SCORES, report
+from slotkit.masks.members import BY_SCORE
+from slotkit.masks.outcomes import SCORES
+from slotkit.masks.population import report
 from slotkit.runs import checkpoint
 from slotkit.sweeps.sweep import Sweep
 from slotkit.training import experiment
@@ -158,6 +161,32 @@ def test_what_can_not_be_a_population(
         masks, about = mask_file.load(path)
     mask_file.save(path, {name: ~mask for name, mask in masks.items()}, about)
     assert "began with different masks, so there is no one mask to compare with." in told("both", "other")
+
+
+def test_flags_win_over_a_recipe_for_one_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Resolved] = []
+    monkeypatch.setattr("slotkit.cli.train.train_resolved", lambda resolved, *rest: begun.append(resolved))
+    assert invoke("masks", "make", "--out", "x").exit_code == 0
+    typed = ("masks", "train", "x", "--recipe", "masks-lth-v3")
+    assert invoke(*typed, "--epochs", "1", "--lr", "0.01", "--seed", "4").exit_code == 0
+    assert invoke(*typed, "--set", "training.lr=0.02").exit_code == 0
+    flags, other = (one.config for one in begun)
+    assert (flags.training.epochs, flags.training.lr, flags.seeds.data, flags.seeds.reels) == (1, 0.01, 4, 0)
+    assert (other.training.epochs, other.training.lr) == (250, 0.02)
+    assert (flags.mask, flags.method, flags.data.dataset) == (str(Path("x").resolve()), "learned", "digits")
+
+
+@pytest.mark.parametrize(
+    "option", [("--executor", "local"), ("--jobs", "2"), ("--threads", "1"), ("--changed",)], ids=str
+)
+def test_one_file_has_no_options_of_a_population(
+    option: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("x").touch()
+    assert refuse(monkeypatch, capsys, "masks", "train", "x", *option) == (
+        f"Error: {option[0]} is of a population, and one mask file is trained as one run. Leave it out, or "
+        "give --seeds, which makes a population of it.\n"
+    )
 
 
 def test_a_mask_that_has_changed_since_is_refused(

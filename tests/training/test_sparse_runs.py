@@ -19,6 +19,7 @@ from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training.checks import check_settings
 from slotkit.training.experiment import resume, run
+from slotkit.training.kept_masks import about as about_of
 from slotkit.training.loop import Event, Step
 from slotkit.training.prepare import prepare
 from slotkit.training.state import TrainingState
@@ -157,6 +158,14 @@ def test_its_mask_is_scored_saved_and_trained() -> None:
     assert json.loads(invoke("evaluate", "a", "--json").stdout)
 
 
+def test_a_network_that_may_not_be_written_down_is_left_out() -> None:
+    data = prepare(settings()).identity
+    config = settings(model__name="timm/vit_tiny_patch16_224", model__options__class_token=False).config
+    assert about_of(config, data, "rigl", 0.1, 0).network is None
+    plain = settings(model__name="timm/vit_tiny_patch16_224").config
+    assert about_of(plain, data, "rigl", 0.1, 0).network is not None
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"method": "slot"},
@@ -176,6 +185,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"sparse.proposals": 3},
         "sparse.proposals is 3, and rigl grows by the gradient: all proposals would be one. Choose "
         "sparse.method=set, or one proposal.",
+    ),
+    (
+        {"sparse.density": None, "mask": "x", "sparse.distribution": "er"},
+        "sparse.distribution is er, and does nothing here: the layers of a mask file have the densities of "
+        "that mask. Leave it out.",
+    ),
+    (
+        {"sparse.drop_schedule": "constant", "sparse.drop_end": 0.1},
+        "sparse.drop_end is 0.1, and does nothing here: a constant drop rate ends as it begins. Leave it "
+        "out.",
+    ),
+    (
+        {"sparse.proposal_score": "imdb"},
+        "sparse.proposal_score is imdb, and does nothing here: of one proposal there is no best. Leave it "
+        "out.",
     ),
     (
         {"sparse.method": "none"},

@@ -17,7 +17,7 @@ from slotkit.analyses.masks.compute import COLUMNS, analyze, overlap
 from slotkit.analyses.masks.words import OVER, verdict
 
 from slotkit.masks import file as mask_file
-from slotkit.masks.population import BY_SCORE
+from slotkit.masks.members import BY_SCORE, FILES
 from slotkit.masks.search_folder import SearchFolder
 
 
@@ -59,7 +59,7 @@ def test_overlap_is_one_of_equal_masks_and_that_of_chance_of_random_ones() -> No
 def test_a_population_finds_its_searches_and_says_what_is_missing(place: Path) -> None:
     found = analyze(place / "trained")
     lines = found.summary.splitlines()
-    assert "can't be said" in lines[0] or "No graph score" in lines[0] or "beat every" in lines[0]
+    assert lines[0].startswith("Whether a graph score beats its controls can't be said: acceptance loss is")
     assert {"both", "random"} <= set(found.table["search"])
     assert any(
         line.startswith("The control acceptance loss is missing: repeat the command") for line in lines
@@ -110,7 +110,25 @@ def test_without_the_two_acceptances_nothing_is_said() -> None:
         "Whether a graph score beats its controls can't be said: acceptance loss is missing."
     )
     assert "acceptance random and acceptance loss are missing" in verdict(numbers(shuffled=(5, 4, 6)))
-    assert "acceptance loss is missing" in verdict(numbers(random=(2, 1, 3), loss=None))
+
+
+def test_a_control_without_an_interval_is_not_beaten() -> None:
+    ahead = {"random": (2.0, 1.0, 3.0), "loss": (1.0, 0.5, 1.5)}
+    assert verdict(numbers(**ahead, shuffled=None)) == (
+        "Whether a graph score beats its controls can't be said: the lead over shuffled has no interval, "
+        "which takes two masks of each kind and accuracies that differ."
+    )
+    assert verdict(numbers(random=None)) == (
+        "Whether a graph score beats its controls can't be said: acceptance loss is missing; the lead over "
+        "acceptance random has no interval, which takes two masks of each kind and accuracies that differ."
+    )
+
+
+def test_files_are_no_control() -> None:
+    ahead = {"random": (2.0, 1.0, 3.0), "loss": (1.0, 0.5, 1.5)}
+    assert verdict(numbers(**ahead, **{FILES: (-1.0, -2.0, -0.5)})).startswith(
+        "The masks that a graph score kept beat every control here: they are +2.00"
+    )
 
 
 def test_other_folders_are_refused(
