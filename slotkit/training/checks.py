@@ -16,6 +16,8 @@ from slotkit.making import check_form, check_share
 from slotkit.models.registry import OWN, TIMM, create, find
 from slotkit.picking import names_picked
 from slotkit.reel import ReelSettings
+from slotkit.settings import TrainingSettings
+from slotkit.training.gradients import pieces_for
 from slotkit.training.schedules import schedule
 from slotkit.training.trainee import find_device
 from slotkit.uncompiled import SGD
@@ -28,11 +30,7 @@ def check_settings(config: Config, here: bool = True) -> None:
     """
     parse(config.data.augment)
     training = config.training
-    if training.accumulate > training.batch_size:
-        raise SlotkitError(
-            f"training.accumulate is {training.accumulate}, and a step has {training.batch_size} images "
-            "(training.batch_size). Take at most as many pieces as images."
-        )
+    check_pieces(training)
     schedule(SGD([torch.zeros(1)], config.training.lr, 0.0, 0.0, 0.0, False), config.training, 1)
     if config.method == "slot":
         _check_slots(config)
@@ -56,6 +54,29 @@ def check_settings(config: Config, here: bool = True) -> None:
         raise SlotkitError(
             "recording.trace is full, which records the flips of a slot machine, and this run trains "
             "ordinary learned weights (method=learned). Choose summary or off: then nothing is recorded."
+        )
+
+
+def check_pieces(training: TrainingSettings, processes: int = 1) -> None:
+    """Raise SlotkitError if a step would have more pieces than images.
+
+    Some would be computed for nothing, and the run's config.toml could not be trained again.
+    """
+    images = f"and a step has {training.batch_size} images (training.batch_size)"
+    if training.accumulate > training.batch_size:
+        raise SlotkitError(
+            f"training.accumulate is {training.accumulate}, {images}. Take at most as many pieces as images."
+        )
+    if processes > training.batch_size:
+        raise SlotkitError(
+            f"{processes} processes train together, {images}. Take at most as many processes as images."
+        )
+    pieces = pieces_for(training.accumulate, processes)
+    if pieces > training.batch_size:
+        raise SlotkitError(
+            f"training.accumulate is {training.accumulate}, and {processes} processes train together: they "
+            f"would share {pieces} pieces, {images}. Choose numbers whose least common multiple is at most "
+            "that."
         )
 
 

@@ -31,7 +31,7 @@ from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import FREE, fingerprint, load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
-from slotkit.training.checks import check_settings
+from slotkit.training.checks import check_pieces, check_settings
 from slotkit.training.evaluation import Reading
 from slotkit.training.following import first_one_fetches, follow, shared, stop_if_asked
 from slotkit.training.gradients import with_pieces
@@ -89,6 +89,7 @@ def run(
     """
     with _deterministic(resolved.config.training.deterministic):
         check_settings(resolved.config)
+        check_pieces(resolved.config.training, processes.count)
         with first_one_fetches(resolved.config.data, processes):
             prepared = shared(prepare(with_pieces(resolved, processes.count), data), processes)
         if not processes.leads:
@@ -145,6 +146,7 @@ def resume(
         report(done)
         return folder
     registry.check(wanted.config.recording.loggers)
+    check_pieces(wanted.config.training, processes.count)
     with folder.locked() if processes.leads else nullcontext():
         before = folder.config().training.accumulate
         resolved = with_pieces(continued(folder, changes), processes.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from slotkit.models.registry import own_network
 from slotkit.training import gradients
 from slotkit.training.checks import check_settings
 from slotkit.training.evaluation import read
+from slotkit.training.experiment import resume, run
 from slotkit.training.gradients import Gradients, PairwiseSum, pieces_for, pieces_of, with_pieces
 from slotkit.training.loop import fit
 from slotkit.training.processes import Processes
@@ -244,3 +246,38 @@ def test_more_pieces_than_images_are_refused() -> None:
         "training.accumulate is 9, and a step has 8 images (training.batch_size). Take at most as many "
         "pieces as images."
     )
+
+
+A_STEP_HAS = "and a step has 64 images (training.batch_size)."
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "processes", "text"),
+    [
+        (200, 1, f"training.accumulate is 200, {A_STEP_HAS} Take at most as many pieces as images."),
+        (1, 65, f"65 processes train together, {A_STEP_HAS} Take at most as many processes as images."),
+        (
+            8,
+            9,
+            "training.accumulate is 8, and 9 processes train together: they would share 72 pieces, "
+            f"{A_STEP_HAS} Choose numbers whose least common multiple is at most that.",
+        ),
+    ],
+)
+def test_a_run_begins_and_goes_on_with_as_many_images_as_pieces(
+    accumulate: int, processes: int, text: str, tmp_path: Path
+) -> None:
+    values = {"training.device": "cpu", "training.batch_size": 64, "recording.trace": "off"}
+    values |= {"slots.engine": "eager", "training.epochs": 1, "training.limit_batches": 1}
+    wanted = resolve([Overrides("test", values | {"training.accumulate": accumulate})])
+    with pytest.raises(SlotkitError) as refused:
+        run(wanted, tmp_path, "new", processes=Processes(0, processes))
+    assert str(refused.value) == text
+    assert not list(tmp_path.iterdir())
+    folder = run(resolve([Overrides("test", values)]), tmp_path, "begun")
+    changes = [Overrides("--set", {"training.accumulate": accumulate, "training.epochs": 2})]
+    before = folder.tables()
+    with pytest.raises(SlotkitError) as refused:
+        resume(folder, changes, processes=Processes(0, processes))
+    assert str(refused.value) == text
+    assert folder.tables() == before
