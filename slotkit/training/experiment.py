@@ -152,7 +152,8 @@ def resume(
         resolved = with_pieces(continued(folder, changes), processes.count)
         commit = find(folder, lambda commit: check_rest(folder, commit))
         with _deterministic(resolved.config.training.deterministic):
-            prepared = shared(reopen(folder, resolved, ONLY_ITS_OWN), processes)
+            with first_one_fetches(resolved.config.data, processes):
+                prepared = shared(reopen(folder, resolved, ONLY_ITS_OWN), processes)
             if not processes.leads:
                 follow(prepared, folder, commit.state if commit else _start_of(folder), resumes=True)
                 return folder

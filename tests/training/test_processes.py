@@ -17,11 +17,14 @@ from forks import COMMAND, Fork, Forks  # type: ignore[import-not-found]
 from together import run_together, start_together, told_by_torchrun  # type: ignore[import-not-found]
 
 from slotkit.config import Overrides, resolve
+from slotkit.data.images import Dataset
+from slotkit.data.sources import load
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.settings import DataSettings
 from slotkit.standin import stand_in
+from slotkit.training import experiment
 from slotkit.training.following import first_one_fetches, shared
 from slotkit.training.prepare import prepare
 from slotkit.training.processes import ALONE, Processes, check_device, count_in, joined
@@ -352,6 +355,38 @@ def test_missing_data_are_fetched_by_the_first_process(rank: int, download: bool
 
     with first_one_fetches(DataSettings(download=download), Waiting(rank, 2)):
         done.append("load")
+    assert done == order
+
+
+@pytest.mark.parametrize(("rank", "order"), [(0, ["load", "wait"]), (1, ["wait", "load"])])
+def test_missing_data_of_a_run_that_goes_on_are_fetched_by_the_first_process(
+    rank: int, order: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"training.device": "cpu", "slots.engine": "eager", "recording.trace": "off"}
+    settings |= {"training.epochs": 1, "training.limit_batches": 1}
+    folder = experiment.run(resolve([Overrides("test", settings)]), tmp_path, "begun")
+    done: list[str] = []
+
+    class Waiting(Processes):
+        def wait(self) -> None:
+            done.append("wait")
+
+    def loaded(*given: Any) -> Dataset:
+        done.append("load")
+        return load("digits", None)
+
+    def trained(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slotkit.data.sources.load", loaded)
+    for name in ("_Training", "follow"):
+        monkeypatch.setattr(f"slotkit.training.experiment.{name}", trained)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.resume(
+            folder,
+            [Overrides("--set", {"training.epochs": 2, "data.download": True})],
+            processes=Waiting(rank, 2),
+        )
     assert done == order
 
 
