@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,8 +27,15 @@ def load(source: Source, place: Path, size: int | None) -> Dataset:
     Raises SlotkitError if the file is not where scikit-learn has it.
     """
     # Only the file is read: importing scikit-learn takes longer than the training that most begin with.
-    with gzip.open(_file(), "rt", encoding="ascii") as file:
-        rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    path = _file()
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    except (OSError, EOFError, ValueError, zlib.error) as fault:
+        raise SlotkitError(
+            f"{path} is damaged: {fault}. Install scikit-learn anew: pip install --force-reinstall "
+            "scikit-learn."
+        ) from fault
     pixels, labels = rows[:, :-1].reshape(-1, 1, 8, 8), rows[:, -1]
     images = torch.from_numpy(np.rint(pixels * 255 / 16).astype(np.uint8))
     if size is not None:

@@ -40,3 +40,10 @@ def is_hidden(path: Path) -> bool:
 def holds_class_folders(folder: Path) -> bool:
     """Whether `folder` has the folders `train` and `test`; their content is not looked at."""
     return all((folder / half).is_dir() for half in ("train", "test"))
+
+
+def is_lack_of_memory(fault: Exception) -> bool:
+    """Whether memory ran out: numpy, Pillow and pyarrow raise MemoryError, torch a RuntimeError."""
+    # On Linux, then on other systems.
+    told = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+    return isinstance(fault, MemoryError) or any(text in str(fault) for text in told)

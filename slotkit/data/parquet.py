@@ -194,6 +194,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises into a SlotkitError that names the file."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # pyarrow has no end of them for damaged bytes
         raise SlotkitError(
             f"{path} is not a readable parquet file: {error}. "

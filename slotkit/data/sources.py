@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from slotkit.data.files import holds_class_folders
+from slotkit.data.files import holds_class_folders, is_lack_of_memory
 from slotkit.data.shards import holds_both_halves
 from slotkit.data.source import IN_MEMORY, Loading, Source
 from slotkit.errors import SlotkitError
@@ -192,7 +192,8 @@ def load(
     loading: how pictures of one's own become images; they may also stay in their files. It says nothing for
         other datasets.
 
-    Raises SlotkitError, naming the file, for a dataset that is missing, unreadable or damaged.
+    Raises SlotkitError, naming the file, for a dataset that is missing, unreadable or damaged; and if memory
+    runs out.
     """
     source, folder = _resolve(dataset)
     if size is not None and size < 1:
@@ -207,6 +208,10 @@ def load(
     except SlotkitError:
         raise
     except Exception as fault:
+        if is_lack_of_memory(fault):
+            raise _no_memory(dataset, source, size) from fault
+        if not (source.files or source.is_there):
+            raise  # no file in that place was read
         # Readers of pictures and tables raise whatever they like on damaged bytes.
         raise SlotkitError(f"{place} has a damaged file: {fault}. Put a whole copy in its place.") from fault
 
@@ -225,6 +230,17 @@ def fetch(name: str, data_dir: Path | None) -> Path:
     root = resolve_data_dir(data_dir)
     _reader(source).fetch(source, root)
     return root
+
+
+def _no_memory(dataset: str, source: Source, size: int | None) -> SlotkitError:
+    at, ways = "", ["end other programs"]
+    if size is not None:
+        at = f" at {size} x {size} pixels"
+        ways.insert(0, "take a smaller data.size")
+    if source.is_there:
+        ways.insert(0, "let pictures stay in their files with a smaller data.memory (0 keeps none)")
+    way_on = ", or ".join(ways)
+    return SlotkitError(f"Memory ran out while {dataset} was loaded{at}. {way_on[0].upper()}{way_on[1:]}.")
 
 
 class _Reader(Protocol):

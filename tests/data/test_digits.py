@@ -67,3 +67,15 @@ def test_digits_come_in_another_size() -> None:
     # Means over pixels survive stretching, up to rounding and the smear at the border.
     means = [dataset.train.images.double().mean((1, 2, 3)) for dataset in (small, large)]
     assert (means[0] - means[1]).abs().max() < 2
+
+
+def test_a_damaged_file_of_scikit_learn_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "digits.csv.gz"
+    path.write_bytes(b"no gzip")
+    monkeypatch.setattr("slotkit.data.digits._file", lambda: path)
+    with pytest.raises(SlotkitError) as error:
+        load("digits", None)
+    assert str(error.value) == (
+        f"{path} is damaged: Not a gzipped file (b'no'). Install scikit-learn anew: pip install "
+        "--force-reinstall scikit-learn."
+    )

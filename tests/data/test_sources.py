@@ -6,10 +6,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from slotkit.data.source import Source
 from slotkit.data.sources import SOURCES, fetch, find, is_present, load, resolve_data_dir
 from slotkit.errors import SlotkitError
+
+
+def torch_lacks_memory() -> RuntimeError:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    return error.value
 
 
 def test_listing_datasets_imports_no_torch() -> None:
@@ -131,3 +138,43 @@ def test_only_datasets_with_files_are_fetched(name: str, reason: str) -> None:
     assert str(error.value) == (
         f"{reason}. Datasets to fetch are mnist, fashionmnist, kmnist, cifar10, cifar100, svhn."
     )
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), torch_lacks_memory()], ids=["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("name", "size", "text"),
+    [
+        ("digits", None, "Memory ran out while digits was loaded. End other programs."),
+        (
+            "digits",
+            2000,
+            "Memory ran out while digits was loaded at 2000 x 2000 pixels. Take a smaller data.size, or end "
+            "other programs.",
+        ),
+        (
+            "imagefolder:some",
+            224,
+            "Memory ran out while imagefolder:some was loaded at 224 x 224 pixels. Let pictures stay in "
+            "their files with a smaller data.memory (0 keeps none), or take a smaller data.size, or end other "
+            "programs.",
+        ),
+    ],
+)
+def test_a_lack_of_memory_is_no_damaged_file(
+    name: str, size: int | None, text: str, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(f"{find(name).reader}.load", fail)
+    with pytest.raises(SlotkitError) as error:
+        load(name, None, size)
+    assert str(error.value) == text
+
+
+def test_a_fault_where_nothing_of_the_users_is_read_is_no_damaged_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("slotkit.data.digits.load", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        load("digits", None)
