@@ -31,6 +31,9 @@ from slotkit.training.signals import StoppedError
 # What a summary tells of the settings.
 TOLD = ("training.", "seeds.", "learned_")
 
+# Where data lie and how they are read: the same for the slot run and the branches, and no bit depends on it.
+DATA_PLACE = ("data.dir", "data.download", "data.memory", "data.workers")
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -165,7 +168,9 @@ class Comparison:
     def _slot_reading(self, which: str, part: str) -> dict[str, Any]:
         if which.startswith("step-"):
             data = self.source.config.data
-            place = Overrides("slotkit finetune", {"data.dir": data.dir, "data.download": data.download})
+            place = Overrides(
+                "slotkit finetune", {path: getattr(data, path.removeprefix("data.")) for path in DATA_PLACE}
+            )
             return evaluate(self.parent, which, part, [place])["greedy"].as_dict()
         images = self.source.images(part)
         return read(self.source.trainee, images, "greedy", self.source.config).as_dict()

@@ -27,7 +27,7 @@ from slotkit.runs.fingerprint import check
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.checks import check_settings
-from slotkit.training.comparison import Branch, Comparison, about_parent, first_summary
+from slotkit.training.comparison import DATA_PLACE, Branch, Comparison, about_parent, first_summary
 from slotkit.training.experiment import Report
 from slotkit.training.loop import Note
 from slotkit.training.prepare import at_its_place, crops, own_settings, reopen
@@ -61,7 +61,7 @@ FREE_SEEDS = ("seeds.training", "seeds.reels")
 
 # Where the slot run is looked at, as the settings given say. A dataset is given only to a run that
 # slotkit.record has made, which has none by name.
-PLACE = ("data.dataset", "data.dir", "data.download", "training.device")
+PLACE = ("data.dataset", *DATA_PLACE, "training.device")
 
 NEW_RUN = "Selected weights are trained on with the data of their run; on these, train a new run."
 
@@ -136,7 +136,7 @@ def go_on(
     """Go on with a comparison that was stopped or killed, to the same bits; a finished one is left as it is.
 
     Args:
-        changes: where the data lies now.
+        changes: where the data lies now, and how it is read.
 
     Raises SlotkitError if it is being trained, is damaged, or the slot run is not what it was.
     """
@@ -146,10 +146,11 @@ def go_on(
             report(Note(f"The comparison {folder.name} is finished."))
             return folder
         given = {path: value for each in changes for path, value in each.values.items()}
-        if given.keys() - {"data.dir", "data.download"}:
+        others = sorted(given.keys() - set(DATA_PLACE))
+        if others:
             raise SlotkitError(
-                f"The comparison {folder.name} goes on with its own settings, and {', '.join(sorted(given))} "
-                "came. Leave them out: only --data-dir may change."
+                f"The comparison {folder.name} goes on with its own settings, and {', '.join(others)} came. "
+                f"Leave them out: only {', '.join(DATA_PLACE)} may change."
             )
         with naming(folder.path / "summary.json", "Start `slotkit finetune` anew, under another --name."):
             branches = [Branch(**branch) for branch in summary["plan"]]

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from slotkit.config import Config, Overrides, resolve
+from slotkit.data.images import Dataset
+from slotkit.data.sources import load
 from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder, list_runs
 from slotkit.training.experiment import evaluate, resume, run
-from slotkit.training.finetune import finetune, parse_checkpoints, plan, settings
+from slotkit.training.finetune import finetune, go_on, parse_checkpoints, plan, settings
 from slotkit.training.loop import Epoch, Event, Note
 from slotkit.training.prepare import own_settings, prepare
 from slotkit.training.trainee import build
@@ -228,6 +230,31 @@ def test_an_interrupted_branch_goes_on_to_the_same_bits(
     whole = branch(compared, "from-epoch-1")
     for name in ("metrics.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors"):
         assert (own.path / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_how_data_are_read_holds_for_the_slot_run_too_and_may_change(
+    parent: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[float, int | None]] = []
+
+    def loaded(*given: Any) -> Dataset:
+        read.append((given[-1].memory, given[-1].workers))
+        return load(*given)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Epoch):
+            raise KeyboardInterrupt
+
+    def how(memory: int, workers: int) -> Overrides:
+        return Overrides("--set", {"data.memory": memory, "data.workers": workers})
+
+    monkeypatch.setattr("slotkit.data.sources.load", loaded)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(parent, tmp_path, ["last"], [epochs(1), how(0, 3)], scratch=True, name="c", report=stop)
+    assert read == 2 * [(0, 3)]  # the slot run's own data, and those of the first branch
+    read.clear()
+    go_on(RunFolder(tmp_path / "c"), [how(2, 1)])
+    assert read == 3 * [(2 * 2**30, 1)]  # and of the branch that was not begun
 
 
 def test_an_unfinished_parent_will_do_and_is_told(tmp_path: Path) -> None:
