@@ -155,8 +155,8 @@ def test_only_datasets_with_files_are_fetched(name: str, reason: str) -> None:
             "imagefolder:some",
             224,
             "Memory ran out while imagefolder:some was loaded at 224 x 224 pixels. Let pictures stay in "
-            "their files with a smaller data.memory (0 keeps none), or take a smaller data.size, or end other "
-            "programs.",
+            "their files with a smaller data.memory (0 keeps none), or take a smaller data.size, or end "
+            "other programs.",
         ),
     ],
 )

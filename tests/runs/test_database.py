@@ -268,8 +268,8 @@ def test_a_comparison_is_held_to_the_checkpoint_that_it_was_started_with(tmp_pat
     with pytest.raises(SlotkitError) as refused:
         go_on(folder, [Overrides("--set", {"training.lr": 1.0, "data.memory": 0})])
     assert str(refused.value) == (
-        "The comparison f goes on with its own settings, and training.lr came. Leave them out: only data.dir, "
-        "data.download, data.memory, data.workers may change."
+        "The comparison f goes on with its own settings, and training.lr came. Leave them out: only "
+        "data.dir, data.download, data.memory, data.workers may change."
     )
     with pytest.raises(SlotkitError, match="is not the checkpoint any more that f was started with"):
         go_on(folder)
