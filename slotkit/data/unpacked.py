@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,16 +25,28 @@ from slotkit.errors import SlotkitError
 
 
 class _Place:
-    """A temporary file, which is removed when the process that made it ends or no longer needs it."""
+    """A temporary file, which is gone when the process that made it ends or no longer needs it.
+
+    On Linux, where workers are copies of that process and share what it has open, the file loses its name at
+    once: then the system removes it, however the process ends.
+    """
 
     def __init__(self) -> None:
         handle, name = tempfile.mkstemp(prefix="slotkit-pictures-")
         self.path, self.owner = Path(name), os.getpid()
-        self.file = os.fdopen(handle, "wb")
-        self.end = weakref.finalize(self, _remove, self.path, self.owner)
+        self.file = os.fdopen(handle, "w+b")
+        if sys.platform == "linux":
+            self.path.unlink()
+        self.end = weakref.finalize(self, _remove, self.file, self.path, self.owner)
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Without a position in the file, which workers would share."""
+        return os.pread(self.file.fileno(), end - begin, begin)
 
 
-def _remove(path: Path, owner: int) -> None:
+def _remove(file: BinaryIO, path: Path, owner: int) -> None:
+    with suppress(OSError):  # what could not be written was told
+        file.close()
     if os.getpid() == owner:  # a worker is a copy of that process
         path.unlink(missing_ok=True)
 
@@ -66,10 +80,15 @@ class Unpacked:
 
     def opened(self, number: int) -> tuple[str, BinaryIO]:
         begin, end = int(self.ends[number]), int(self.ends[number + 1])
-        with naming(self.path), self.path.open("rb") as file:
+        with naming(self.path):
+            return self._where(number), BytesIO(self._bytes(begin, end))
+
+    def _bytes(self, begin: int, end: int) -> bytes:
+        if self.place is not None and sys.platform == "linux":
+            return self.place.read(begin, end)
+        with self.path.open("rb") as file:
             file.seek(begin)
-            encoded = file.read(end - begin)
-        return self._where(number), BytesIO(encoded)
+            return file.read(end - begin)
 
     def _where(self, number: int) -> str:
         row = self.start + number
@@ -93,6 +112,7 @@ def unpack(
     Raises SlotkitError if there is not enough space.
     """
     folder = tempfile.gettempdir()
+    size *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each process of a training unpacks them for itself
     free = shutil.disk_usage(folder).free
     if free < size:
         raise SlotkitError(
@@ -102,10 +122,10 @@ def unpack(
         )
     place, ends = _Place(), [0]
     try:
-        with place.file as file:
-            for _, encoded in pictures:
-                file.write(encoded)
-                ends.append(ends[-1] + len(encoded))
+        for _, encoded in pictures:
+            place.file.write(encoded)
+            ends.append(ends[-1] + len(encoded))
+        place.file.flush()
     except OSError as fault:
         raise SlotkitError(
             f"{place.path}, into which {sources[0].parent} is unpacked, can't be written: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -215,13 +216,31 @@ def test_a_damaged_row_is_named_by_its_file(table: str) -> None:
         epoch(images)
 
 
-def test_what_parquet_is_unpacked_into_is_removed(table: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("system", "files"), [("linux", 0), ("darwin", 1)])
+def test_what_parquet_is_unpacked_into_is_removed(
+    system: str, files: int, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Linux at once: nothing is left by a process that is killed."""
+    monkeypatch.setattr("slotkit.data.unpacked.sys", SimpleNamespace(platform=system))
     images = load(table, None, 8, loading=Loading(memory=0, workers=2)).train
-    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    assert len(list((tmp_path / "temporary").iterdir())) == files
     assert len(epoch(images)) == 3
-    assert len(list((tmp_path / "temporary").iterdir())) == 1  # workers have ended
+    assert len(list((tmp_path / "temporary").iterdir())) == files  # workers have ended
+    descriptor = images.pictures.place.file.fileno()
     del images
     assert not list((tmp_path / "temporary").iterdir())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_several_processes_need_the_space_several_times(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Path(table.partition(":")[2]).rglob("*.parquet")
+    size = sum(path.stat().st_size for path in files)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * size - 1))
+    load(table, None, 8, loading=Loading(memory=0, workers=0))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(SlotkitError, match="is unpacked into"):
+        load(table, None, 8, loading=Loading(memory=0, workers=0))
 
 
 def test_no_space_to_unpack_is_said(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
