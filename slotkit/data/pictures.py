@@ -225,10 +225,13 @@ def _resize(picture: Image.Image, size: int) -> Image.Image:
 
 
 def _stack(pictures: list[Picture], colour: bool) -> Tensor:
-    if not colour:
-        return torch.from_numpy(np.stack(pictures)).unsqueeze(1)
-    coloured = [p if p.ndim == 3 else np.repeat(p[:, :, None], 3, axis=2) for p in pictures]
-    return torch.from_numpy(np.stack(coloured)).permute(0, 3, 1, 2).contiguous()
+    """One tensor, filled picture by picture. The list is empty then: each is given up when it is copied."""
+    images = np.empty((len(pictures), 3 if colour else 1, *pictures[0].shape[:2]), np.uint8)
+    pictures.reverse()
+    for image in images:
+        picture = pictures.pop()
+        image[:] = picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
+    return torch.from_numpy(images)
 
 
 def _undecodable(where: str, error: Exception) -> SlotkitError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from slotkit.data import pictures
 from slotkit.data.pictures import decode, decode_halves, resize
 from slotkit.errors import SlotkitError
 
@@ -112,3 +114,22 @@ def test_damaged_bytes_decode_or_are_refused_in_a_sentence(data: st.DataObject, 
     content = content[: data.draw(st.integers(0, len(content)))]
     with suppress(SlotkitError):  # any other exception fails the test
         assert decode(bytes(content), "a", 4).shape[:2] == (4, 4)
+
+
+def test_pictures_are_given_up_as_they_are_stacked() -> None:
+    random = np.random.default_rng(0)
+    grey, colour = (random.integers(0, 256, shape, np.uint8) for shape in ((3, 5), (3, 5, 3)))
+    alive = [grey, colour]
+    images = pictures._stack(alive, colour=True)
+    assert not alive
+    assert images.is_contiguous()
+    assert torch.equal(images[0], torch.from_numpy(grey).expand(3, 3, 5))
+    assert torch.equal(images[1], torch.from_numpy(colour).permute(2, 0, 1))
+    # Never as much memory again as the pictures and their tensor: numpy tells Python what it allocates.
+    many = [np.zeros((64, 64, 3), np.uint8) for _ in range(100)]
+    tracemalloc.start()
+    try:
+        stacked = pictures._stack(many, colour=True)
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * stacked.nbytes
+    finally:
+        tracemalloc.stop()
