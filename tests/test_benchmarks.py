@@ -71,7 +71,8 @@ def test_what_a_gpu_has_to_prove_runs_without_one(
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     arguments = ("--out", "results", "--tiny")
     # The interpreter is switched on before Triton is imported.
-    program = f"import runpy; runpy.run_path({str(BENCHMARKS / 'gpu.py')!r}, run_name='__main__')"
+    program = "import runpy; from latent.interpreted import prepare; prepare()"
+    program += f"; runpy.run_path({str(BENCHMARKS / 'gpu.py')!r}, run_name='__main__')"
     forks.start(program, *arguments, cwd=tmp_path).checked()
     rows = json.loads((tmp_path / "results" / "gpu.json").read_text())
     assert list(rows) == ["conditions", "device tests", "exactness", "bandwidth", "ratios", "training"]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from slotkit.config import Config
 from slotkit.data.batches import ordered_batches
 from slotkit.data.images import Images
+from slotkit.data.seeds import subseed
 from slotkit.training.trainee import Trainee
 
 # Evaluation keeps no gradients, so it can take more images at once than training: of small ones. Of larger
@@ -109,7 +110,7 @@ def read(
             pairs = []
             for draw in range(config.evaluation.draws):
                 with trainee.machine.using("probabilistic", draw):
-                    pairs.append(_measure(trainee, images, config, between))
+                    pairs.append(_measure(trainee, images, config, between, draw))
     accuracies, losses = zip(*pairs, strict=True)
     return Reading(kind, accuracies, statistics.fmean(losses))
 
@@ -156,9 +157,12 @@ def outputs(
 
 
 def _measure(
-    trainee: Trainee, images: Images, config: Config, between: Callable[[], None]
+    trainee: Trainee, images: Images, config: Config, between: Callable[[], None], draw: int = 0
 ) -> tuple[float, float]:
-    """Accuracy and mean loss. Of several processes each takes every n-th batch: no image counts twice."""
+    """Accuracy and mean loss. Of several processes each takes every n-th batch: no image counts twice.
+
+    What is left to chance (dropout that is kept) is a function of the seed, the draw and the batch.
+    """
     processes = trainee.processes
     count = math.ceil(len(images) / batch_of(config, images.shape))
     correct = torch.zeros((), dtype=torch.int64, device=trainee.device)
@@ -171,7 +175,9 @@ def _measure(
         strict=True,
     )
     # All processes are as often between two batches, also those that have one batch less.
-    for _ in range(0, count, processes.count):
+    for first in range(0, count, processes.count):
+        numbers = (config.seeds.training, draw, first + processes.rank)
+        trainee.seed(subseed("evaluation", *numbers) % 2**63)
         batch = next(own, None)
         between()
         if batch is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 
 from slotkit.config import Resolved
 from slotkit.data.seeds import subseed
+from slotkit.errors import SlotkitError
 from slotkit.settings import TrainingSettings
 from slotkit.training.trainee import Trainee
 
@@ -72,8 +74,11 @@ class Gradients:
         self.trainee, self._seed = trainee, seed
         self.count = pieces_for(settings.accumulate, trainee.processes.count)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._norms = any(True for _ in _norms(trainee.model))
         self._statistics = list(_statistics(trainee.model))
         self._counts = list(_counts(trainee.model))
+        norms = {id(value) for value in (*self._statistics, *self._counts)}
+        self._others = [value for value in trainee.model.buffers() if id(value) not in norms]
 
     def rows(self, images: int) -> slice:
         """The rows that this process needs of a batch of so many images."""
@@ -116,7 +121,38 @@ class Gradients:
             summed.add(self._taken(loss.detach(), share, before))
         message = summed.total()
         self.trainee.processes.sum(message)
+        self.trainee.processes.copy_the_first(self._others)
         return self._put(message, before)
+
+    @torch.no_grad()
+    def check_smallest_piece(self, image: Tensor, images: int, batch_size: int) -> None:
+        """Try the smallest piece of an epoch of so many images before the first step, if it is one image.
+
+        Batch norm needs two values a channel. `image` is one, as the network gets it.
+
+        Raises SlotkitError if it has one.
+        """
+        last = images % batch_size or min(batch_size, images)
+        if not self._norms or max(1, last // self.count) > 1:
+            return
+        kept = [value.clone() for value in self._statistics], [value.clone() for value in self._counts]
+        machine = self.trainee.machine
+        try:
+            with machine.using("greedy") if machine else nullcontext():
+                self.trainee.forward(image)
+        except ValueError as fault:
+            if "more than 1 value per channel" not in str(fault):
+                raise
+            pieces = f" in {self.count} pieces (training.accumulate)" if self.count > 1 else ""
+            raise SlotkitError(
+                f"The last batch of an epoch has {last} image{'s' if last > 1 else ''}{pieces}, and batch "
+                "norm can't take a piece of one image, where a channel has a single value. Choose a "
+                f"training.batch_size that leaves more of {images} images"
+                f"{', or fewer pieces' if pieces else ''}."
+            ) from fault
+        finally:
+            _restore(self._statistics, kept[0])
+            _restore(self._counts, kept[1])
 
     def _seed_dropout(self, step: int, piece: int) -> None:
         numbers = (self._seed, step, piece) if piece else (self._seed, step)

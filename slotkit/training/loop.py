@@ -13,7 +13,6 @@ import torch
 from slotkit.config import Config
 from slotkit.data.batches import batches
 from slotkit.data.images import Images
-from slotkit.data.seeds import subseed
 from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
 from slotkit.masks.topology import Change
@@ -117,6 +116,7 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
         total = min(settings.batch_size, len(train) - index * settings.batch_size)
         if index == 0:
             state.loss = torch.zeros_like(state.loss)
+            gradients.check_smallest_piece(images[:1], len(train), settings.batch_size)
             yield from _warn_of_dead_layers(trainee, images[gradients.first(total)], epoch)
         lr = state.last_lr = state.lr
         loss = gradients.of(images, labels, state.step, total)
@@ -135,7 +135,6 @@ def _validate(
 ) -> Epoch:
     epoch, lr = state.validated + 1, state.last_lr
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
-    state.trainee.seed(subseed("dropout", config.seeds.training, state.step) % 2**63)
     reading = read(state.trainee, validation, selecting_kind(config), config, between)
     state.trainee.processes.check_same(state.trainee.model.parameters(), f"after epoch {epoch}")
     better = reading.accuracy > state.best_accuracy
@@ -171,7 +170,7 @@ def _epoch_batches(
 
 
 def _warn_of_dead_layers(trainee: Trainee, images: torch.Tensor, epoch: int) -> Iterator[Note]:
-    dead = dead_layers(trainee.model, images)
+    dead = _dead_everywhere(trainee, dead_layers(trainee.model, images))
     if dead:
         reels = trainee.machine.reels.values() if trainee.machine else ()
         shared = any(reel.sharing != "none" and not reel.symmetric for reel in reels)
@@ -184,6 +183,18 @@ def _warn_of_dead_layers(trainee: Trainee, images: torch.Tensor, epoch: int) -> 
             f"Epoch {epoch} starts with dead layers, all of whose outputs are zero: "
             f"{', '.join(dead)}. {advice}"
         )
+
+
+def _dead_everywhere(trainee: Trainee, dead: list[str]) -> list[str]:
+    """Those that are dead for the images of all processes: all of them go through the same events."""
+    if trainee.processes.count == 1:
+        return dead
+    names = [name for name, _ in trainee.model.named_modules()]
+    votes = torch.tensor([name in dead for name in names], dtype=torch.int64, device=trainee.device)
+    trainee.processes.sum(votes)
+    return [
+        name for name, for_it in zip(names, votes.tolist(), strict=True) if for_it == trainee.processes.count
+    ]
 
 
 def _finite(loss: float, epoch: int, step: int, lr: float) -> float:

@@ -60,6 +60,9 @@ class Processes:
         """What the first process has given."""
         return of_the_first
 
+    def copy_the_first(self, tensors: Iterable[Tensor]) -> None:
+        """Put into these tensors what those of the first process have."""
+
     def wait(self) -> None:
         """Wait until all processes are here."""
 
@@ -120,6 +123,13 @@ class _Together(Processes):
             letters = letters if self.leads else torch.empty(int(length), dtype=torch.uint8)
             distributed.broadcast(letters, 0)
         return bytes(letters.tolist()).decode()
+
+    def copy_the_first(self, tensors: Iterable[Tensor]) -> None:
+        from torch import distributed
+
+        with self._losses_told():
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
         self.any(False)

@@ -68,7 +68,8 @@ def test_ctrl_c_leaves_a_whole_run_folder(tmp_path: Path, forks: Forks) -> None:
 
 
 def test_several_seeds_report_mean_and_spread(tmp_path: Path, one_thread: None) -> None:
-    done = invoke("train", "--epochs", "1", "--k", "2", "--seeds", "0,1")
+    short = ("--epochs", "1", "--set", "training.limit_batches=2")
+    done = invoke("train", *short, "--k", "2", "--seeds", "0,1")
     assert done.exit_code == 0
     line = done.stdout.splitlines()[1]
     assert line.startswith("greedy")

@@ -12,6 +12,7 @@ from slotkit.config import Overrides, parse_seeds, resolve
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.settings_file import below, read
+from slotkit.sweeps.registry import EXECUTORS
 
 TINY = (
     *("--epochs", "1", "--set", "training.limit_batches=4", "--device", "cpu", "--set", "slots.engine=eager"),
@@ -106,7 +107,9 @@ def test_a_seed_of_a_range_twice_is_refused() -> None:
         parse_seeds("0-2,1")
 
 
-def test_several_k_and_seeds_train_a_sweep(one_thread: None) -> None:
+def test_several_k_and_seeds_train_a_sweep(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: that `train` has others train several is held by test_commands.py."""
+    monkeypatch.setitem(EXECUTORS, "local", EXECUTORS["inline"])
     typed = (*TINY, "--k", "2,4", "--seeds", "1", "--lr", "0.05", "--selection", "PS", "--name", "my sweep")
     done = invoke("train", *typed, "--json")
     assert done.exit_code == 0, done.stderr

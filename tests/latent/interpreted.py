@@ -8,7 +8,9 @@ suite.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import sys
 import tempfile
 import time
@@ -58,6 +60,40 @@ def patch_once() -> None:
 
     interpreter._patch_lang = once  # type: ignore[attr-defined]
     interpreter._get_np_dtype = by_name  # type: ignore[attr-defined]
+
+
+def leave_out() -> None:
+    """What the interpreter works out and nobody reads.
+
+    A sum or product of integers is made again with 64 bits, for an assertion that is left out unless kernels
+    are debugged. Types of blocks are made anew for each value, and so is the shape that a value tells.
+    """
+    options: Any = interpreter.interpreter_builder.options  # type: ignore[attr-defined]
+    assert not options.debug, "the assertion would be made"
+    interpreter.interpreter_builder.options = dataclasses.replace(  # type: ignore[attr-defined]
+        options, sanitize_overflow=False
+    )
+    begin_type: Any = tl.block_type.__init__
+    kept: dict[Any, dict[str, Any]] = {}
+
+    def block_type(self: Any, element: Any, shape: Any) -> None:
+        key = id(element), tuple(int(size) for size in shape)
+        if key not in kept:
+            begin_type(self, element, shape)
+            kept[key] = dict(vars(self))  # holds the element too, so that no other gets its id
+        vars(self).update(kept[key])
+
+    shapes: dict[Any, tuple[Any, Any]] = {}
+
+    def tensor(self: Any, handle: Any, kind: Any) -> None:
+        sizes = tuple(kind.shape) if kind.is_block() else ()
+        if sizes not in shapes:
+            shapes[sizes] = tl.constexpr(math.prod(sizes)), tl.tuple([tl.constexpr(size) for size in sizes])
+        self.numel, self.shape = shapes[sizes]
+        self.handle, self.type, self.dtype = handle, kind, kind.scalar
+
+    tl.block_type.__init__ = block_type  # type: ignore[method-assign]
+    tl.tensor.__init__ = tensor  # type: ignore[method-assign]
 
 
 def round_to_nearest() -> None:
@@ -132,6 +168,7 @@ def prepare() -> None:
     """The interpreter, quick and with the roundings of devices."""
     torch.set_num_threads(1)
     patch_once()
+    leave_out()
     round_to_nearest()
 
 

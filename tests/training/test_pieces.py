@@ -167,6 +167,32 @@ def test_running_statistics_are_the_mean_of_what_the_pieces_make_of_them() -> No
     assert norm.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize(
+    ("images", "pieces", "words"),
+    [
+        (13, 4, "has 5 images in 4 pieces (training.accumulate), and batch norm can't take a piece"),
+        (9, 1, "has 1 image, and batch norm can't take a piece"),
+        (16, 4, None),
+    ],
+)
+def test_a_piece_of_one_image_is_refused_before_the_first_step(
+    images: int, pieces: int, words: str | None
+) -> None:
+    config = configure(training__accumulate=pieces)
+    trainee = build_own(config, noisy_network)
+    gradients = Gradients(trainee, TrainingState(trainee, config.training, 5).optimizer, config.training, 0)
+    before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
+    image = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    if words is None:
+        gradients.check_smallest_piece(image, images, 8)
+        return
+    with pytest.raises(SlotkitError) as told:
+        gradients.check_smallest_piece(image, images, 8)
+    assert words in str(told.value)
+    assert f"a training.batch_size that leaves more of {images} images" in str(told.value)
+    assert all(torch.equal(value, before[name]) for name, value in trainee.model.state_dict().items())
+
+
 def test_each_piece_has_a_dropout_mask_of_its_own_and_the_same_one_again() -> None:
     config = configure(training__accumulate=2, method="learned", learned_init="torch")
     masks: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -32,7 +33,23 @@ from slotkit.training.processes import ALONE, Processes, check_device, count_in,
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NETWORK = """
+import torch
 from torch import nn
+
+class Centre(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+    def forward(self, x):
+        if self.training:
+            self.mean.mul_(0.5).add_(0.5 * x.detach().mean(0))
+        return x - self.mean
+
+def centred():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Centre(24), nn.ReLU(), nn.Linear(24, 10))
+
+def narrow():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.ReLU(), nn.Linear(2, 10))
 
 def make():
     return nn.Sequential(
@@ -136,6 +153,37 @@ def test_two_processes_draw_what_one_process_draws(tmp_path: Path, forks: Forks)
     alone("train", *JOINT, "--selection", "PS", "--name", "one")
     run_together(forks, "train", *JOINT, "--selection", "PS", "--name", "two", cwd=tmp_path)
     assert_same_selections("one", "two")
+
+
+@pytest.mark.parametrize("seed", ["1", "9"])
+def test_a_layer_that_is_dead_for_one_process_alone_stops_nobody(
+    seed: str, tmp_path: Path, forks: Forks
+) -> None:
+    """For the images of the first one or the second, and the other one looks at others."""
+    few = ("--epochs", "1", "--set", "training.batch_size=2", "--set", "training.limit_batches=3")
+    run_together(
+        forks,
+        "train",
+        "--model-factory",
+        "net:narrow",
+        *few,
+        *SMALL,
+        "--seed",
+        seed,
+        "--name",
+        "r",
+        cwd=tmp_path,
+    )
+    assert RunFolder(Path("runs/r")).summary()["status"] == "finished"
+
+
+def test_buffers_of_other_modules_are_those_of_the_first_process(tmp_path: Path, forks: Forks) -> None:
+    """In all of them: what was read while training is what the checkpoint gives."""
+    few = ("--epochs", "1", "--set", "training.batch_size=200", "--set", "evaluation.batch_size=16")
+    run_together(forks, "train", "--model-factory", "net:centred", *few, *SMALL, "--name", "r", cwd=tmp_path)
+    done = invoke("evaluate", "r", "--model-factory", "net:centred", "--checkpoint", "last", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["readings"] == RunFolder(Path("runs/r")).summary()["test"]["last"]
 
 
 FORGOTTEN = f"""

@@ -172,6 +172,19 @@ def test_dropout_left_on_lowers_the_reading_as_in_ceng501(narrow_networks: None)
     )
 
 
+def test_dropout_left_on_is_a_function_of_the_seed(narrow_networks: None) -> None:
+    """And of nothing that was drawn before, so that a run's numbers are those of `slotkit evaluate`."""
+    config = configure(model__name="conv2", model__options__dropout=0.5, evaluation__keep_dropout=True)
+    trainee, _ = train(config)
+    images = stripes(200)
+    torch.manual_seed(0)
+    one = read(trainee, images, "greedy", config)
+    torch.manual_seed(1)
+    assert read(trainee, images, "greedy", config) == one
+    other = config.model_copy(update={"seeds": config.seeds.model_copy(update={"training": 5})})
+    assert read(trainee, images, "greedy", other).loss != one.loss
+
+
 def test_ps_has_three_readings_and_the_chosen_one_selects() -> None:
     config = configure(slots__selection="PS", evaluation__draws=4, evaluation__ps="last")
     trainee, events = train(config)
