@@ -137,10 +137,14 @@ def under_recipe(name: str | None) -> list[Overrides]:
     ]
 
 
+# Datasets that are read from a folder, which mask files don't name.
+OF_ONES_OWN = ("imagefolder", "parquet")
+
+
 def dataset_of(about: About) -> str | None:
     """The dataset that a mask was made for, unless it lies in a folder of its own."""
     data = about.settings.get("data")
-    return data if isinstance(data, str) and data not in ("imagefolder", "parquet") else None
+    return data if isinstance(data, str) and data not in OF_ONES_OWN else None
 
 
 def usual_name(about: About) -> str:

@@ -16,6 +16,7 @@ from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.correlations import Estimate, mean_and_spread, pearson, share, spearman
 from slotkit.masks.keeping import are_equal
+from slotkit.masks.making import OF_ONES_OWN
 from slotkit.masks.members import GROUPS, Member
 from slotkit.masks.outcomes import SCORES, Outcome, Trained, mask_path, trained
 from slotkit.masks.scores import DST, Rules
@@ -36,7 +37,8 @@ def planned(
         seeds: of the split, the order of images and dropout; initial weights are those of the mask files.
         below, upper: settings under and over those of mask and data, such as those of a recipe and of flags.
 
-    Raises SlotkitError for one of `upper` that a seed stands over.
+    Raises SlotkitError for one of `upper` that a seed stands over, and for pictures of one's own that nothing
+    names.
     """
     taken = [path for layer in upper for path in layer.values if path in SEEDS]
     if taken:
@@ -44,6 +46,14 @@ def planned(
             f"{taken[0]} does nothing here: --seed or --seeds say which seeds data and training have. Give "
             "one of these."
         )
+    for one in members:
+        if one.dataset in OF_ONES_OWN and not any(
+            "data.dataset" in layer.values for layer in (*below, *one.layers(), *upper)
+        ):
+            raise SlotkitError(
+                f"The mask of {one.path} was made for pictures of one's own, and a mask file doesn't say "
+                f"where they lie. Give --dataset {one.dataset}:DIR."
+            )
     return [
         Planned(
             (

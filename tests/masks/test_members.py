@@ -172,3 +172,16 @@ def test_flags_are_over_a_recipe_and_seeds_over_flags() -> None:
         "seeds.data does nothing here: --seed or --seeds say which seeds data and training have. Give one of "
         "these."
     )
+
+
+def test_pictures_of_ones_own_have_to_be_named(here: Path) -> None:
+    """A mask file doesn't name folders; the default would be other data, in silence."""
+    (one,) = members(file("one", DRAWN[0], data="parquet"))
+    with pytest.raises(SlotkitError) as told:
+        planned([one], [0], [], [])
+    assert str(told.value) == (
+        f"The mask of {one.path} was made for pictures of one's own, and a mask file doesn't say where they "
+        "lie. Give --dataset parquet:DIR."
+    )
+    (run,) = planned([one], [0], [], [Overrides("flags", {"data.dataset": "parquet:here"})])
+    assert resolve(run.layers).config.data.dataset == "parquet:here"
