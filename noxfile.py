@@ -48,11 +48,8 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """pytest on two cores; arguments after -- go to it.
-
-    Three processes, because tests also wait: for workers, servers and processes that they kill.
-    """
-    session.run(str(installed(session) / "pytest"), *(session.posargs or ["-n", "3"]), env=ONE_THREAD)
+    """pytest on two cores; arguments after -- go to it."""
+    session.run(str(installed(session) / "pytest"), *(session.posargs or ["-n", "2"]), env=ONE_THREAD)
 
 
 @nox.session(venv_backend="none", name="long")

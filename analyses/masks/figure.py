@@ -226,6 +226,8 @@ def _overlap(axes: Axes, table: pd.DataFrame, searches: list[str], found: dict[s
 
 
 def _densities(axes: Axes, table: pd.DataFrame, searches: list[str], found: dict[str, Look]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     ratios: list[float] = []
     names: list[str] = []
     for i, search in enumerate(searches):
@@ -241,6 +243,8 @@ def _densities(axes: Axes, table: pd.DataFrame, searches: list[str], found: dict
         logarithmic(axes, "y")
     if len(names) <= 6:
         axes.set_xticks(range(1, len(names) + 1), names)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     say(
         axes,
         f"layers have {min(ratios):.2g} to {max(ratios):.2g} times the density of ERK",
