@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
@@ -128,7 +128,8 @@ def find_members(
     _check_networks(found)
     kept, notes = _without_equal(_with_one_data(found))
     _check_first(kept)
-    return _told_apart(kept), notes
+    named = zip(kept, told_apart(kept), strict=True)
+    return [replace(one, told=told) for one, told in named], notes
 
 
 def check_name(searches: dict[str, Path], place: Path) -> None:
@@ -260,12 +261,20 @@ def _check_first(members: Sequence[Member]) -> None:
         )
 
 
-def _told_apart(members: Sequence[Member]) -> list[Member]:
-    """Files of one name are told by their whole path."""
-    names = Counter(one.told.get("file") for one in members)
+class Named(Protocol):
+    """What has a mask file, and is told from others."""
+
+    @property
+    def told(self) -> Mapping[str, Any]: ...
+
+    @property
+    def path(self) -> Path: ...
+
+
+def told_apart(found: Sequence[Named]) -> list[Mapping[str, Any]]:
+    """What tells each from the others: files of one name are told by their whole path."""
+    names = Counter(one.told.get("file") for one in found)
     return [
-        replace(one, told={"file": str(one.path)})
-        if "file" in one.told and names[one.told["file"]] > 1
-        else one
-        for one in members
+        {"file": str(one.path)} if "file" in one.told and names[one.told["file"]] > 1 else one.told
+        for one in found
     ]

@@ -6,7 +6,6 @@ start, data and training are the same.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from slotkit.masks.members import (
     drawn_anew,
     group_and_content,
     group_of,
+    told_apart,
     worded,
 )
 from slotkit.masks.scores import DST, NetworkScores, Rules
@@ -157,7 +157,8 @@ def trained(sweeps: Sequence[Sweep], rules: Rules = DST) -> Trained:
     once: dict[tuple[Any, ...], _Mask] = {}
     for mask in finished:
         once.setdefault(mask.identity, mask)
-    outcomes = _told_apart([_outcome(mask, rules) for mask in once.values()])
+    outcomes = [_outcome(mask, rules) for mask in once.values()]
+    outcomes = [replace(one, told=told) for one, told in zip(outcomes, told_apart(outcomes), strict=True)]
     first = next((mask for mask in masks if begins_search(mask.told)), next(iter(masks), None))
     baseline = None
     if first is not None and first.state == "finished":
@@ -256,14 +257,3 @@ def means(scores: NetworkScores) -> dict[str, float]:
         return scores.mean(lambda layer: getattr(layer, name))
 
     return {name: whole[name] if name in whole else mean(name) for name in SCORES}
-
-
-def _told_apart(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Files of one name are told by their whole path."""
-    names = Counter(one.told.get("file") for one in outcomes)
-    return [
-        replace(one, told={"file": str(one.path)})
-        if "file" in one.told and names[one.told["file"]] > 1
-        else one
-        for one in outcomes
-    ]

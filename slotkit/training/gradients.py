@@ -125,17 +125,18 @@ class Gradients:
         return self._put(message, before)
 
     @torch.no_grad()
-    def check_smallest_piece(self, image: Tensor, images: int, batch_size: int) -> None:
-        """Try the smallest piece of an epoch of so many images before the first step, if it is one image.
+    def check_smallest_piece(self, image: Tensor, last: int) -> None:
+        """Before the first step, try the smallest piece of an epoch whose last batch has so many images, if
+        that piece is one image: batch norm needs two values a channel.
 
-        Batch norm needs two values a channel. `image` is one, as the network gets it.
+        `image` is one as the network gets it, (1, channels, height, width). The network stays as it is.
 
-        Raises SlotkitError if it has one.
+        Raises SlotkitError if a channel has a single value.
         """
-        last = images % batch_size or min(batch_size, images)
         if not self._norms or max(1, last // self.count) > 1:
             return
-        kept = [value.clone() for value in self._statistics], [value.clone() for value in self._counts]
+        buffers = list(self.trainee.model.buffers())
+        kept = [value.clone() for value in buffers]
         machine = self.trainee.machine
         try:
             with machine.using("greedy") if machine else nullcontext():
@@ -147,12 +148,11 @@ class Gradients:
             raise SlotkitError(
                 f"The last batch of an epoch has {last} image{'s' if last > 1 else ''}{pieces}, and batch "
                 "norm can't take a piece of one image, where a channel has a single value. Choose a "
-                f"training.batch_size that leaves more of {images} images"
+                "training.batch_size that leaves more for the last batch"
                 f"{', or fewer pieces' if pieces else ''}."
             ) from fault
         finally:
-            _restore(self._statistics, kept[0])
-            _restore(self._counts, kept[1])
+            _restore(buffers, kept)
 
     def _seed_dropout(self, step: int, piece: int) -> None:
         numbers = (self._seed, step, piece) if piece else (self._seed, step)

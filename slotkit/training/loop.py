@@ -116,7 +116,9 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
         total = min(settings.batch_size, len(train) - index * settings.batch_size)
         if index == 0:
             state.loss = torch.zeros_like(state.loss)
-            gradients.check_smallest_piece(images[:1], len(train), settings.batch_size)
+            # training.limit_batches may leave out the last batch of all images.
+            before = (state.steps_per_epoch - 1) * settings.batch_size
+            gradients.check_smallest_piece(images[:1], min(settings.batch_size, len(train) - before))
             yield from _warn_of_dead_layers(trainee, images[gradients.first(total)], epoch)
         lr = state.last_lr = state.lr
         loss = gradients.of(images, labels, state.step, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -167,30 +168,55 @@ def test_running_statistics_are_the_mean_of_what_the_pieces_make_of_them() -> No
     assert norm.num_batches_tracked == 1
 
 
+def counting_network() -> nn.Module:
+    """With batch norm, and a module that changes its own buffer in every forward."""
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen: Tensor
+            self.seen += len(x)
+            return x
+
+    return nn.Sequential(nn.Flatten(), Counting(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
 @pytest.mark.parametrize(
-    ("images", "pieces", "words"),
+    ("last", "pieces", "words"),
     [
-        (13, 4, "has 5 images in 4 pieces (training.accumulate), and batch norm can't take a piece"),
-        (9, 1, "has 1 image, and batch norm can't take a piece"),
-        (16, 4, None),
+        (5, 4, "has 5 images in 4 pieces (training.accumulate), and batch norm can't take a piece"),
+        (1, 1, "has 1 image, and batch norm can't take a piece"),
+        (8, 4, None),
     ],
 )
 def test_a_piece_of_one_image_is_refused_before_the_first_step(
-    images: int, pieces: int, words: str | None
+    last: int, pieces: int, words: str | None
 ) -> None:
     config = configure(training__accumulate=pieces)
-    trainee = build_own(config, noisy_network)
-    gradients = Gradients(trainee, TrainingState(trainee, config.training, 5).optimizer, config.training, 0)
+    trainee = build_own(config, counting_network)
+    optimizer = TrainingState(trainee, config.training, 5).optimizer
+    gradients = Gradients(trainee, optimizer, config.training, 0)
     before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
     image = torch.rand(1, 1, 4, 4, dtype=torch.float64)
     if words is None:
-        gradients.check_smallest_piece(image, images, 8)
+        gradients.check_smallest_piece(image, last)
         return
     with pytest.raises(SlotkitError) as told:
-        gradients.check_smallest_piece(image, images, 8)
+        gradients.check_smallest_piece(image, last)
     assert words in str(told.value)
-    assert f"a training.batch_size that leaves more of {images} images" in str(told.value)
+    assert "Choose a training.batch_size that leaves more for the last batch" in str(told.value)
     assert all(torch.equal(value, before[name]) for name, value in trainee.model.state_dict().items())
+
+
+def test_a_last_batch_that_is_left_out_is_no_reason_to_refuse() -> None:
+    """9 images in batches of 8: training.limit_batches=1 never comes to the one that is left."""
+    for limit, ends in ((None, pytest.raises(SlotkitError, match="has 1 image")), (1, nullcontext())):
+        config = configure(training__limit_batches=limit, training__epochs=1)
+        with ends:
+            list(fit(build_own(config, counting_network), images(BATCH + 1), images(20), config))
 
 
 def test_each_piece_has_a_dropout_mask_of_its_own_and_the_same_one_again() -> None:

@@ -1,4 +1,4 @@
-"""Several processes train one network: one process's selections, one that writes, and ends told once."""
+"""Several processes train one network, with one process's selections and bits."""
 
 from __future__ import annotations
 
@@ -13,63 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from commands import invoke, refuse  # type: ignore[import-not-found]
+from commands import invoke  # type: ignore[import-not-found]
 from forks import COMMAND, Fork, Forks  # type: ignore[import-not-found]
-from together import run_together, start_together, told_by_torchrun  # type: ignore[import-not-found]
+from together import SMALL, run_together, start_together, told  # type: ignore[import-not-found]
 
-from slotkit.config import Overrides, resolve
-from slotkit.data.images import Dataset
-from slotkit.data.sources import load
-from slotkit.errors import SlotkitError
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
-from slotkit.settings import DataSettings
 from slotkit.standin import stand_in
-from slotkit.training import experiment
-from slotkit.training.following import first_one_fetches, shared
-from slotkit.training.prepare import prepare
-from slotkit.training.processes import ALONE, Processes, check_device, count_in, joined
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-NETWORK = """
-import torch
-from torch import nn
-
-class Centre(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-    def forward(self, x):
-        if self.training:
-            self.mean.mul_(0.5).add_(0.5 * x.detach().mean(0))
-        return x - self.mean
-
-def centred():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Centre(24), nn.ReLU(), nn.Linear(24, 10))
-
-def narrow():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.ReLU(), nn.Linear(2, 10))
-
-def make():
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3), nn.Linear(24, 10)
-    )
-
-def plain():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
-"""
-
-SMALL = (
-    "--device",
-    "cpu",
-    "--set",
-    "slots.engine=eager",
-    "--set",
-    "slots.k=4",
-    "--set",
-    "training.log_every=5",
-)
+pytestmark = pytest.mark.usefixtures("one_thread", "with_networks")
 
 # 1,222 images: nine batches of 127, whose halves differ, and one of 79. 6 epochs make 60 steps.
 JOINT = (
@@ -85,13 +37,6 @@ SAME_BITS = (
 
 # What clocks, this machine and the number of processes decide.
 NOT_BITS = ("config.toml", "log.txt", "times.jsonl", "summary.json", "lock")
-
-
-@pytest.fixture(autouse=True)
-def in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "net.py").write_text(NETWORK)
-    monkeypatch.delitem(sys.modules, "net", raising=False)
 
 
 def alone(*arguments: str) -> None:
@@ -216,16 +161,6 @@ def test_a_forgotten_reduction_is_seen(watched: bool, tmp_path: Path, forks: For
         assert_same_selections("one", "two", steps=20)
 
 
-def told(ends: list[Fork]) -> list[str]:
-    """What was told of an error, by whichever process."""
-    lines = [line for one in ends for line in one.err.read_text().splitlines()]
-    return [line for line in lines if line.startswith(("Error", "Stopped", "Traceback"))]
-
-
-# ---------------------------------------------------------------------------------------------------
-# A run has the same bits, whoever trains it.
-
-
 def kill(ends: list[Fork]) -> None:
     for one in ends:
         one.send_signal(signal.SIGKILL)
@@ -260,210 +195,3 @@ def test_one_process_is_followed_by_two_and_sums_change(tmp_path: Path, forks: F
     ) in ends[0].err.read_text().splitlines()
     assert RunFolder(tmp_path / "runs" / "one").config().training.accumulate == 2
     assert RunFolder(tmp_path / "runs" / "one").summary()["epochs"] == 2
-
-
-# ---------------------------------------------------------------------------------------------------
-# Ends.
-
-LONG = ("--model-factory", "net:plain", "--epochs", "3000", *SMALL)
-
-
-def test_sigterm_to_one_ends_all_with_the_state_saved(tmp_path: Path, forks: Forks) -> None:
-    ends = start_together(forks, "train", *LONG, "--name", "run", cwd=tmp_path)
-    ends[0].until_it_says("epoch 1/")
-    ends[1].send_signal(signal.SIGTERM)
-    assert [one.wait() for one in ends] == [143, 143]
-    folder = RunFolder(tmp_path / "runs" / "run")
-    summary = folder.summary()
-    assert (summary["status"], folder.status()) == ("stopped", "stopped")
-    step = checkpoint.load(folder.checkpoint("last"))[0]["training"]["step"]
-    assert summary["reason"] == f"SIGTERM after step {step}"
-    assert told(ends) == [
-        f"Stopped: SIGTERM after step {step}. `slotkit train --resume runs/run` goes on from there."
-    ]
-
-
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.long), 1])
-def test_a_killed_process_ends_the_other(killed: int, tmp_path: Path, forks: Forks) -> None:
-    ends = start_together(forks, "train", *LONG, "--name", "run", cwd=tmp_path)
-    ends[0].until_it_says("epoch 1/")
-    ends[killed].kill()
-    assert ends[1 - killed].wait() == 2
-    sentence = (
-        "Of the 2 processes that train together another one has ended without a word (it was killed, or the "
-        "memory was full), or doesn't answer. `slotkit train --resume RUN` goes on from the last checkpoint."
-    )
-    assert told(ends) == [f"Error: {sentence}"]
-    folder = RunFolder(tmp_path / "runs" / "run")
-    assert folder.status() == ("killed" if killed == 0 else "failed")
-    if killed == 1:
-        assert folder.summary()["reason"] == sentence
-
-
-FAILING = f"""
-import os
-from slotkit.errors import SlotkitError
-from slotkit.training.gradients import Gradients
-
-of = Gradients.of
-
-def fail(self, images, labels, step, total):
-    if step == 12 and os.environ["RANK"] == "1":
-        raise KIND("The disk of rank 1 is full.")
-    return of(self, images, labels, step, total)
-
-Gradients.of = fail
-{COMMAND}
-"""
-
-
-@pytest.mark.parametrize("kind", ["SlotkitError", pytest.param("ValueError", marks=pytest.mark.long)])
-def test_a_process_that_fails_ends_the_other_with_its_error(kind: str, tmp_path: Path, forks: Forks) -> None:
-    """Told once: as a sentence if it is one, and by its traceback otherwise."""
-    code = FAILING.replace("KIND", kind)
-    ends = start_together(forks, "train", *LONG, "--name", "run", cwd=tmp_path, code=code)
-    assert [one.wait() for one in ends] == [2, 2 if kind == "SlotkitError" else 1]
-    error = "The disk of rank 1 is full."
-    assert told(ends) == (
-        [f"Error: {error}"] if kind == "SlotkitError" else ["Traceback (most recent call last):"]
-    )
-    summary = RunFolder(tmp_path / "runs" / "run").summary()
-    words = error if kind == "SlotkitError" else f"{kind}: {error}"
-    assert summary["status"] == "failed"
-    assert summary["reason"] == (
-        f"The process of rank 1 has ended with an error: {words} `slotkit train --resume RUN` goes on from "
-        "the last checkpoint."
-    )
-
-
-def test_what_all_processes_refuse_is_told_once(tmp_path: Path, forks: Forks) -> None:
-    ends = start_together(forks, "train", "--model", "lenat", cwd=tmp_path)
-    assert [one.wait() for one in ends] == [2, 2]
-    (line,) = told(ends)
-    assert line.startswith("Error: There is no model 'lenat'.")
-
-
-# ---------------------------------------------------------------------------------------------------
-# Refusals, and one process.
-
-
-@pytest.mark.parametrize(
-    ("environment", "sentence"),
-    [
-        (
-            {"WORLD_SIZE": "two"},
-            "WORLD_SIZE is 'two' in the environment, where torchrun puts the number of processes. Unset it, "
-            "or start with `torchrun --nproc-per-node N -m slotkit train`.",
-        ),
-        (
-            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"},
-            "WORLD_SIZE is 2 in the environment, and LOCAL_RANK, MASTER_PORT is missing: torchrun sets them "
-            "all. Start with `torchrun --nproc-per-node N -m slotkit train`, or unset WORLD_SIZE.",
-        ),
-    ],
-)
-def test_half_an_environment_is_refused(environment: dict[str, str], sentence: str) -> None:
-    with pytest.raises(SlotkitError) as refused, joined(environment):
-        pass
-    assert str(refused.value) == sentence
-
-
-@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "1", "RANK": "0"}])
-def test_one_process_joins_nobody(environment: dict[str, str]) -> None:
-    assert count_in(environment) == 1
-    with joined(environment) as processes:
-        assert processes is ALONE
-    assert not torch.distributed.is_initialized()
-    assert ALONE.leads
-    assert ALONE.text("runs/one") == "runs/one"
-    assert [ALONE.any(flag) for flag in (True, False)] == [True, False]
-
-
-def test_other_commands_are_the_work_of_one_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in told_by_torchrun(0, 2, 1).items():
-        monkeypatch.setenv(name, value)
-    assert refuse(monkeypatch, capsys, "runs", "list") == (
-        "Error: `slotkit runs` is the work of one process, and torchrun has started 2. Run it without "
-        "torchrun; `slotkit train` is what several processes do together.\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("rank", "download", "order"),
-    [(0, True, ["load", "wait"]), (1, True, ["wait", "load"]), (0, False, ["load"]), (1, False, ["load"])],
-)
-def test_missing_data_are_fetched_by_the_first_process(rank: int, download: bool, order: list[str]) -> None:
-    done: list[str] = []
-
-    class Waiting(Processes):
-        def wait(self) -> None:
-            done.append("wait")
-
-    with first_one_fetches(DataSettings(download=download), Waiting(rank, 2)):
-        done.append("load")
-    assert done == order
-
-
-@pytest.mark.parametrize(("rank", "order"), [(0, ["load", "wait"]), (1, ["wait", "load"])])
-def test_missing_data_of_a_run_that_goes_on_are_fetched_by_the_first_process(
-    rank: int, order: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"training.device": "cpu", "slots.engine": "eager", "recording.trace": "off"}
-    settings |= {"training.epochs": 1, "training.limit_batches": 1}
-    folder = experiment.run(resolve([Overrides("test", settings)]), tmp_path, "begun")
-    done: list[str] = []
-
-    class Waiting(Processes):
-        def wait(self) -> None:
-            done.append("wait")
-
-    def loaded(*given: Any) -> Dataset:
-        done.append("load")
-        return load("digits", None)
-
-    def trained(*given: Any, **named: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("slotkit.data.sources.load", loaded)
-    for name in ("_Training", "follow"):
-        monkeypatch.setattr(f"slotkit.training.experiment.{name}", trained)
-    with pytest.raises(KeyboardInterrupt):
-        experiment.resume(
-            folder,
-            [Overrides("--set", {"training.epochs": 2, "data.download": True})],
-            processes=Waiting(rank, 2),
-        )
-    assert done == order
-
-
-def test_the_dense_form_is_refused() -> None:
-    prepared = prepare(resolve([Overrides("test", {"slots.form": "dense", "training.device": "cpu"})]))
-    with pytest.raises(SlotkitError) as refused:
-        shared(prepared, Processes(0, 2))
-    assert str(refused.value) == (
-        "This run's slot machine is in the dense form, and 2 processes train together. The gradient of its "
-        "scores has K numbers a connection, too many to send at each step. Use the latent form "
-        "(slots.form=latent), or one process."
-    )
-    assert shared(prepared, ALONE) is prepared
-
-
-def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    check_device("cuda:0", "cuda", ALONE)
-    check_device("auto", "cpu", Processes(0, 2))
-    sentences = []
-    for name, kind in (("cuda:0", "cuda"), ("auto", "mps"), ("cuda", "cuda")):
-        with pytest.raises(SlotkitError) as refused:
-            check_device(name, kind, Processes(0, 2))
-        sentences.append(str(refused.value))
-    assert sentences == [
-        "training.device is cuda:0, which is one GPU, and 2 processes train together. With --device cuda "
-        "each takes its own.",
-        "Several processes train on CPUs or CUDA GPUs, not on mps. Use --device cpu.",
-        "There are 1 GPUs for 2 processes on this machine. Give torchrun --nproc-per-node 1, or train with "
-        "--device cpu.",
-    ]
