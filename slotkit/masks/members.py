@@ -128,8 +128,8 @@ def find_members(
     _check_networks(found)
     kept, notes = _without_equal(_with_one_data(found))
     _check_first(kept)
-    named = zip(kept, told_apart(kept), strict=True)
-    return [replace(one, told=told) for one, told in named], notes
+    apart = zip(kept, told_apart(kept), strict=True)
+    return [replace(one, told=told) for one, told in apart], notes
 
 
 def check_name(searches: dict[str, Path], place: Path) -> None:
