@@ -125,16 +125,13 @@ class _Together(Processes):
         return bytes(letters.tolist()).decode()
 
     def copy_the_first(self, tensors: Iterable[Tensor]) -> None:
-        import torch
         from torch import distributed
 
         with self._losses_told():
             for tensor in tensors:
-                # As bytes: gloo takes neither every dtype nor tensors with gaps.
-                sent = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-                if len(sent):
-                    distributed.broadcast(sent, 0)
-                    tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+                sent = tensor.detach().contiguous()  # nccl takes no tensor with gaps
+                distributed.broadcast(sent, 0)
+                tensor.copy_(sent)
 
     def wait(self) -> None:
         self.any(False)
