@@ -265,10 +265,12 @@ class Named(Protocol):
     """What has a mask file, and is told from others."""
 
     @property
-    def told(self) -> Mapping[str, Any]: ...
+    def told(self) -> Mapping[str, Any]:
+        """What tells it from the others, by name; `file` is its file's name."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """Its mask file."""
 
 
 def told_apart(found: Sequence[Named]) -> list[Mapping[str, Any]]:
