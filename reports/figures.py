@@ -37,9 +37,15 @@ class Figure:
 
 def usual(cell: Cell) -> bool:
     """Whether it is a slot machine as the paper has it: unshared options, SGD on the scores."""
+    slots = cell.config.slots
+    plain = slots.sharing == "none" and not slots.symmetric and slots.kind is None and slots.share is None
+    return cell.config.method == "slot" and plain and cell.config.training.optimizer == "sgd"
+
+
+def ordinary(cell: Cell) -> bool:
+    """Whether it is learned weights of every connection: no mask, and none that changes."""
     config = cell.config
-    own_kind = config.slots.sharing == "none" and config.training.optimizer == "sgd"
-    return config.method == "slot" and own_kind and not config.slots.symmetric
+    return config.method == "learned" and config.mask is None and not config.sparse.is_on
 
 
 def figures(
@@ -56,7 +62,7 @@ def figures(
     greedy = [cell for cell in cells if usual(cell) and cell.config.slots.selection == "greedy"]
     slot = [cell for cell in cells if cell.config.method == "slot" and cell.values]
     if greedy:
-        yield _against_k(greedy, [cell for cell in cells if cell.config.method == "learned"], paper)
+        yield _against_k(greedy, [cell for cell in cells if ordinary(cell)], paper)
     if untrained:
         yield _untrained(greedy, untrained)
     if {cell.config.slots.selection for cell in slot if usual(cell)} == SELECTIONS.keys():
@@ -259,7 +265,8 @@ def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
 
 def _name(cell: Cell, alike: Sequence[Cell]) -> str:
     slots, variants = cell.config.slots, [other.variant for other in alike]
-    name = f"K = {cell.k}" if cell.config.method == "slot" else "learned weights"
+    learned = "learned weights" if ordinary(cell) else "learned weights under a mask"
+    name = f"K = {cell.k}" if cell.config.method == "slot" else learned
     words = [
         name,
         f"sharing {slots.sharing}" if slots.sharing != "none" else "",
@@ -282,18 +289,20 @@ def _zoomed(short: str, lines: Sequence[Line]) -> Figure:
     kept = [replace(line, colour=at) for at, line in enumerate(cut) if line.points]
     title = f"{short}: curves end at {span(ends_of(kept), '{:.1f}'.format, '%')}"
     chart = Chart(title, "epoch", "validation accuracy (%)", tuple(kept), floor=floor)
-    note = f"Means over the seeds. What lies below {floor:.0f} % is cut off."
+    note = f"Means over the seeds that are finished. What lies below {floor:.0f} % is cut off."
     return Figure(f"curves-{short.lower()}", chart, (note,))
 
 
 def validation(cell: Cell) -> list[tuple[int, float]]:
-    """(epoch, mean accuracy in % over the runs that have it)."""
+    """(epoch, mean accuracy in % over the finished runs), as far as all of these have come."""
+    finished = [row for row in cell.rows if row.status == "finished"]
     by_epoch: dict[int, list[float]] = {}
-    for row in cell.rows:
+    for row in finished:
         for entry in row.folder.metrics():
             if entry["kind"] == "epoch":
                 by_epoch.setdefault(entry["epoch"], []).append(100 * entry["validation"]["accuracy"])
-    return [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
+    of_all = {epoch: values for epoch, values in by_epoch.items() if len(values) == len(finished)}
+    return [(epoch, fmean(values)) for epoch, values in sorted(of_all.items())]
 
 
 def _of_paper(name: str, reads: Mapping[int, Read], colour: int) -> list[Line]:
