@@ -35,8 +35,8 @@ def test_runs_that_are_shorter_than_their_recipe_say_nothing(tmp_path: Path) -> 
     assert {text for text, claim in found.items() if claim.verdict != "not tested here"} == {WEIGHTS}
     html = page(collect(["s"], tmp_path), baseline=False)
     assert (
-        "6 finished runs are too short for the claims (3 of 200, 200 of 200 epochs; limit_batches ends epochs "
-        "early). Figures and table have all runs."
+        "6 finished runs are too short for the claims (3 of 200, 200 of 200 epochs; limit_batches ends "
+        "epochs early). Figures and table have all runs."
     ) in html
     assert "<td>93.05</td>" in html
 
