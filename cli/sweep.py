@@ -295,6 +295,7 @@ def _state(run: Any) -> dict[str, Any]:
         "run": run.entry.name,
         "status": run.status(),
         "epochs": summary.get("epochs", 0),
+        "epochs wanted": run.epochs(),
         "validation": best and best["accuracy"],
         "seconds": summary.get("seconds", 0.0),
         "peak": run.entry.peak,
@@ -312,7 +313,7 @@ def _print_runs(sweep: Sweep, states: list[dict[str, Any]], left_out: int) -> No
         )
     rows = [
         (
-            *(state["run"], state["status"], state["epochs"]),
+            *(state["run"], state["status"], f"{state['epochs']}/{state['epochs wanted']}"),
             "-" if state["validation"] is None else f"{100 * state['validation']:.2f} %",
             f"{state['seconds']:.0f}",
             "-" if state["peak"] is None else f"{state['peak'] / 1e9:.2f}",

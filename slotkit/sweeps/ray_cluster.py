@@ -143,7 +143,22 @@ def _connect(ray: Any, options: Options, threads: int) -> bool:
             f"There is no Ray cluster {where}: {_in_short(fault)}. Start one with `ray start --head` and "
             "give its --address, or leave --address out for one on this machine."
         ) from fault
+    if not address:
+        _check_room(ray, options, threads)
     return True
+
+
+def _check_room(ray: Any, options: Options, threads: int) -> None:
+    """Raise SlotkitError if this machine alone can never give a run what it is to have: Ray would wait."""
+    (here,) = (node["Resources"] for node in ray.nodes())
+    for flag, wanted, what in (("threads", threads, "CPU"), ("gpus", options.gpus or 0, "GPU")):
+        there = here.get(what, 0)
+        if wanted > there:
+            ray.shutdown()
+            raise SlotkitError(
+                f"--{flag} {wanted:g} is more than the {there:g} {what}s that Ray has on this machine, so no "
+                f"run could begin. Give fewer --{flag}, or the --address of a cluster that has them."
+            )
 
 
 def _in_short(fault: BaseException) -> str:
