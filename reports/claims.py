@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from slotkit.reports.collect import Cell
-from slotkit.reports.figures import ordinary, usual
+from slotkit.reports.figures import distance, ordinary, usual
 from slotkit.reports.paper import Paper
 
 from slotkit import recipes
@@ -54,11 +54,6 @@ def means(cells: Sequence[Cell]) -> Means:
 
 def _nearest(cells: Sequence[Cell]) -> list[Cell]:
     """Those with finished runs of full length, the nearest to the paper's recipe first."""
-
-    def distance(cell: Cell) -> tuple[bool, bool, int]:
-        recipe = cell.rows[0].recipe
-        return not recipe.startswith("paper-"), recipe.startswith("paper-literal-"), len(cell.rows[0].own)
-
     return sorted((cell for cell in cells if cell.values and _is_long(cell)), key=distance)
 
 
@@ -84,8 +79,17 @@ def _is_long(cell: Cell) -> bool:
     return training.epochs >= _length(cell) and training.limit_batches is None
 
 
-def left_out(cells: Sequence[Cell]) -> list[str]:
-    """A sentence for the runs that say nothing of the claims, because they are shorter than their recipe."""
+def behind(cells: Sequence[Cell]) -> list[str]:
+    """What stands behind the claims, in sentences: over how many seeds their means are, and which runs say
+    nothing, because they are shorter than their recipe.
+    """
+    counts = sorted({len(cell.values) for cell in cells if cell.values and _is_long(cell)})
+    n = "" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    means = [f"The means in the claims are over n = {n} seeds; the table has each n."] if n else []
+    return means + _too_short(cells)
+
+
+def _too_short(cells: Sequence[Cell]) -> list[str]:
     short = [cell for cell in cells if cell.values and not _is_long(cell)]
     runs = {row.folder.path for cell in short for row in cell.rows if row.status == "finished"}
     if not runs:

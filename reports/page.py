@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 from slotkit.reports import paper, runs
 from slotkit.reports.chart import swatch
-from slotkit.reports.claims import Claim, claims, left_out
+from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import Cell, Material, Row, cells, collect
 from slotkit.reports.figures import Figure, figures, ordinary, told, usual
 from slotkit.reports.untrained import untrained
@@ -134,7 +134,7 @@ def _problem(
     if not known.greedy:
         missing.append(f"The paper has no numbers for {model} on {dataset}.")
     else:
-        missing += left_out(found)
+        missing += behind(found)
     told_claims = claims(model, found, known, before, comparisons) if known.greedy else ()
     return Problem(
         f"{model} on {Path(dataset.partition(':')[2] or dataset).name}",

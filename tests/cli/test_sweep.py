@@ -128,6 +128,8 @@ def test_a_file_that_was_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
             "There is no executor 'slurm'. There are local, ray, inline.",
         ),
         (("--grid", "k=2", "--gpus", "1"), "--gpus says nothing to the executor local."),
+        (("--grid", "k=2", "--jobs", "0"), "'--jobs': Input should be greater than or equal to 1"),
+        (("--grid", "k=2", "--threads", "-1"), "'--threads': Input should be greater than or equal to 1"),
         (("lenet.toml", "--name", "damaged"), "sweep.json can't be read: Expecting value"),
         (("status", "lenet"), "There is no sweep 'lenet', neither as a path nor in runs"),
     ],

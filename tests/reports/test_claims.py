@@ -7,7 +7,7 @@ from pathlib import Path
 
 import made_reports as made
 from slotkit.reports import paper
-from slotkit.reports.claims import Claim, claims, left_out
+from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import cells, collect
 from slotkit.reports.page import page
 
@@ -48,10 +48,11 @@ def test_a_run_without_a_recipe_is_as_long_as_the_papers(tmp_path: Path) -> None
             tmp_path, name, made.resolve([made.Overrides("--set", values)]), {"greedy": epochs / 1000}
         )
     rows = collect(["long", "short"], tmp_path).rows
-    assert left_out(cells(rows)) == [
-        "1 finished run is too short for the claims (30 of 200 epochs). Figures and table have all runs."
-    ]
-    assert left_out(cells(rows[:1])) == []
+    means = "The means in the claims are over n = 1 seeds; the table has each n."
+    short = "1 finished run is too short for the claims (30 of 200 epochs). Figures and table have all runs."
+    assert behind(cells(rows)) == [means, short]
+    assert behind(cells(rows[:1])) == [means]
+    assert behind(cells(rows[1:])) == [short]
 
 
 def test_masked_weights_are_no_learned_weights_of_the_paper(tmp_path: Path) -> None:
@@ -79,9 +80,26 @@ def test_the_papers_recipe_as_it_is_comes_first(tmp_path: Path) -> None:
             (made.planned(GREEDY, slots__k=8), {"greedy": 0.9820}),
         ],
     )
-    assert (
-        judged(tmp_path, "s")[PLOT].because == "Every mean is within 0.15 points: K = 8 98.25 (paper 98.21)."
+    html = page(collect(["s"], tmp_path), baseline=False)
+    assert "<figcaption>Greedy selection is best at K = 8: 98.25 %</figcaption>" in html
+    told = judged(tmp_path, "s")[PLOT].because
+    assert told == "Every mean is within 0.15 points: K = 8 98.25 (paper 98.21)."
+
+
+def test_a_title_compares_no_means_of_several_variants(tmp_path: Path) -> None:
+    probabilistic = made.planned("paper-lenet-probabilistic", seeds=(0, 1, 2), slots__k=8)
+    made.sweep(
+        tmp_path,
+        "s",
+        [
+            (made.planned(GREEDY, slots__k=8, training__lr=5.0), {"greedy": 0.5}),
+            (made.planned(GREEDY, slots__k=8), {"greedy": 0.9820}),
+            (probabilistic, {"greedy": 0.9780}),
+        ],
     )
+    html = page(collect(["s"], tmp_path), baseline=False)
+    assert "<figcaption>GS is ahead of PS at 1 of 1 K (+0.35 points at K = 8)</figcaption>" in html
+    assert "The means in the claims are over n = 2 to 3 seeds; the table has each n." in html
 
 
 def test_growth_begins_at_the_lowest_accuracy(tmp_path: Path) -> None:
