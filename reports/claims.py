@@ -223,23 +223,27 @@ def _finetuning(comparisons: Sequence[RunFolder]) -> Claim:
     pairs = [pair for folder in comparisons if (pair := _tuned_and_scratch(folder)) is not None]
     if not pairs:
         return Claim(text, UNTESTED, "It needs a run of `slotkit finetune --from-scratch`.")
-    best, base = (fmean(values) for values in zip(*pairs, strict=True))
+    best, base, _ = (fmean(values) for values in zip(*pairs, strict=True))
+    epochs = " or ".join(map(str, sorted({pair[2] for pair in pairs})))
     told = (
         f"The finetuned network that is best by validation has {best:.2f}, the one from scratch {base:.2f} "
-        f"(n = {len(pairs)})."
+        f"after {epochs} epochs in all (n = {len(pairs)})."
     )
     return Claim(text, HOLDS if best > base else FAILS, told)
 
 
-def _tuned_and_scratch(folder: RunFolder) -> tuple[float, float] | None:
-    """Test accuracies (%) of one comparison: finetuned, the best by validation, and from scratch."""
+def _tuned_and_scratch(folder: RunFolder) -> tuple[float, float, int] | None:
+    """Test accuracies (%) of one comparison: finetuned, the best by validation, and from scratch; and the
+    epochs of the latter, which are those of each in all.
+    """
     table = folder.summary()["table"]
     scratch = [row for row in table if row["network"] == "from scratch"]
     tuned = [row for row in table if row["network"] != "from scratch" and row["epochs"] > 0]
     if not scratch or not tuned:
         return None
     best = max(tuned, key=lambda row: float(row["validation"]["accuracy"]))
-    return 100 * float(best["test"]["accuracy"]), 100 * float(scratch[0]["test"]["accuracy"])
+    finetuned, base = (100 * float(row["test"]["accuracy"]) for row in (best, scratch[0]))
+    return finetuned, base, int(scratch[0]["epochs"])
 
 
 def _shares(cell: Cell, sharing: str) -> bool:

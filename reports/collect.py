@@ -14,6 +14,7 @@ from slotkit.config import Config, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
+from slotkit.runs.listing import SEEDS
 from slotkit.sweeps.manifest import MANIFEST
 from slotkit.sweeps.sweep import Sweep, find
 
@@ -164,9 +165,7 @@ def _drop_twins(rows: list[Row]) -> None:
 
 def _tell_data_apart(rows: list[Row]) -> None:
     """Runs on data that were changed in between are no repetitions of each other."""
-    told: list[dict[str, Any]] = [
-        {path: row.folder.settings().get(path) for path in ("data.dataset", "data.size")} for row in rows
-    ]
+    told = [dict(row.folder.settings()) for row in rows]
     tell_data_apart([row.folder for row in rows], told)
     rows[:] = [replace(row, data=one["data"]) for row, one in zip(rows, told, strict=True)]
 
@@ -184,15 +183,17 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
         by_seeds: dict[tuple[int, ...], Row] = {}
         for row in sorted(group, key=lambda row: row.status != "finished"):
             by_seeds.setdefault(_seeds(row), row)
-        kept = tuple(row for row in group if by_seeds[_seeds(row)] is row)
+        kept = tuple(row for row in group if row in by_seeds.values())
         readings = list(dict.fromkeys(reading for row in kept for reading in row.readings()))
         found += [Cell(kept, reading, len(group) - len(kept)) for reading in readings or [""]]
     return found
 
 
-def _seeds(row: Row) -> tuple[int, ...]:
-    seeds = row.config.seeds
-    return seeds.reels, seeds.data, seeds.training
+def _seeds(row: Row) -> tuple[Any, ...]:
+    """Those of a run. Of a loop of one's own not all are known, and it is not taken for any other one."""
+    settings = row.folder.settings()
+    known = all(path in settings for path in SEEDS)
+    return tuple(settings[path] for path in SEEDS) if known else (row.folder.path,)
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

@@ -39,6 +39,7 @@ class RayCluster:
         self._task = self._ray.remote(train_on_node)
         self._gpus = options.gpus or 0
         self._jobs: dict[Any, Job] = {}
+        self._busy: list[Job] = []
 
     def has_room(self, memory: int) -> bool:
         del memory
@@ -46,8 +47,11 @@ class RayCluster:
 
     def start(self, job: Job) -> None:
         folder = job.place / job.name
-        there = (folder / "config.toml").is_file() and not is_locked(folder)
-        parcel = self._ray.put(pack(folder)) if there else None
+        if is_locked(folder):
+            # A node that doesn't see the folder would train it anew, and its copy take the place of this one.
+            self._busy.append(job)
+            return
+        parcel = self._ray.put(pack(folder)) if (folder / "config.toml").is_file() else None
         task = self._task.options(
             num_cpus=self.threads,
             num_gpus=self._gpus,
@@ -59,6 +63,9 @@ class RayCluster:
         self._jobs[task.remote(job.to_json(), parcel, self._how)] = job
 
     def wait(self, tell: Tell, seconds: float) -> None:
+        while self._busy:
+            job = self._busy.pop()
+            tell(Ended(job.key, "busy", f"The run {job.name} is being trained by another process.", "Ray"))
         until = time.monotonic() + seconds
         ready = self._ready(seconds)
         while ready:

@@ -14,6 +14,7 @@ from slotkit.reports.untrained import untrained
 from slotkit import recipes
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.data.identity import Half, Identity
+from slotkit.runs.folder import RunFolder
 
 RECIPE = "paper-lenet-greedy"
 
@@ -94,3 +95,14 @@ def test_a_network_before_training_counts_once_however_it_is_trained(tmp_path: P
         folder.write_summary(summary | {"test": summary["test"] | {"start": start}})
     found, faults = untrained(collect(["a", "b", "c"], tmp_path).rows)
     assert (found, faults) == ({8: [10.0, 20.0]}, [])
+
+
+def test_loops_of_ones_own_whose_seeds_are_not_known_are_not_equal(tmp_path: Path) -> None:
+    told = {"method": "slot", "model.name": "own", "data.dataset": "own", "slots.k": 8, "seeds.reels": 0}
+    about = {"network": "Net", "optimizer": "SlotSGD", "init": "x", "channel_dims": {}}
+    for name in "ab":
+        own = resolve([Overrides("slotkit.record", told)])
+        folder = RunFolder.create(tmp_path, name, own, made.ENVIRONMENT, recorded=about)
+        folder.write_summary({"status": "finished", "kind": "recorded"})
+    (cell,) = cells(collect(["a", "b"], tmp_path).rows)
+    assert (len(cell.rows), cell.equal) == (2, 0)
