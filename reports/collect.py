@@ -10,7 +10,8 @@ from typing import Any
 
 from slotkit.analyses.common.comparison import INCIDENTAL, tell_data_apart
 
-from slotkit.config import Config, short_name
+from slotkit import recipes
+from slotkit.config import Config, Overrides, flatten, resolve, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -163,6 +164,15 @@ def _drop_twins(rows: list[Row]) -> None:
     rows[:] = kept
 
 
+def _changed(recipe: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings that a run has otherwise than its recipe has them now: an older slotkit's may be another."""
+    if recipe not in recipes.names():
+        return []
+    slots = Overrides("the run", {"slots.k": settings["slots.k"]})
+    now = resolve([*recipes.load(recipe).overrides(settings["slots.k"]), slots]).config
+    return [path for path, value in flatten(now.model_dump(mode="json")) if settings.get(path) != value]
+
+
 def _tell_data_apart(rows: list[Row]) -> None:
     """Runs on data that were changed in between are no repetitions of each other."""
     told = [dict(row.folder.settings()) for row in rows]
@@ -210,13 +220,13 @@ def _row(folder: RunFolder, given: bool = False) -> Row:
     tables, config = folder.tables(), folder.config()
     origins: Mapping[str, str] = tables["origins"]
     settings = folder.settings()
-    recipes = [
-        match[1] for origin in origins.values() if (match := re.match(r"recipe (\S+)", origin)) is not None
-    ]
+    names = [match[1] for origin in origins.values() if (match := re.match(r"recipe (\S+)", origin))]
+    recipe = names[0] if names else ""
+    paths = [path for path, origin in origins.items() if not origin.startswith("recipe ")]
     own = {
         short_name(path): settings.get(path)
-        for path, origin in origins.items()
-        if not (origin.startswith(("recipe ", "dataset ")) or path in DRAWN or _is_incidental(path))
+        for path in [*paths, *_changed(recipe, settings)]
+        if not (origins.get(path, "").startswith("dataset ") or path in DRAWN or _is_incidental(path))
     } | {path: value for path, value in settings.items() if path.startswith("config.")}
     whole = (folder.path / "summary.json").is_file()
     return Row(
@@ -224,7 +234,7 @@ def _row(folder: RunFolder, given: bool = False) -> Row:
         config,
         folder.status() if whole else "missing",
         folder.summary() if whole else {},
-        recipes[0] if recipes else "",
+        recipe,
         own,
         tables["environment"],
         given,
