@@ -44,12 +44,13 @@ def list_(
     """Every run: its settings in short, how far it is, accuracies, what tells it apart. Writes nothing."""
     from slotkit.runs.folder import default_runs_dir
     from slotkit.runs.listing import listed
-    from slotkit.sweeps.sweep import find, sweeps_in
+    from slotkit.sweeps.sweep import Sweep, find, sweeps_in
 
-    place = runs_dir or default_runs_dir()
+    place, left_out = runs_dir or default_runs_dir(), set[str]()
     if sweep is not None:
         place = find(sweep, runs_dir)
-    rows = listed(place, where or [], sort)
+        left_out = {one.name for one in Sweep.open(place).manifest.runs.values() if not one.wanted}
+    rows = listed(place, where or [], sort, left_out)
     for row in rows:
         if row.fault:
             print(row.fault, file=sys.stderr)
@@ -62,6 +63,8 @@ def list_(
     else:
         which = f" with {' and '.join(where)}" if where else ""
         print(f"There are no runs{which} in {place}. `slotkit train` makes one.")
+    if left_out:
+        print(f"{len(left_out)} runs of before are not listed: the sweep does not ask for them any more.")
     for one in sweeps_in(place) if sweep is None else []:
         print(f"sweep {one.name}: `slotkit sweep status {one.name}`, `slotkit runs list {one.name}`")
 

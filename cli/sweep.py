@@ -64,14 +64,14 @@ def run(
     executor: Annotated[
         str, typer.Option(help="local (processes), ray (a cluster) or inline (this process).")
     ] = "local",
-    jobs: Annotated[int | None, typer.Option(help="Runs at the same time. local: one a core.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of each run. Default: 1.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. local: one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run. Default: 1.")] = None,
     memory: Annotated[
-        float | None, typer.Option(help="GB a run needs. Default: what others of its kind took.")
+        float | None, typer.Option(min=0, help="GB a run needs. Default: what others of its kind took.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of the cluster. Default: here.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="ray: GPUs of each run, such as 0.5.")] = None,
-    retries: Annotated[int, typer.Option(help="How often a run that fails is tried again.")] = 2,
+    gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs of each run, such as 0.5.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a run that fails is tried again.")] = 2,
     changed: Annotated[
         bool, typer.Option("--changed", help="Leave out runs of before that are not asked for any more.")
     ] = False,
@@ -295,6 +295,7 @@ def _state(run: Any) -> dict[str, Any]:
         "run": run.entry.name,
         "status": run.status(),
         "epochs": summary.get("epochs", 0),
+        "epochs wanted": run.epochs(),
         "validation": best and best["accuracy"],
         "seconds": summary.get("seconds", 0.0),
         "peak": run.entry.peak,
@@ -312,7 +313,7 @@ def _print_runs(sweep: Sweep, states: list[dict[str, Any]], left_out: int) -> No
         )
     rows = [
         (
-            *(state["run"], state["status"], state["epochs"]),
+            *(state["run"], state["status"], f"{state['epochs']}/{state['epochs wanted']}"),
             "-" if state["validation"] is None else f"{100 * state['validation']:.2f} %",
             f"{state['seconds']:.0f}",
             "-" if state["peak"] is None else f"{state['peak'] / 1e9:.2f}",

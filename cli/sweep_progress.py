@@ -39,7 +39,7 @@ class _Lines:
         self.say, self.runs, self.over = say, 0, 0
 
     def __call__(self, event: Event | Note) -> None:
-        from slotkit.sweeps.run import Begun, Done, Started, Tried
+        from slotkit.sweeps.run import Begun, Done, Started, Tried, Waits
         from slotkit.training.loop import Note
 
         if isinstance(event, Note):
@@ -52,6 +52,8 @@ class _Lines:
             self.say(f"{event.name}: {event.words or 'started'}")
         elif isinstance(event, Tried):
             self.say(f"{event.name} is tried again: {event.error}")
+        elif isinstance(event, Waits):
+            self.say(f"{event.name} waits: another process trains it. It goes on when that has ended.")
         elif isinstance(event, Done):
             self.over += 1
             self.say(f"[{self.over}/{self.runs}] {event.name}: {_result(event)}")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from slotkit.reports.collect import Cell
-from slotkit.reports.figures import usual
+from slotkit.reports.figures import distance, ordinary, usual
 from slotkit.reports.paper import Paper
 
+from slotkit import recipes
+from slotkit.config import Config
 from slotkit.runs.folder import RunFolder
 
 HOLDS, FAILS, UNTESTED = "holds", "fails", "not tested here"
@@ -38,18 +40,66 @@ class Means:
 
 
 def means(cells: Sequence[Cell]) -> Means:
-    """Those of the paper's own method; of several variants that with the paper's recipe, else the first."""
-    found: dict[str, dict[int, float]] = {"greedy": {}, "probabilistic": {}}
-    learned: float | None = None
-    ordered = sorted(cells, key=lambda cell: not cell.rows[0].recipe.startswith("paper-"))
-    for cell in ordered:
-        if not cell.values:
-            continue
-        if cell.config.method == "learned":
-            learned = fmean(cell.values) if learned is None else learned
-        elif usual(cell) and cell.reading == "greedy":
-            found[cell.config.slots.selection].setdefault(cell.k, fmean(cell.values))
-    return Means(dict(sorted(found["greedy"].items())), dict(sorted(found["probabilistic"].items())), learned)
+    """Those of the paper's own method, of runs of full length. Of several variants it is that of the paper's
+    recipe as it is, else the nearest to it, else the first.
+    """
+    of_paper = [cell for cell in cells if usual(cell)]
+    learned = _nearest([cell for cell in cells if ordinary(cell)])
+    greedy, probabilistic = (
+        _by_k([cell for cell in of_paper if cell.config.slots.selection == selection])
+        for selection in ("greedy", "probabilistic")
+    )
+    return Means(greedy, probabilistic, fmean(learned[0].values) if learned else None)
+
+
+def _nearest(cells: Sequence[Cell]) -> list[Cell]:
+    """Those with finished runs of full length, the nearest to the paper's recipe first."""
+    return sorted((cell for cell in cells if cell.values and _is_long(cell)), key=distance)
+
+
+def _by_k(cells: Sequence[Cell]) -> dict[int, float]:
+    """K -> mean of the nearest of the cells, greedily read."""
+    found: dict[int, float] = {}
+    for cell in _nearest(cells):
+        if cell.reading == "greedy":
+            found.setdefault(cell.k, fmean(cell.values))
+    return dict(sorted(found.items()))
+
+
+def _length(cell: Cell) -> int:
+    """Epochs of a training of full length: those of its recipe; without one those of the paper."""
+    known = recipes.names()
+    names = (cell.rows[0].recipe, f"paper-{cell.config.model.name}-greedy")
+    settings = recipes.load(next(name for name in names if name in known)).settings
+    return int(settings.get("training.epochs", Config().training.epochs))
+
+
+def _is_long(cell: Cell) -> bool:
+    training = cell.config.training
+    return training.epochs >= _length(cell) and training.limit_batches is None
+
+
+def behind(cells: Sequence[Cell]) -> list[str]:
+    """What stands behind the claims, in sentences: over how many seeds their means are, and which runs say
+    nothing, because they are shorter than their recipe.
+    """
+    counts = sorted({len(cell.values) for cell in cells if cell.values and _is_long(cell)})
+    n = "" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    means = [f"The means in the claims are over n = {n} seeds; the table has each n."] if n else []
+    return means + _too_short(cells)
+
+
+def _too_short(cells: Sequence[Cell]) -> list[str]:
+    short = [cell for cell in cells if cell.values and not _is_long(cell)]
+    runs = {row.folder.path for cell in short for row in cell.rows if row.status == "finished"}
+    if not runs:
+        return []
+    epochs = sorted({(cell.config.training.epochs, _length(cell)) for cell in short})
+    told = ", ".join(f"{has} of {full}" for has, full in epochs)
+    are = "1 finished run is" if len(runs) == 1 else f"{len(runs)} finished runs are"
+    limited = any(cell.config.training.limit_batches is not None for cell in short)
+    ends = "; limit_batches ends epochs early" if limited else ""
+    return [f"{are} too short for the claims ({told} epochs{ends}). Figures and table have all runs."]
 
 
 def claims(
@@ -135,13 +185,14 @@ def _against_learned(ours: Means, paper: Paper) -> Claim:
 
 def _growth(ours: Means) -> Claim:
     text = "Accuracy grows with K up to about 8 and hardly after"
-    few = [value for k, value in ours.greedy.items() if k < 8]
+    few = {k: value for k, value in ours.greedy.items() if k < 8}
     many = [value for k, value in ours.greedy.items() if k >= 8]
     if not few or len(many) < 2:
         return Claim(text, UNTESTED, "It needs greedy runs below K = 8 and two at K = 8 or above.")
-    first, spread, gain = min(few), max(many) - min(many), fmean(many) - min(few)
-    lowest = f"From K = {min(ours.greedy)} ({first:.2f})"
-    told = f"{lowest} it grows by {gain:.2f} points; from K = 8 on it spans {spread:.2f}."
+    lowest = min(few, key=lambda k: few[k])
+    spread, gain = max(many) - min(many), fmean(many) - few[lowest]
+    first = f"From K = {lowest} ({few[lowest]:.2f})"
+    told = f"{first} it grows by {gain:.2f} points; from K = 8 on it spans {spread:.2f}."
     return Claim(text, HOLDS if gain > 0 and spread < gain else FAILS, told)
 
 
@@ -169,33 +220,47 @@ def _random(ours: Means, untrained: Mapping[int, Sequence[float]]) -> Claim:
 
 def _finetuning(comparisons: Sequence[RunFolder]) -> Claim:
     text = "Finetuning the selected weights improves on learning from scratch"
-    finetuned, scratch = [], []
-    for folder in comparisons:
-        for row in folder.summary()["table"]:
-            if row["network"] == "from scratch":
-                scratch.append(100 * row["test"]["accuracy"])
-            elif row["epochs"] > 0:
-                finetuned.append(100 * row["test"]["accuracy"])
-    if not finetuned or not scratch:
+    pairs = [pair for folder in comparisons if (pair := _tuned_and_scratch(folder)) is not None]
+    if not pairs:
         return Claim(text, UNTESTED, "It needs a run of `slotkit finetune --from-scratch`.")
-    best, base = max(finetuned), fmean(scratch)
-    told = f"The best finetuned network has {best:.2f}, the one from scratch {base:.2f}."
+    best, base, _ = (fmean(values) for values in zip(*pairs, strict=True))
+    epochs = " or ".join(map(str, sorted({pair[2] for pair in pairs})))
+    told = (
+        f"The finetuned network that is best by validation has {best:.2f}, the one from scratch {base:.2f} "
+        f"after {epochs} epochs in all (n = {len(pairs)})."
+    )
     return Claim(text, HOLDS if best > base else FAILS, told)
+
+
+def _tuned_and_scratch(folder: RunFolder) -> tuple[float, float, int] | None:
+    """Test accuracies (%) of one comparison: finetuned, the best by validation, and from scratch; and the
+    epochs of the latter, which are those of each in all.
+    """
+    table = folder.summary()["table"]
+    scratch = [row for row in table if row["network"] == "from scratch"]
+    tuned = [row for row in table if row["network"] != "from scratch" and row["epochs"] > 0]
+    if not scratch or not tuned:
+        return None
+    best = max(tuned, key=lambda row: float(row["validation"]["accuracy"]))
+    finetuned, base = (100 * float(row["test"]["accuracy"]) for row in (best, scratch[0]))
+    return finetuned, base, int(scratch[0]["epochs"])
+
+
+def _shares(cell: Cell, sharing: str) -> bool:
+    """Whether it is the paper's experiment: options shared so, greedy selection, SGD on the scores."""
+    config = cell.config
+    greedy = config.method == "slot" and config.slots.selection == "greedy"
+    return greedy and config.slots.sharing == sharing and config.training.optimizer == "sgd"
 
 
 def _sharing(cells: Sequence[Cell]) -> Iterator[Claim]:
     kinds = {"layer": "all connections of a layer", "network": "all connections of the network"}
     for sharing, words in kinds.items():
         text = f"With options shared by {words}, large K learns well and small K does not"
-        found = {
-            cell.k: fmean(cell.values)
-            for cell in cells
-            if cell.values and cell.config.slots.sharing == sharing and cell.reading == "greedy"
-        }
+        found = _by_k([cell for cell in cells if _shares(cell, sharing)])
         if len(found) < 2:
             yield Claim(text, UNTESTED, f"It needs runs with sharing={sharing} at two K or more.")
             continue
-        ordered = dict(sorted(found.items()))
-        told = ", ".join(f"K = {k} {value:.2f}" for k, value in ordered.items())
-        small, large = next(iter(ordered.values())), list(ordered.values())[-1]
+        told = ", ".join(f"K = {k} {value:.2f}" for k, value in found.items())
+        small, large = next(iter(found.values())), list(found.values())[-1]
         yield Claim(text, HOLDS if large - small > 5 else FAILS, f"Test accuracy: {told}.")

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slotkit.config import Config, short_name
+from slotkit.analyses.common.comparison import INCIDENTAL, tell_data_apart
+
+from slotkit import recipes
+from slotkit.config import Config, Overrides, flatten, resolve, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -16,13 +19,8 @@ from slotkit.runs.listing import SEEDS
 from slotkit.sweeps.manifest import MANIFEST
 from slotkit.sweeps.sweep import Sweep, find
 
-# Settings that figures have an axis or a colour for, or that don't tell one method from another.
-NO_VARIANT = (
-    *("method", "model.name", "data.dataset", "slots.k", "slots.selection", "slots.sharing"),
-    *("training.device", "training.log_every", "evaluation.draws"),
-    *SEEDS,
-    *FREE,
-)
+# Settings that figures have an axis or a colour for.
+DRAWN = ("method", "model.name", "data.dataset", "slots.k", "slots.selection", "slots.sharing")
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Row:
         own: settings that the user gave beside the recipe, by short name.
         environment: where it was made.
         given: whether the user named it and not its sweep.
+        data: which of the data that were called by the name of its dataset: 1, 2, ...
     """
 
     folder: RunFolder
@@ -44,6 +43,7 @@ class Row:
     own: Mapping[str, Any]
     environment: Mapping[str, Any]
     given: bool = False
+    data: int = 1
 
     @property
     def problem(self) -> tuple[str, str]:
@@ -66,10 +66,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that differ by their seeds only, in one reading."""
+    """Runs that differ by their seeds only, in one reading.
+
+    Attributes:
+        equal: how many more runs have the seeds of one of these, which are no repetitions.
+    """
 
     rows: tuple[Row, ...]
     reading: str
+    equal: int = 0
 
     @property
     def config(self) -> Config:
@@ -92,7 +97,7 @@ class Cell:
     @property
     def variant(self) -> dict[str, Any]:
         """What tells its method from others beside K, selection, sharing and learned weights."""
-        return {"recipe": self.rows[0].recipe, **self.rows[0].own}
+        return {"recipe": self.rows[0].recipe, "data": self.rows[0].data, **self.rows[0].own}
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,14 @@ class Material:
         comparisons: folders of `slotkit finetune`.
         sweeps: those that were named.
         named: the arguments as they were typed.
+        not_begun: statuses of the runs of those sweeps that have no folder yet, by path.
     """
 
     rows: list[Row]
     comparisons: list[RunFolder]
     sweeps: list[Sweep]
     named: list[str] = field(default_factory=list)
+    not_begun: dict[Path, str] = field(default_factory=dict)
 
     def problems(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys(row.problem for row in self.rows))
@@ -126,7 +133,11 @@ def collect(names: Sequence[str], runs_dir: Path | None = None) -> Material:
         if any((path / MANIFEST).is_file() for path in (Path(name), place / name)):
             sweep = Sweep.open(find(name, place))
             found.sweeps.append(sweep)
-            found.rows.extend(_row(run.folder) for run in sweep.runs() if run.folder.has_config())
+            for run in sweep.runs():
+                if run.folder.has_config():
+                    found.rows.append(_row(run.folder))
+                else:
+                    found.not_begun[run.folder.path.resolve()] = run.status()
             continue
         folder = RunFolder.open(name, place)
         if folder.is_comparison():
@@ -134,6 +145,7 @@ def collect(names: Sequence[str], runs_dir: Path | None = None) -> Material:
         else:
             found.rows.append(_row(folder, given=True))
     _drop_twins(found.rows)
+    _tell_data_apart(found.rows)
     if not found.rows and not found.comparisons:
         raise SlotkitError(f"No run of {', '.join(names)} is there yet. Train first: `slotkit sweep`.")
     return found
@@ -152,35 +164,69 @@ def _drop_twins(rows: list[Row]) -> None:
     rows[:] = kept
 
 
+def _changed(recipe: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings that a run has otherwise than its recipe has them now: an older slotkit's may be another."""
+    if recipe not in recipes.names():
+        return []
+    slots = Overrides("the run", {"slots.k": settings["slots.k"]})
+    now = resolve([*recipes.load(recipe).overrides(settings["slots.k"]), slots]).config
+    return [path for path, value in flatten(now.model_dump(mode="json")) if settings.get(path) != value]
+
+
+def _tell_data_apart(rows: list[Row]) -> None:
+    """Runs on data that were changed in between are no repetitions of each other."""
+    told = [dict(row.folder.settings()) for row in rows]
+    tell_data_apart([row.folder for row in rows], told)
+    rows[:] = [replace(row, data=one["data"]) for row, one in zip(rows, told, strict=True)]
+
+
 def cells(rows: Iterable[Row]) -> list[Cell]:
-    """Rows by all of their settings but the seeds; a cell for each reading."""
+    """Rows by all of their settings but the seeds; a cell for each reading.
+
+    Of runs with equal seeds, too, one counts, a finished one if there is any.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(_identity(row), []).append(row)
     found = []
     for group in groups.values():
-        readings = list(dict.fromkeys(reading for row in group for reading in row.readings()))
-        found += [Cell(tuple(group), reading) for reading in readings or [""]]
+        by_seeds: dict[tuple[int, ...], Row] = {}
+        for row in sorted(group, key=lambda row: row.status != "finished"):
+            by_seeds.setdefault(_seeds(row), row)
+        kept = tuple(row for row in group if row in by_seeds.values())
+        readings = list(dict.fromkeys(reading for row in kept for reading in row.readings()))
+        found += [Cell(kept, reading, len(group) - len(kept)) for reading in readings or [""]]
     return found
 
 
-def _identity(row: Row) -> tuple[Any, ...]:
+def _seeds(row: Row) -> tuple[Any, ...]:
+    """Those of a run. Of a loop of one's own not all are known, and it is not taken for any other one."""
     settings = row.folder.settings()
-    told = ((path, str(value)) for path, value in settings.items() if path not in (*SEEDS, *FREE))
-    return (row.recipe, *told)
+    known = all(path in settings for path in SEEDS)
+    return tuple(settings[path] for path in SEEDS) if known else (row.folder.path,)
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    settings = row.folder.settings().items()
+    return (row.data, *((path, str(value)) for path, value in settings if not _is_incidental(path)))
+
+
+def _is_incidental(path: str) -> bool:
+    """Whether a setting doesn't tell one method from another: seeds, where and how a run was recorded."""
+    return path.startswith(INCIDENTAL) or path in FREE
 
 
 def _row(folder: RunFolder, given: bool = False) -> Row:
     tables, config = folder.tables(), folder.config()
     origins: Mapping[str, str] = tables["origins"]
     settings = folder.settings()
-    recipes = [
-        match[1] for origin in origins.values() if (match := re.match(r"recipe (\S+)", origin)) is not None
-    ]
+    names = [match[1] for origin in origins.values() if (match := re.match(r"recipe (\S+)", origin))]
+    recipe = names[0] if names else ""
+    paths = [path for path, origin in origins.items() if not origin.startswith("recipe ")]
     own = {
         short_name(path): settings.get(path)
-        for path, origin in origins.items()
-        if not origin.startswith(("recipe ", "dataset ")) and path not in NO_VARIANT
+        for path in [*paths, *_changed(recipe, settings)]
+        if not (origins.get(path, "").startswith("dataset ") or path in DRAWN or _is_incidental(path))
     } | {path: value for path, value in settings.items() if path.startswith("config.")}
     whole = (folder.path / "summary.json").is_file()
     return Row(
@@ -188,7 +234,7 @@ def _row(folder: RunFolder, given: bool = False) -> Row:
         config,
         folder.status() if whole else "missing",
         folder.summary() if whole else {},
-        recipes[0] if recipes else "",
+        recipe,
         own,
         tables["environment"],
         given,

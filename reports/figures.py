@@ -37,9 +37,21 @@ class Figure:
 
 def usual(cell: Cell) -> bool:
     """Whether it is a slot machine as the paper has it: unshared options, SGD on the scores."""
+    slots = cell.config.slots
+    plain = slots.sharing == "none" and not slots.symmetric and slots.kind is None and slots.share is None
+    return cell.config.method == "slot" and plain and cell.config.training.optimizer == "sgd"
+
+
+def ordinary(cell: Cell) -> bool:
+    """Whether it is learned weights of every connection: no mask, and none that changes."""
     config = cell.config
-    own_kind = config.slots.sharing == "none" and config.training.optimizer == "sgd"
-    return config.method == "slot" and own_kind and not config.slots.symmetric
+    return config.method == "learned" and config.mask is None and not config.sparse.is_on
+
+
+def distance(cell: Cell) -> tuple[bool, bool, int]:
+    """How far its settings are from the paper's recipe: of several variants the nearest is told of first."""
+    recipe = cell.rows[0].recipe
+    return not recipe.startswith("paper-"), recipe.startswith("paper-literal-"), len(cell.rows[0].own)
 
 
 def figures(
@@ -53,10 +65,11 @@ def figures(
     Args:
         untrained: K -> accuracies (%) before training, a random combination of options.
     """
+    cells = sorted(cells, key=distance)
     greedy = [cell for cell in cells if usual(cell) and cell.config.slots.selection == "greedy"]
     slot = [cell for cell in cells if cell.config.method == "slot" and cell.values]
     if greedy:
-        yield _against_k(greedy, [cell for cell in cells if cell.config.method == "learned"], paper)
+        yield _against_k(greedy, [cell for cell in cells if ordinary(cell)], paper)
     if untrained:
         yield _untrained(greedy, untrained)
     if {cell.config.slots.selection for cell in slot if usual(cell)} == SELECTIONS.keys():
@@ -183,14 +196,15 @@ def _selections(cells: Sequence[Cell], paper: Paper) -> Figure:
 
 
 def _compared(cells: Sequence[Cell]) -> str:
-    """At how many K greedy selection is ahead of the greedy reading of probabilistic selection."""
-    means: dict[str, dict[int, list[float]]] = {}
+    """At how many K greedy selection is ahead of the greedy reading of probabilistic selection; of several
+    variants the first, which is the nearest to the paper's recipe.
+    """
+    means: dict[str, dict[int, float]] = {}
     for cell in cells:
         if cell.reading == "greedy":
-            by_k = means.setdefault(cell.config.slots.selection, {})
-            by_k.setdefault(cell.k, []).append(fmean(cell.values))
+            means.setdefault(cell.config.slots.selection, {}).setdefault(cell.k, fmean(cell.values))
     greedy, sampled = (means.get(selection, {}) for selection in SELECTIONS)
-    ahead = {k: fmean(greedy[k]) - fmean(sampled[k]) for k in greedy.keys() & sampled.keys()}
+    ahead = {k: greedy[k] - sampled[k] for k in greedy.keys() & sampled.keys()}
     if not ahead:
         return "GS and PS have 0 values of K in common"
     most = max(ahead, key=lambda k: abs(ahead[k]))
@@ -259,7 +273,8 @@ def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
 
 def _name(cell: Cell, alike: Sequence[Cell]) -> str:
     slots, variants = cell.config.slots, [other.variant for other in alike]
-    name = f"K = {cell.k}" if cell.config.method == "slot" else "learned weights"
+    learned = "learned weights" if ordinary(cell) else "learned weights under a mask"
+    name = f"K = {cell.k}" if cell.config.method == "slot" else learned
     words = [
         name,
         f"sharing {slots.sharing}" if slots.sharing != "none" else "",
@@ -282,18 +297,20 @@ def _zoomed(short: str, lines: Sequence[Line]) -> Figure:
     kept = [replace(line, colour=at) for at, line in enumerate(cut) if line.points]
     title = f"{short}: curves end at {span(ends_of(kept), '{:.1f}'.format, '%')}"
     chart = Chart(title, "epoch", "validation accuracy (%)", tuple(kept), floor=floor)
-    note = f"Means over the seeds. What lies below {floor:.0f} % is cut off."
+    note = f"Means over the seeds that are finished. What lies below {floor:.0f} % is cut off."
     return Figure(f"curves-{short.lower()}", chart, (note,))
 
 
 def validation(cell: Cell) -> list[tuple[int, float]]:
-    """(epoch, mean accuracy in % over the runs that have it)."""
+    """(epoch, mean accuracy in % over the finished runs), as far as all of these have come."""
+    finished = [row for row in cell.rows if row.status == "finished"]
     by_epoch: dict[int, list[float]] = {}
-    for row in cell.rows:
+    for row in finished:
         for entry in row.folder.metrics():
             if entry["kind"] == "epoch":
                 by_epoch.setdefault(entry["epoch"], []).append(100 * entry["validation"]["accuracy"])
-    return [(epoch, fmean(values)) for epoch, values in sorted(by_epoch.items())]
+    of_all = {epoch: values for epoch, values in by_epoch.items() if len(values) == len(finished)}
+    return [(epoch, fmean(values)) for epoch, values in sorted(of_all.items())]
 
 
 def _of_paper(name: str, reads: Mapping[int, Read], colour: int) -> list[Line]:

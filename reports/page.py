@@ -13,9 +13,9 @@ from typing import Any
 from markupsafe import Markup, escape
 from slotkit.reports import paper, runs
 from slotkit.reports.chart import swatch
-from slotkit.reports.claims import Claim, claims
+from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import Cell, Material, Row, cells, collect
-from slotkit.reports.figures import Figure, figures, told, usual
+from slotkit.reports.figures import Figure, figures, ordinary, told, usual
 from slotkit.reports.untrained import untrained
 
 from slotkit import __version__
@@ -93,7 +93,7 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
         sweeps=[
             (sweep.path.name, sweep.manifest.command or sweep.manifest.source) for sweep in material.sweeps
         ],
-        counts=_counts(material.rows),
+        counts=_counts(material),
         problems=problems,
         comparisons=[_comparison(folder) for folder in material.comparisons],
         singles=[_single(row) for row in material.rows if row.given],
@@ -133,6 +133,8 @@ def _problem(
     missing += [] if baseline else ["Networks before training were not read (--no-baseline)."]
     if not known.greedy:
         missing.append(f"The paper has no numbers for {model} on {dataset}.")
+    else:
+        missing += behind(found)
     told_claims = claims(model, found, known, before, comparisons) if known.greedy else ()
     return Problem(
         f"{model} on {Path(dataset.partition(':')[2] or dataset).name}",
@@ -152,13 +154,14 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
         slot = config.method == "slot"
         mean, spread = mean_and_spread(values) if values else (None, None)
         unfinished = sum(row.status not in ("finished", "diverged") for row in cell.rows)
-        comparable = not slot or (usual(cell) and cell.reading == "greedy")
+        comparable = ordinary(cell) or (usual(cell) and cell.reading == "greedy")
         read = known.read(config.method, config.slots.selection, config.slots.k) if comparable else None
         notes = [f"{cell.diverged} diverged"] if cell.diverged else []
         notes += [f"{unfinished} not finished"] if unfinished else []
+        notes += [f"{cell.equal} more with equal seeds, not counted"] if cell.equal else []
         rows.append(
             {
-                "method": f"{config.slots.selection}" if slot else "learned weights",
+                "method": _method(cell),
                 "K": str(config.slots.k) if slot else "",
                 "sharing": config.slots.sharing if slot else "",
                 "other settings": told(cell.variant, _like(cell, found)),
@@ -176,6 +179,12 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
     if len({row["sharing"] for row in rows if row["sharing"]}) < 2 and "sharing" in headings:
         headings.remove("sharing")
     return headings, rows
+
+
+def _method(cell: Cell) -> str:
+    if cell.config.method == "slot":
+        return cell.config.slots.selection
+    return "learned weights" if ordinary(cell) else "learned weights under a mask"
 
 
 def _before(cell: Cell) -> str:
@@ -224,11 +233,12 @@ def _problem_of(folder: RunFolder) -> tuple[str, str]:
     return config.model.name, config.data.dataset
 
 
-def _counts(rows: Sequence[Row]) -> str:
-    """ "18 runs: 17 finished, 1 diverged"."""
-    statuses = [row.status for row in rows]
+def _counts(material: Material) -> str:
+    """ "18 runs: 15 finished, 1 diverged, 2 waiting"."""
+    statuses = [*(row.status for row in material.rows), *material.not_begun.values()]
     parts = [f"{statuses.count(one)} {one}" for one in dict.fromkeys(statuses)]
-    return f"{len(rows)} run{'' if len(rows) == 1 else 's'}: {', '.join(parts)}" if rows else ""
+    total = len(statuses)
+    return f"{total} run{'' if total == 1 else 's'}: {', '.join(parts)}" if statuses else ""
 
 
 def _conditions(material: Material) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from slotkit.reports.collect import Row
 
@@ -15,6 +16,12 @@ from slotkit.training.experiment import evaluate_untrained
 # Kept in the folder of a run of an older slotkit, because it takes seconds and never changes. Others have it
 # in their summary.
 KEPT = Path("analyses") / "untrained.json"
+
+# Settings that nothing before the first step depends on.
+LATER = (
+    *("training.", "recording.", "sparse.", "evaluation.", "seeds.data"),
+    *("data.dir", "data.download", "data.memory", "data.workers", "data.validation", "data.augment"),
+)
 
 
 class _Untrained(Told):
@@ -32,12 +39,18 @@ def untrained(
     """
     found: dict[int, list[float]] = {}
     faults: dict[str, None] = {}
-    for row in rows:
+    for row in {_network(row): row for row in rows}.values():
         try:
             found.setdefault(row.config.slots.k, []).append(100 * _accuracy(row, tell))
         except SlotkitError as fault:
             faults[str(fault)] = None
     return {k: values for k, values in found.items() if values}, list(faults)
+
+
+def _network(row: Row) -> tuple[Any, ...]:
+    """What decides the network before its first step: runs that are trained otherwise may begin with one."""
+    settings = row.folder.settings().items()
+    return (row.data, *((path, str(value)) for path, value in settings if not path.startswith(LATER)))
 
 
 def _accuracy(row: Row, tell: Callable[[str], None]) -> float:

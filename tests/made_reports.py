@@ -91,26 +91,28 @@ def lenet(runs_dir: Path) -> Path:
     )
 
 
-def comparison(runs_dir: Path, name: str = "compared") -> RunFolder:
-    """A folder of `slotkit finetune`, with a table as it leaves one."""
+def comparison(
+    runs_dir: Path, name: str = "compared", scratch: float = 0.98, tests: Sequence[float] = (0.984, 0.986)
+) -> RunFolder:
+    """A folder of `slotkit finetune`, with a table as it leaves one; `tests` of its finetuned networks."""
     resolved = resolve(recipes.below(f"{LENET}-greedy", []))
     folder = RunFolder.create(runs_dir, name, resolved, ENVIRONMENT | {"command": "slotkit finetune a"})
     rows = [
-        ("slot machine, epoch 10", 10, 0, 0.970),
-        ("finetuned from epoch 10", 10, 20, 0.984),
-        ("slot machine, epoch 20", 20, 0, 0.978),
-        ("finetuned from epoch 20", 20, 10, 0.986),
-        ("from scratch", 0, 30, 0.980),
+        ("slot machine, epoch 10", 10, 0, 0.970, 0.970),
+        ("finetuned from epoch 10", 10, 20, 0.984, tests[0]),
+        ("slot machine, epoch 20", 20, 0, 0.978, 0.978),
+        ("finetuned from epoch 20", 20, 10, 0.986, tests[1]),
+        ("from scratch", 0, 30, 0.980, scratch),
     ]
     table = [
         {
             "network": network,
             "slot_epochs": before,
             "epochs": epochs,
-            "validation": {"accuracy": value},
-            "test": {"accuracy": value},
+            "validation": {"accuracy": validation},
+            "test": {"accuracy": test},
         }
-        for network, before, epochs, value in rows
+        for network, before, epochs, validation, test in rows
     ]
     best = {"learned": {"accuracy": 0.986}}
     told = {"kind": "finetune", "table": table, "test": {"best": best}, "epochs": 30}

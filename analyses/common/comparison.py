@@ -54,7 +54,7 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
     One group alone is called by its recipe, else by model and dataset, and by K.
     """
     settings = [_settings(folder) for folder in folders]
-    _tell_data_apart(folders, settings)
+    tell_data_apart(folders, settings)
     _shorten_datasets(settings)
     keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
     groups = list(dict.fromkeys(keys))
@@ -127,7 +127,7 @@ def _is_own_seed(path: str) -> bool:
     return path.startswith("config.") and "seed" in path.rpartition(".")[2].lower()
 
 
-def _tell_data_apart(folders: Sequence[RunFolder], settings: Sequence[dict[str, Any]]) -> None:
+def tell_data_apart(folders: Sequence[RunFolder], settings: Sequence[dict[str, Any]]) -> None:
     """Where data of one name have changed from run to run, add which each run had: "data" = 1, 2, ...
 
     A run from before runs recorded their data is taken to have had the first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,16 +62,19 @@ class Listed:
         return next(iter(self.summary.get("test", {}).get("best", {}).values()), None)
 
 
-def listed(place: Path, where: Sequence[str] = (), sort: str | None = None) -> list[Listed]:
+def listed(
+    place: Path, where: Sequence[str] = (), sort: str | None = None, without: Collection[str] = ()
+) -> list[Listed]:
     """The runs in `place`, oldest first by name; nothing is written.
 
     Args:
         where: "k=8", "status=finished": those for which all of these hold, by setting or column.
         sort: by a setting or column; "-test" begins with the highest. What hasn't one comes last.
+        without: names of runs that are not to be listed.
 
     Raises SlotkitError for what is neither a setting nor a column.
     """
-    rows = [_read(folder) for folder in list_runs(place)]
+    rows = [_read(folder) for folder in list_runs(place) if folder.name not in without]
     tests = [_condition(text) for text in where]
     rows = [row for row in rows if all(test(row) for test in tests)]
     told = differing([row.settings for row in rows])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from slotkit.sweeps.contract import Ended, Job, Told
-from slotkit.sweeps.worker import from_event
+from slotkit.sweeps.worker import EVENT, from_event
 
 # Read by the libraries that split a step among threads, when they are imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -95,6 +95,8 @@ class Worker:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.startswith(EVENT):
+                continue  # printed as Python started, before the worker had this channel for itself
             told = from_event(json.loads(line))
             if isinstance(told, Ended):
                 self.job = None

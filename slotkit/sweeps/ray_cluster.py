@@ -39,6 +39,7 @@ class RayCluster:
         self._task = self._ray.remote(train_on_node)
         self._gpus = options.gpus or 0
         self._jobs: dict[Any, Job] = {}
+        self._busy: list[Job] = []
 
     def has_room(self, memory: int) -> bool:
         del memory
@@ -46,8 +47,11 @@ class RayCluster:
 
     def start(self, job: Job) -> None:
         folder = job.place / job.name
-        there = (folder / "config.toml").is_file() and not is_locked(folder)
-        parcel = self._ray.put(pack(folder)) if there else None
+        if is_locked(folder):
+            # A node that doesn't see the folder would train it anew, and its copy take the place of this one.
+            self._busy.append(job)
+            return
+        parcel = self._ray.put(pack(folder)) if (folder / "config.toml").is_file() else None
         task = self._task.options(
             num_cpus=self.threads,
             num_gpus=self._gpus,
@@ -59,6 +63,9 @@ class RayCluster:
         self._jobs[task.remote(job.to_json(), parcel, self._how)] = job
 
     def wait(self, tell: Tell, seconds: float) -> None:
+        while self._busy:
+            job = self._busy.pop()
+            tell(Ended(job.key, "busy", f"The run {job.name} is being trained by another process.", "Ray"))
         until = time.monotonic() + seconds
         ready = self._ready(seconds)
         while ready:
@@ -143,7 +150,22 @@ def _connect(ray: Any, options: Options, threads: int) -> bool:
             f"There is no Ray cluster {where}: {_in_short(fault)}. Start one with `ray start --head` and "
             "give its --address, or leave --address out for one on this machine."
         ) from fault
+    if not address:
+        _check_room(ray, options, threads)
     return True
+
+
+def _check_room(ray: Any, options: Options, threads: int) -> None:
+    """Raise SlotkitError if this machine alone can never give a run what it is to have: Ray would wait."""
+    (here,) = (node["Resources"] for node in ray.nodes())
+    for flag, wanted, what in (("threads", threads, "CPU"), ("gpus", options.gpus or 0, "GPU")):
+        there = here.get(what, 0)
+        if wanted > there:
+            ray.shutdown()
+            raise SlotkitError(
+                f"--{flag} {wanted:g} is more than the {there:g} {what}s that Ray has on this machine, so no "
+                f"run could begin. Give fewer --{flag}, or the --address of a cluster that has them."
+            )
 
 
 def _in_short(fault: BaseException) -> str:

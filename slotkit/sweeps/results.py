@@ -62,9 +62,11 @@ class Row:
 
 
 def rows(sweep: Sweep) -> list[Row]:
-    """In the order of the sweep."""
+    """In the order of the sweep. Raises SlotkitError if a finished run is not the one that was asked for."""
     cells: dict[str, list[SweepRun]] = {}
     for run in sweep.runs():
+        if run.done():
+            sweep.check(run)
         cells.setdefault(cell_of(run.entry.settings), []).append(run)
     return [row for runs in cells.values() for row in _rows(runs)]
 

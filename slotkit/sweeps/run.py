@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slotkit.config import Config, Overrides
+from slotkit.config import Overrides
 from slotkit.data import sources
 from slotkit.errors import SlotkitError
 from slotkit.sweeps import memory
@@ -64,6 +64,14 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Waits:
+    """Another process trains a run of this sweep; it is looked at again and again until that has ended."""
+
+    key: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Done:
     """A run is over: "finished", "diverged" or "failed"."""
 
@@ -74,7 +82,7 @@ class Done:
     run: SweepRun
 
 
-Event = Begun | Started | Progress | Tried | Done
+Event = Begun | Started | Progress | Tried | Waits | Done
 Report = Callable[[Event], None]
 
 
@@ -130,6 +138,7 @@ class _Driver:
         self.share: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
         self.lost: set[str] = set()
+        self.busy: set[str] = set()
         self.failed: list[SweepRun] = []
 
     def train(self, stopped: threading.Event) -> None:
@@ -139,7 +148,7 @@ class _Driver:
                 self.sweep.check(run)
                 self.sweep.keep_data(run)
         self.waiting = [key for key, run in self.runs.items() if not run.done()]
-        epochs = {key: self._epochs(key) for key in self.runs}
+        epochs = {key: run.epochs() for key, run in self.runs.items()}
         left = sum(epochs[key] for key in self.waiting)
         self.report(Begun(len(self.runs), len(self.runs) - len(self.waiting), sum(epochs.values()), left))
         while self.waiting or self.training:
@@ -175,7 +184,7 @@ class _Driver:
             )
             if first:
                 self.report(
-                    Started(key, run.entry.name, words(run.entry.varied, run.entry.seed), self._epochs(key))
+                    Started(key, run.entry.name, words(run.entry.varied, run.entry.seed), run.epochs())
                 )
 
     def _told(self, told: Told) -> None:
@@ -190,6 +199,9 @@ class _Driver:
             self._done(told)
         elif told.how == "busy":
             self._again(told.key, BUSY)
+            if told.key not in self.busy:
+                self.busy.add(told.key)
+                self.report(Waits(told.key, self.runs[told.key].entry.name))
         elif told.how == "stopped":
             self._again(told.key, 0.0)
         else:
@@ -210,7 +222,7 @@ class _Driver:
         self.sweep.keep_failure(key, ended)
         self.lost |= {key} if ended.how == "lost" else set()
         further = self.share.get(key, 0.0) > self.reached.get(key, 0.0)
-        self.reached[key] = self.share.get(key, 0.0)
+        self.reached[key] = max(self.share.get(key, 0.0), self.reached.get(key, 0.0))
         self.tries[key] = 1 if further else self.tries.get(key, 0) + 1
         run = self._renewed(key)
         if self.tries[key] > self.retries:
@@ -243,9 +255,6 @@ class _Driver:
             if _kind(entry.settings) == kind
         ]
         return (max(taken) or memory.UNKNOWN) * (2 if key in self.lost else 1)
-
-    def _epochs(self, key: str) -> int:
-        return int(self.runs[key].entry.settings.get("training.epochs", Config().training.epochs))
 
 
 def _with_whole_paths(layer: Overrides) -> Overrides:

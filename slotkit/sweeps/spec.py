@@ -174,6 +174,11 @@ def _check(block: Block, source: str) -> Block:
             what = "no value" if not values else "a value twice"
             raise SlotkitError(f"{source} has {what} for {path}: {values}. Give each once, as in [2, 4, 8].")
     settings = {path: layer.origin for layer in block.settings for path in layer.values}
+    for path in [path for path in settings if block.seeds and path.startswith("seeds.")]:
+        raise SlotkitError(
+            f"{path} is varied by the seeds of repetitions and set by {settings[path]} too. Leave it out of "
+            "one of them."
+        )
     for path in dict.fromkeys([*block.grid, *(path for row in block.rows for path in row)]):
         elsewhere = settings.get(path) or (path in block.grid and any(path in row for row in block.rows))
         if elsewhere:

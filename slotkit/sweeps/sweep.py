@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from slotkit.config import Config
 from slotkit.data.identity import Identity, differences
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder
@@ -45,6 +46,10 @@ class SweepRun:
     def done(self) -> bool:
         """Whether it needs no more training: finished, or diverged."""
         return (self.folder.path / "summary.json").is_file() and self.folder.status() in DONE
+
+    def epochs(self) -> int:
+        """How many it is to have."""
+        return int(self.entry.settings.get("training.epochs", Config().training.epochs))
 
     def _not_begun(self) -> str:
         return "failed" if self.entry.failures else "waiting"

@@ -28,6 +28,9 @@ from slotkit.sweeps.training import train
 # Where a copy of a run lies that its starter is told of.
 COPY = ".copy.tar"
 
+# How the line of an event begins.
+EVENT = '{"kind":'
+
 
 def main(threads: int, copy_seconds: float | None) -> None:
     """Train until the input ends.
@@ -46,7 +49,6 @@ def main(threads: int, copy_seconds: float | None) -> None:
     busy = threading.Event()
     threading.Thread(target=_listen, args=(sys.stdin, jobs, busy), daemon=True).start()
     while line := jobs.get():
-        busy.set()
         job = Job.from_json(line)
         sys.argv = [job.command]  # what the run says that it was made by
         copies = _Copies(channel, copy_seconds)
@@ -87,6 +89,7 @@ def from_event(told: Mapping[str, Any]) -> Told | Path:
 
 def _listen(jobs_in: TextIO, jobs: queue.SimpleQueue[str], busy: threading.Event) -> None:
     for line in jobs_in:
+        busy.set()  # here: the input may end before the job is taken up
         jobs.put(line)
     if busy.is_set():
         os.kill(os.getpid(), signal.SIGTERM)

@@ -117,3 +117,9 @@ def test_sweeps_are_listed_and_their_runs_too(runs: None) -> None:
     )
     assert len(listed("lenet")) == 18
     assert [row["method"] for row in listed("lenet", "--where", "method=learned")] == ["learned"] * 2
+    # Runs that the sweep does not ask for any more stay on the disk and are none of it.
+    kept = made.planned("authors-lenet-greedy", slots__k=2)
+    made.start(Path("runs/lenet"), kept, "lenet.toml", changed=True)
+    assert [row["method"] for row in listed("lenet")] == ["K=2 greedy"] * 2
+    told = invoke("runs", "list", "lenet").stdout.splitlines()
+    assert told[-1] == "16 runs of before are not listed: the sweep does not ask for them any more."

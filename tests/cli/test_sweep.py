@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import invoke, refuse
+from slotkit.cli.sweep_progress import _Lines
 
 from slotkit.runs.lock import locked
 from slotkit.sweeps import run as driver
@@ -59,10 +60,17 @@ def test_a_sweep_from_options_and_its_status(one_thread: None) -> None:
     seen = invoke("sweep", "status", "sweep-k")
     assert seen.stdout.splitlines()[0] == "2 runs: 2 finished. No process trains it now."
     assert seen.stdout.splitlines()[1].split() == ["run", "status", "epochs", "validation", "seconds", "GB"]
+    assert {line.split()[2] for line in seen.stdout.splitlines()[2:4]} == {"1/1"}
     same = json.loads(invoke("sweep", "status", "sweep-k", "--json").stdout)
     assert same == told
     with locked(Path("runs/sweep-k"), "sweep"):
         assert "A process trains it now." in invoke("sweep", "status", "sweep-k").stdout
+
+
+def test_a_run_that_is_waited_for_is_told_once() -> None:
+    said: list[str] = []
+    _Lines(said.append)(driver.Waits("key", "k2-s0"))
+    assert said == ["k2-s0 waits: another process trains it. It goes on when that has ended."]
 
 
 def test_a_run_that_fails_is_told_and_the_exit_code_says_so() -> None:
@@ -120,6 +128,8 @@ def test_a_file_that_was_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
             "There is no executor 'slurm'. There are local, ray, inline.",
         ),
         (("--grid", "k=2", "--gpus", "1"), "--gpus says nothing to the executor local."),
+        (("--grid", "k=2", "--jobs", "0"), "'--jobs': Input should be greater than or equal to 1"),
+        (("--grid", "k=2", "--threads", "-1"), "'--threads': Input should be greater than or equal to 1"),
         (("lenet.toml", "--name", "damaged"), "sweep.json can't be read: Expecting value"),
         (("status", "lenet"), "There is no sweep 'lenet', neither as a path nor in runs"),
     ],

@@ -83,6 +83,8 @@ def said(event: run.Event) -> str:
         return f"{event.name} started: {event.words}"
     if isinstance(event, run.Tried):
         return f"{event.name} tried again: {event.error}"
+    if isinstance(event, run.Waits):
+        return f"{event.name} waits for another process"
     if isinstance(event, run.Done):
         return f"{event.name} {event.how}" + (f": {event.error}" if event.error else "")
     return "progress"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +28,8 @@ from slotkit.sweeps.contract import Ended, Job, Options, Progress, Told
 from slotkit.sweeps.local import Local
 from slotkit.sweeps.process import Worker
 from slotkit.sweeps.sweep import Sweep, start
+from slotkit.sweeps.worker import _listen as listen
+from slotkit.sweeps.worker import event
 
 # Runs that take a second or two each, with a checkpoint every epoch.
 FILE = """
@@ -173,6 +179,30 @@ def test_a_process_that_dies_says_that_its_run_is_lost(
     assert (end.key, end.how) == (worker.job.key, "lost")
     assert end.error == "The process that trained it ended with exit code 1."
     assert "KeyError: 'layers'" in end.trace
+
+
+def test_what_python_prints_as_it_starts_is_no_event(told: list[Told | Path]) -> None:
+    """The environment of a user may say hello; a run whose end nobody hears of is waited for without end."""
+    one = Worker.__new__(Worker)
+    lines = ["Welcome.", "{}", json.dumps(event(Ended("key", "finished")))]
+    out = io.StringIO("".join(f"{line}\n" for line in lines))
+    one._process = SimpleNamespace(stdout=out, stdin=io.StringIO(), wait=lambda: 0)  # type: ignore[assignment]
+    one._errors, one._say, one.job = io.BytesIO(), told.append, given("key", 1)  # type: ignore[assignment]
+    one._listen()
+    assert told == [Ended("key", "finished")]
+
+
+def test_an_input_that_ends_before_the_job_is_taken_up_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is killed while its worker starts leaves nothing that trains on."""
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    listen(io.StringIO("a job\n"), jobs, busy := threading.Event())
+    assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert (jobs.get(), jobs.get()) == ("a job\n", "")
+    busy.clear()
+    listen(io.StringIO(""), jobs, busy)
+    assert len(killed) == 1, "an idle one ends by itself"
 
 
 def test_a_run_that_another_process_trains_is_busy(

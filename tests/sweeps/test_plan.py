@@ -209,6 +209,10 @@ def test_a_folder_is_named_after_what_is_varied() -> None:
         ("seeds = [1, 1]", "lenet.toml has a seed twice: the runs would be equal."),
         ("grid.k = [2]\nlist = [{ k = 4 }]", "slots.k is varied by lenet.toml and set by list too. Leave"),
         ("grid.k = [2]\nsettings.k = 4", "slots.k is varied by lenet.toml and set by lenet.toml too."),
+        (
+            "seeds = [1, 2]\nsettings.seeds.data = 7",
+            "seeds.data is varied by the seeds of repetitions and set by lenet.toml too. Leave it out of one",
+        ),
         ("grid.seeds.data = [2]", r"seeds.data is no axis: the seeds of repetitions are `seeds`"),
         (
             "grid.keep_epochs = [[1], [2]]",

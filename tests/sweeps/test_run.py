@@ -50,6 +50,20 @@ def test_a_run_that_gets_further_each_time_is_never_given_up(tmp_path: Path) -> 
     assert "seed-3 finished" in trained(tmp_path, planned(), executor, retries=1)
 
 
+def test_a_run_that_gets_as_far_again_and_again_is_given_up(tmp_path: Path) -> None:
+    """How far it was said to be differs from try to try; further is further than ever."""
+    executor = Scripted({"seed-3": ["failed"] * 9 + ["finished"]})
+    shares = iter([0.5, 0.4] * 5)
+
+    def progress(job: Job, tell: Tell) -> None:
+        if job.name == "seed-3":
+            tell(Progress(job.key, 0, 1, next(shares), None))
+
+    executor.before = progress
+    assert "seed-3 failed: It failed here." in trained(tmp_path, planned(), executor, retries=2)
+    assert executor.order.count("seed-3") == 3
+
+
 @pytest.mark.parametrize("how", ["busy", "stopped"])
 def test_what_is_no_error_is_tried_again_without_end(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
@@ -59,6 +73,7 @@ def test_what_is_no_error_is_tried_again_without_end(
     told = trained(tmp_path, planned(), executor, retries=0)
     assert "seed-3 finished" in told
     assert not any("again" in line for line in told)
+    assert told.count("seed-3 waits for another process") == (1 if how == "busy" else 0)
     assert next(Sweep.open(tmp_path).runs()).entry.failures == []
 
 

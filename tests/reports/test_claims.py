@@ -1,0 +1,164 @@
+"""Which runs a claim is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import made_reports as made
+from slotkit.reports import paper
+from slotkit.reports.claims import Claim, behind, claims
+from slotkit.reports.collect import cells, collect
+from slotkit.reports.page import page
+
+from slotkit.runs.folder import RunFolder
+
+GREEDY, LEARNED = "paper-lenet-greedy", "paper-lenet-learned"
+PLOT = "Greedy selection reaches the accuracies of the paper's plot"
+WEIGHTS = "Learned weights reach the accuracy of the paper's plot"
+FINETUNING = "Finetuning the selected weights improves on learning from scratch"
+
+
+def judged(runs_dir: Path, name: str, comparisons: Sequence[RunFolder] = ()) -> dict[str, Claim]:
+    found = cells(collect([name], runs_dir).rows) if name else []
+    told = claims("lenet", found, paper.of("lenet", "mnist"), {}, comparisons)
+    return {claim.text: claim for claim in told}
+
+
+def test_runs_that_are_shorter_than_their_recipe_say_nothing(tmp_path: Path) -> None:
+    short = [
+        *((made.planned(GREEDY, slots__k=k, training__epochs=3), {"greedy": 0.93}) for k in (2, 8)),
+        (made.planned(GREEDY, slots__k=4, training__limit_batches=8), {"greedy": 0.9}),
+    ]
+    made.sweep(tmp_path, "s", [*short, (made.planned(LEARNED), {"learned": 0.9790})])
+    found = judged(tmp_path, "s")
+    assert {text for text, claim in found.items() if claim.verdict != "not tested here"} == {WEIGHTS}
+    html = page(collect(["s"], tmp_path), baseline=False)
+    assert (
+        "6 finished runs are too short for the claims (3 of 200, 200 of 200 epochs; limit_batches ends "
+        "epochs early). Figures and table have all runs."
+    ) in html
+    assert "<td>93.05</td>" in html
+
+
+def test_a_run_without_a_recipe_is_as_long_as_the_papers(tmp_path: Path) -> None:
+    for name, epochs in (("long", 200), ("short", 30)):
+        values = {"slots.k": 8, "data.dataset": "mnist", "training.epochs": epochs}
+        made.finished(
+            tmp_path, name, made.resolve([made.Overrides("--set", values)]), {"greedy": epochs / 1000}
+        )
+    rows = collect(["long", "short"], tmp_path).rows
+    means = "The means in the claims are over n = 1 seeds; the table has each n."
+    short = "1 finished run is too short for the claims (30 of 200 epochs). Figures and table have all runs."
+    assert behind(cells(rows)) == [means, short]
+    assert behind(cells(rows[:1])) == [means]
+    assert behind(cells(rows[1:])) == [short]
+
+
+def test_masked_weights_are_no_learned_weights_of_the_paper(tmp_path: Path) -> None:
+    sparse = made.planned(LEARNED, sparse__method="rigl", sparse__density=0.05)
+    made.sweep(tmp_path, "s", [(sparse, {"learned": 0.9790})])
+    assert judged(tmp_path, "s")[WEIGHTS].verdict == "not tested here"
+    html = page(collect(["s"], tmp_path), baseline=False)
+    assert "<td>learned weights under a mask</td>" in html
+    assert "97.94" not in html.partition("<h3>Table</h3>")[2]
+
+
+def test_a_supermask_is_no_slot_machine_of_the_paper(tmp_path: Path) -> None:
+    cell = made.planned(GREEDY, slots__k=2, slots__kind="mask")
+    made.sweep(tmp_path, "s", [(cell, {"greedy": 0.9714})])
+    assert judged(tmp_path, "s")[PLOT].verdict == "not tested here"
+
+
+def test_the_papers_recipe_as_it_is_comes_first(tmp_path: Path) -> None:
+    made.sweep(
+        tmp_path,
+        "s",
+        [
+            (made.planned("paper-literal-lenet-greedy", slots__k=8), {"greedy": 0.97}),
+            (made.planned(GREEDY, slots__k=8, training__lr=5.0), {"greedy": 0.5}),
+            (made.planned(GREEDY, slots__k=8), {"greedy": 0.9820}),
+        ],
+    )
+    html = page(collect(["s"], tmp_path), baseline=False)
+    assert "<figcaption>Greedy selection is best at K = 8: 98.25 %</figcaption>" in html
+    told = judged(tmp_path, "s")[PLOT].because
+    assert told == "Every mean is within 0.15 points: K = 8 98.25 (paper 98.21)."
+
+
+def test_a_title_compares_no_means_of_several_variants(tmp_path: Path) -> None:
+    probabilistic = made.planned("paper-lenet-probabilistic", seeds=(0, 1, 2), slots__k=8)
+    made.sweep(
+        tmp_path,
+        "s",
+        [
+            (made.planned(GREEDY, slots__k=8, training__lr=5.0), {"greedy": 0.5}),
+            (made.planned(GREEDY, slots__k=8), {"greedy": 0.9820}),
+            (probabilistic, {"greedy": 0.9780}),
+        ],
+    )
+    html = page(collect(["s"], tmp_path), baseline=False)
+    assert "<figcaption>GS is ahead of PS at 1 of 1 K (+0.35 points at K = 8)</figcaption>" in html
+    assert "The means in the claims are over n = 2 to 3 seeds; the table has each n." in html
+
+
+def test_a_recipe_that_was_another_is_another_variant(tmp_path: Path) -> None:
+    """Runs of an older slotkit say the name of a recipe that has other settings by now."""
+    for name, init, value in (("old", "glorot-deviation", 0.97), ("new", "glorot-uniform", 0.982)):
+        (recipe,) = made.recipes.below(GREEDY, [])
+        was = made.Overrides(recipe.origin, {**recipe.values, "slots.init": init})
+        pixels = made.Overrides("dataset mnist", {"data.mean": [0.13]})
+        made.finished(tmp_path, name, made.resolve([was, pixels]), {"greedy": value})
+    material = collect(["old", "new"], tmp_path)
+    html = page(material, baseline=False)
+    assert "greedy, init glorot-deviation (n = 1)" in html
+    assert "greedy (n = 1)" in html
+    assert "Every mean is within 0.15 points: K = 8 98.20 (paper 98.21)." in html
+
+
+def test_growth_begins_at_the_lowest_accuracy(tmp_path: Path) -> None:
+    means = {2: 0.972, 4: 0.960, 8: 0.982, 64: 0.982}
+    made.sweep(tmp_path, "s", [(made.planned(GREEDY, slots__k=k), {"greedy": v}) for k, v in means.items()])
+    assert judged(tmp_path, "s")["Accuracy grows with K up to about 8 and hardly after"].because == (
+        "From K = 4 (96.05) it grows by 2.20 points; from K = 8 on it spans 0.00."
+    )
+
+
+def test_sharing_is_judged_under_greedy_selection_alone(tmp_path: Path) -> None:
+    recipe = "paper-lenet-shared-layer"
+    probabilistic = made.planned(recipe, slots__k=8, slots__selection="probabilistic")
+    made.sweep(
+        tmp_path,
+        "s",
+        [
+            *((made.planned(recipe, slots__k=k), {"greedy": value}) for k, value in ((8, 0.9), (64, 0.92))),
+            (probabilistic, {"greedy": 0.3}),
+        ],
+    )
+    text = "With options shared by all connections of a layer, large K learns well and small K does not"
+    claim = judged(tmp_path, "s")[text]
+    assert (claim.verdict, claim.because) == ("fails", "Test accuracy: K = 8 90.05, K = 64 92.05.")
+
+
+def test_finetuned_networks_are_chosen_by_validation(tmp_path: Path) -> None:
+    """Epoch 20 has the better validation; that epoch 10 has more on the test images is chance."""
+    one = made.comparison(tmp_path, tests=(0.990, 0.970))
+    claim = judged(tmp_path, "", [one])[FINETUNING]
+    assert (claim.verdict, claim.because) == (
+        "fails",
+        "The finetuned network that is best by validation has 97.00, the one from scratch 98.00 "
+        "after 30 epochs in all (n = 1).",
+    )
+
+
+def test_each_comparison_has_its_own_network_from_scratch(tmp_path: Path) -> None:
+    easy = made.comparison(tmp_path, "easy", scratch=0.999, tests=(0.99, 0.99))
+    hard = made.comparison(tmp_path, "hard", scratch=0.911, tests=(0.91, 0.91))
+    begun = made.comparison(tmp_path, "begun")
+    begun.write_summary({"status": "stopped", "kind": "finetune", "table": []})
+    claim = judged(tmp_path, "", [easy, hard, begun])[FINETUNING]
+    assert (claim.verdict, claim.because) == (
+        "fails",
+        "The finetuned network that is best by validation has 95.00, the one from scratch 95.50 "
+        "after 30 epochs in all (n = 2).",
+    )
