@@ -32,10 +32,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Means:
-    """Mean accuracies (%) of one problem by K, and of learned weights."""
+    """Mean accuracies (%) of one problem by K, and of learned weights.
+
+    Attributes:
+        greedy: greedy selection.
+        sampled, read: probabilistic selection in the sampled reading, and in the greedy one.
+    """
 
     greedy: Mapping[int, float]
-    probabilistic: Mapping[int, float]
+    sampled: Mapping[int, float]
+    read: Mapping[int, float]
     learned: float | None
 
 
@@ -45,11 +51,15 @@ def means(cells: Sequence[Cell]) -> Means:
     """
     of_paper = [cell for cell in cells if usual(cell)]
     learned = _nearest([cell for cell in cells if ordinary(cell)])
-    greedy, probabilistic = (
-        _by_k([cell for cell in of_paper if cell.config.slots.selection == selection])
-        for selection in ("greedy", "probabilistic")
+    greedy, sampled, read = (
+        _by_k([cell for cell in of_paper if cell.config.slots.selection == selection], reading)
+        for selection, reading in (
+            ("greedy", "greedy"),
+            ("probabilistic", "sample"),
+            ("probabilistic", "greedy"),
+        )
     )
-    return Means(greedy, probabilistic, fmean(learned[0].values) if learned else None)
+    return Means(greedy, sampled, read, fmean(learned[0].values) if learned else None)
 
 
 def _nearest(cells: Sequence[Cell]) -> list[Cell]:
@@ -57,11 +67,11 @@ def _nearest(cells: Sequence[Cell]) -> list[Cell]:
     return sorted((cell for cell in cells if cell.values and _is_long(cell)), key=distance)
 
 
-def _by_k(cells: Sequence[Cell]) -> dict[int, float]:
-    """K -> mean of the nearest of the cells, greedily read."""
+def _by_k(cells: Sequence[Cell], reading: str = "greedy") -> dict[int, float]:
+    """K -> mean of the nearest of the cells in one reading."""
     found: dict[int, float] = {}
     for cell in _nearest(cells):
-        if cell.reading == "greedy":
+        if cell.reading == reading:
             found.setdefault(cell.k, fmean(cell.values))
     return dict(sorted(found.items()))
 
@@ -118,12 +128,14 @@ def claims(
         paper.greedy,
         near["greedy"],
     )
-    yield _numbers(
-        "Probabilistic selection does, too",
-        ours.probabilistic,
-        paper.probabilistic,
-        near["probabilistic"],
-    )
+    # Readers of the paper tell of the greedy reading; the authors' code samples when it evaluates.
+    for reading, values in (("sampled", ours.sampled), ("greedy", ours.read)):
+        yield _numbers(
+            f"Probabilistic selection does, too, in the {reading} reading",
+            values,
+            paper.probabilistic,
+            near["probabilistic"],
+        )
     yield _learned(ours, paper, near["learned"])
     yield _against_learned(ours, paper)
     yield _growth(ours)
@@ -198,11 +210,20 @@ def _growth(ours: Means) -> Claim:
 
 def _selections(ours: Means) -> Claim:
     text = "Greedy selection is better than probabilistic selection at every K"
-    both = {k: ours.greedy[k] - ours.probabilistic[k] for k in ours.greedy if k in ours.probabilistic}
-    if not both:
+    readings = {"sampled": ours.sampled, "read greedily": ours.read}
+    ahead = {
+        words: {k: ours.greedy[k] - value for k, value in values.items() if k in ours.greedy}
+        for words, values in readings.items()
+    }
+    gaps = [gap for by_k in ahead.values() for gap in by_k.values()]
+    if not gaps:
         return Claim(text, UNTESTED, "No K has finished runs under both.")
-    told = ", ".join(f"K = {k} {gap:+.2f}" for k, gap in both.items())
-    return Claim(text, HOLDS if all(gap > 0 for gap in both.values()) else FAILS, f"Points ahead: {told}.")
+    told = "; ".join(
+        f"{', '.join(f'K = {k} {gap:+.2f}' for k, gap in by_k.items())} ({words})"
+        for words, by_k in ahead.items()
+        if by_k
+    )
+    return Claim(text, HOLDS if min(gaps) > 0 else FAILS, f"Points ahead: {told}.")
 
 
 def _random(ours: Means, untrained: Mapping[int, Sequence[float]]) -> Claim:

@@ -209,7 +209,8 @@ def _compared(cells: Sequence[Cell]) -> str:
         return "GS and PS have 0 values of K in common"
     most = max(ahead, key=lambda k: abs(ahead[k]))
     won = sum(value > 0 for value in ahead.values())
-    return f"GS is ahead of PS at {won} of {len(ahead)} K ({ahead[most]:+.2f} points at K = {most})"
+    told = f"{won} of {len(ahead)} K ({ahead[most]:+.2f} points at K = {most})"
+    return f"GS is ahead of the greedy reading of PS at {told}"
 
 
 def _sharing(cells: Sequence[Cell]) -> Figure:
