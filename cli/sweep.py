@@ -66,7 +66,8 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. local: one a core.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run. Default: 1.")] = None,
     memory: Annotated[
-        float | None, typer.Option(min=0, help="GB a run needs. Default: what others of its kind took.")
+        float | None,
+        typer.Option(min=0, max=1e6, help="GB a run needs. Default: what others of its kind took."),
     ] = None,
     address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of the cluster. Default: here.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs of each run, such as 0.5.")] = None,

@@ -57,8 +57,8 @@ class _Lines:
             self.say(event.text)
         elif isinstance(event, Begun):
             self.runs, self.over = event.runs, event.done
-            left = event.runs - event.done
-            self.say(f"{event.runs} run{'s' if event.runs != 1 else ''}, {left} of them left to train.")
+            lacking = event.runs - event.done
+            self.say(f"{event.runs} run{'s' if event.runs != 1 else ''}, {lacking} of them left to train.")
         elif isinstance(event, Left):
             self.left = _left(event)
         elif isinstance(event, Started):

@@ -142,7 +142,8 @@ class Material:
     missing: dict[Path, Missing] = field(default_factory=dict)
 
     def problems(self) -> list[tuple[str, str]]:
-        return list(dict.fromkeys(one.problem for one in (*self.rows, *self.to_come())))
+        begun, to_come = ([one.problem for one in some] for some in (self.rows, self.to_come()))
+        return list(dict.fromkeys([*begun, *to_come]))
 
     def to_come(self) -> list[ToCome]:
         """Cells of the sweeps of which no run has begun."""

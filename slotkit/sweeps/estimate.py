@@ -62,7 +62,8 @@ class Pace:
     def left(self, todo: Sequence[tuple[SweepRun, float]], at_a_time: int | None) -> Left:
         """The time of runs that lack so many epochs."""
         times = [epochs * each for run, epochs in todo if (each := self._of(run)) is not None]
-        return Left(len(todo), len(times), sum(times), max(times, default=0.0), at_a_time)
+        most = at_a_time and min(at_a_time, len(todo))
+        return Left(len(todo), len(times), sum(times), max(times, default=0.0), most)
 
     def _of(self, run: SweepRun) -> float | None:
         """Seconds of an epoch: the mean of its kind."""

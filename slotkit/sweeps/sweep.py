@@ -66,11 +66,11 @@ class SweepRun:
         except SlotkitError as fault:
             return State(self, DAMAGED, fault=f"{fault} Or move {place} elsewhere, to train that run anew.")
         if different := self._differences():
-            fault = (
+            told = (
                 f"{place} is not the run that {place.parent / MANIFEST} says: {'; '.join(different)}. Move "
                 "it elsewhere to train that run anew, or choose another --name for the sweep."
             )
-            return State(self, OTHER, fault=fault)
+            return State(self, OTHER, fault=told)
         if not (place / "summary.json").is_file():
             return State(self, self._status("running" if is_locked(place) else "waiting"))
         return State(self, self._status(self.folder.status()), self.folder.summary())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import invoke, refuse
+from rich.progress import ProgressColumn
 from slotkit.cli.output import duration
-from slotkit.cli.sweep_progress import _Lines
+from slotkit.cli.sweep_progress import _Bars, _Lines, sweep_progress
 
 from slotkit.config import Overrides, resolve
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.lock import locked
 from slotkit.sweeps import plan, spec
+from slotkit.sweeps.contract import Progress
 from slotkit.sweeps.estimate import Left
-from slotkit.sweeps.run import Begun, Done
+from slotkit.sweeps.run import Begun, Done, Started
 from slotkit.sweeps.sweep import Sweep, start
 
 COMMAND = (*("sweep", "--grid", "k=2,4", "--seeds", "0,1", "--epochs", "10"), *("--device", "cpu"))
@@ -223,6 +226,26 @@ def test_progress_tells_the_time_that_is_left_where_something_allows_to() -> Non
         "[2/4] name: failed: It failed.; about 25 min left",
         "[3/4] name: failed: It failed.; about 50 s left for 2 of 3 runs",
     ]
+
+
+def test_on_a_terminal_the_bar_of_all_runs_has_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next(sweep().runs())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with sweep_progress() as report:
+        assert isinstance(report, _Bars)
+        report(Begun(4, 0, 40, 40))
+        report(Started(run.key, "name", "k 2", 10))
+        report(Progress(run.key, 5, 10, 0.5, 0.9))
+        report(Left(4, 4, 3000.0, 600.0, 2))
+        of_all, of_one = report.bars.tasks
+        assert (of_all.fields["told"], of_all.completed) == ("0/4, about 25 min left", 5)
+        assert of_one.fields["told"] == "epoch 5/10, best 90.00 %"
+        last = report.bars.columns[-1]
+        assert isinstance(last, ProgressColumn)
+        assert str(last.render(of_all)) == ""
+        assert str(last.render(of_one)) != ""
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_nothing_is_told_of_a_kind_that_has_not_begun(tmp_path: Path) -> None:
     these = planned(10, seeds=(1, 2)) + planned(10, seeds=(3,), training__batch_size=7)
     sweep = made(tmp_path / "some", these, {"seed-1": FINISHED})
     assert left_of(sweep.states(), 1) == Left(2, 1, 200.0, 200.0, 1)
+    assert left_of(sweep.states(), 7).at_a_time == 2  # there are no more
     none = left_of(made(tmp_path / "none", these, {}).states(), 1)
     assert (none.runs, none.known, none.seconds) == (3, 0, None)
     assert none.as_dict()["seconds of training"] is None
