@@ -16,7 +16,8 @@ from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
 from slotkit.runs.listing import SEEDS, check, left_out
-from slotkit.sweeps.manifest import MANIFEST, Entry
+from slotkit.runs.schema import naming
+from slotkit.sweeps.manifest import ADVICE, MANIFEST, Entry
 from slotkit.sweeps.plan import cell_of
 from slotkit.sweeps.sweep import DAMAGED, Sweep, find
 
@@ -147,18 +148,14 @@ class Material:
 
     def to_come(self) -> list[ToCome]:
         """Cells of the sweeps of which no run has begun."""
-        wanted: dict[str, dict[Path, Entry]] = {}
+        wanted: dict[str, dict[Path, tuple[Sweep, Entry]]] = {}
         for sweep in self.sweeps:
             for run in sweep.runs():
                 cell = wanted.setdefault(cell_of(run.entry.settings), {})
-                cell[run.folder.path.resolve()] = run.entry
+                cell[run.folder.path.resolve()] = sweep, run.entry
         waiting = {path for path, one in self.missing.items() if not one.fault}
-        return [
-            ToCome(Config.model_validate(nest(first.settings)), first.varied, len(cell))
-            for cell in wanted.values()
-            for first in [next(iter(cell.values()))]
-            if cell.keys() <= waiting
-        ]
+        cells = [cell for cell in wanted.values() if cell.keys() <= waiting]
+        return [_to_come(*next(iter(cell.values())), len(cell)) for cell in cells]
 
     def left_out(self) -> list[str]:
         """A sentence for each run that counts nowhere."""
@@ -231,6 +228,12 @@ def _changed(recipe: str, settings: Mapping[str, Any]) -> list[str]:
     slots = Overrides("the run", {"slots.k": settings["slots.k"]})
     now = resolve([*recipes.load(recipe).overrides(settings["slots.k"]), slots]).config
     return [path for path, value in flatten(now.model_dump(mode="json")) if settings.get(path) != value]
+
+
+def _to_come(sweep: Sweep, entry: Entry, runs: int) -> ToCome:
+    with naming(sweep.path / MANIFEST, ADVICE):
+        config = Config.model_validate(nest(entry.settings))
+    return ToCome(config, entry.varied, runs)
 
 
 def _tell_data_apart(rows: list[Row]) -> None:

@@ -103,6 +103,11 @@ def test_a_manifest_that_was_deleted_finds_the_runs(tmp_path: Path) -> None:
     ("old", "new", "reason"),
     [
         ('"slots.k": 2', '"slots.k": 3', "the settings of k2-[0-9a-f]{6} are not those of its key"),
+        (
+            '"slots.k": 2',
+            '"training.epochs": [2]',
+            r"training.epochs of a run is \[2\], and no number of epochs",
+        ),
         ('"format": 1', '"format": 2', "format is 2: input should be 1"),
         ('"wanted": true', '"wanted": "yes"', "input should be a valid boolean"),
         ('"k8-', '"../k8-', "string should match pattern"),
