@@ -64,7 +64,7 @@ def show_preview(sweep: Sweep, at_a_time: int | None, as_json: bool) -> None:
         (
             state.run.entry.name,
             words(state.run.entry.varied, state.run.entry.seed) or "-",
-            f"{state.summary.get('epochs', 0)}/{state.run.epochs()}",
+            _epochs(_told(state)),
             stand,
         )
         for state, stand in zip(states, stands, strict=True)
@@ -134,14 +134,19 @@ def _told(state: State) -> dict[str, Any]:
     return {
         "run": run.entry.name,
         "status": state.status,
-        "epochs": state.summary.get("epochs", 0),
+        "epochs": None if state.fault else state.summary.get("epochs", 0),
         "epochs wanted": run.epochs(),
         "validation": best and best["accuracy"],
-        "seconds": state.summary.get("seconds", 0.0),
+        "seconds": None if state.fault else state.summary.get("seconds", 0.0),
         "peak": run.entry.peak,
         "fault": state.fault,
         "failures": [failure.model_dump() for failure in run.entry.failures],
     }
+
+
+def _epochs(told: dict[str, Any]) -> str:
+    """ "5/10"; of a run that counts nowhere only how many it is to have."""
+    return f"{'-' if told['epochs'] is None else told['epochs']}/{told['epochs wanted']}"
 
 
 def _print_runs(sweep: Sweep, states: Sequence[State], left_out: int) -> None:
@@ -154,9 +159,9 @@ def _print_runs(sweep: Sweep, states: Sequence[State], left_out: int) -> None:
     told = [_told(state) for state in states]
     rows = [
         (
-            *(one["run"], one["status"], f"{one['epochs']}/{one['epochs wanted']}"),
+            *(one["run"], one["status"], _epochs(one)),
             "-" if one["validation"] is None else f"{100 * one['validation']:.2f} %",
-            f"{one['seconds']:.0f}",
+            "-" if one["seconds"] is None else f"{one['seconds']:.0f}",
             "-" if one["peak"] is None else f"{one['peak'] / 1e9:.2f}",
         )
         for one in told

@@ -192,6 +192,8 @@ def test_status_names_a_damaged_run_and_shows_the_others() -> None:
     done = invoke("sweep", "status", "sweep-k")
     assert done.exit_code == 0
     assert done.stdout.startswith("4 runs: 1 finished, 1 damaged, 2 waiting. ")
+    row = next(line for line in done.stdout.splitlines() if line.startswith(f"{stopped}  "))
+    assert row.split() == [stopped, "damaged", "-/10", "-", "-", "-"]  # nothing is known of it
     path = Path("runs/sweep-k", stopped)
     assert f"{stopped} is left out (damaged): {path / 'metrics.jsonl'} can't be read in line 1" in done.stdout
     assert "1 left out" in next(line for line in done.stdout.splitlines() if line.startswith("4  "))
