@@ -32,7 +32,7 @@ def bench(
         str | None, typer.Option(help="Images to train on: mnist, cifar10, ... Default: random ones.")
     ] = None,
     data_dir: Annotated[Path | None, DATA_DIR] = None,
-    dense_up_to: Annotated[int, typer.Option(help="Largest K for which the dense form is timed.")] = 64,
+    dense_up_to: Annotated[int, typer.Option(min=0, help="The dense form is timed up to this K.")] = 64,
     engines: Annotated[
         str | None, typer.Option(help="Engines of the latent form that are timed. Default: all that can run.")
     ] = None,
@@ -48,7 +48,9 @@ def bench(
     try:
         ks = [int(one) for one in k.split(",")]
     except ValueError:
-        raise SlotkitError(f"--k {k} is not a list of integers such as 2,64,1024.") from None
+        ks = [0]
+    if min(ks) < 1:
+        raise SlotkitError(f"--k {k} is not a list of integers from 1 up, such as 2,64,1024.")
     if data_dir is not None and dataset is None:
         raise SlotkitError(
             "--data-dir says where a dataset lies. Say which one, too, such as --dataset mnist."

@@ -126,7 +126,7 @@ def make(
 def control(
     file: Annotated[Path, typer.Argument(help="A mask file.")],
     kind: Annotated[str, typer.Option(help="shuffled, reinitialised or erk-random.")] = "shuffled",
-    seed: Annotated[int, typer.Option(help="Of what is drawn, or of the other initial weights.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn, or of the other initial weights.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The file. Default: a name that says what it is.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -207,6 +207,8 @@ def _show(found: Report) -> None:
         print(table(("score", "Pearson [95 %]", "Spearman [95 %]"), scores, WIDTH))
     if found.left or found.diverged:
         print(f"{found.left} masks are not trained yet, {found.diverged} diverged.")
+    for sentence in found.left_out:
+        print(sentence)
 
 
 def _percent(value: float | None) -> str:

@@ -141,6 +141,19 @@ def _plain(event: Event) -> None:
         print(line(event), file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "2 h 10 min", "3 days 4 h": an estimate has no more digits."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    days, hours = divmod(round(minutes / 60), 24)
+    return f"{days} days" + (f" {hours} h" if hours else "")
+
+
 def print_json(value: Any) -> None:
     """A result for a script."""
     print(json.dumps(value, indent=2))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from slotkit.cli.hints import print_next
 from slotkit.cli.options import AsJson, ConfigFile, DataDir, Device, RecipeName, RunsDir, Set
-from slotkit.cli.output import print_json
 from slotkit.cli.sweep_progress import sweep_progress
-from slotkit.cli.table import table
+from slotkit.cli.sweep_table import show, show_preview
 from typer.core import TyperGroup
 
 from slotkit.errors import SlotkitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from slotkit.config import Overrides
-    from slotkit.sweeps.contract import Options
+    from slotkit.sweeps.contract import Executor, Options
     from slotkit.sweeps.plan import Planned
     from slotkit.sweeps.spec import Spec
     from slotkit.sweeps.sweep import Sweep
@@ -67,13 +66,17 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at the same time. local: one a core.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of each run. Default: 1.")] = None,
     memory: Annotated[
-        float | None, typer.Option(min=0, help="GB a run needs. Default: what others of its kind took.")
+        float | None,
+        typer.Option(min=0, max=1e6, help="GB a run needs. Default: what others of its kind took."),
     ] = None,
     address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of the cluster. Default: here.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="ray: GPUs of each run, such as 0.5.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a run that fails is tried again.")] = 2,
     changed: Annotated[
         bool, typer.Option("--changed", help="Leave out runs of before that are not asked for any more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs and how far they are; train and write nothing.")
     ] = False,
     name: Annotated[
         str | None, typer.Option(help="Of the sweep's folder. Default: that of the file.")
@@ -98,6 +101,9 @@ def run(
     spec = _spec(file, axes, recipe, config, seeds, _upper(flags, set_ or []), name)
     bytes_each = None if memory is None else int(memory * 1e9)
     options = Options(jobs, threads, bytes_each, address, gpus)
+    if dry_run:
+        _preview(spec, _place(spec, name, runs_dir), executor, options, changed, as_json)
+        return
     carry_out(spec, name, runs_dir, as_json, executor, options, retries, changed)
 
 
@@ -118,17 +124,22 @@ def carry_out(
         options: of the executor.
         retries, changed: as --retries and --changed of `slotkit sweep`.
     """
-    from slotkit.runs.folder import default_runs_dir
     from slotkit.sweeps.contract import Options
     from slotkit.sweeps.plan import plan
 
-    place = (runs_dir or default_runs_dir()) / (name or spec.name)
+    place = _place(spec, name, runs_dir)
     sweep, failed = train_planned(
         plan(spec), spec.source, place, executor, options or Options(), retries, changed
     )
-    _show(sweep, as_json)
+    show(sweep, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _place(spec: Spec, name: str | None, runs_dir: Path | None) -> Path:
+    from slotkit.runs.folder import default_runs_dir
+
+    return (runs_dir or default_runs_dir()) / (name or spec.name)
 
 
 def train_planned(
@@ -152,18 +163,40 @@ def train_planned(
         The sweep, and whether a run of it failed.
     """
     from slotkit.runs.environment import typed
-    from slotkit.sweeps import registry
-    from slotkit.sweeps.plan import check
     from slotkit.sweeps.sweep import start
 
-    check(planned, here=executor != "ray")
-    made = registry.make(executor, options)
-    try:
+    with _checked(planned, executor, options) as made:
         sweep, notes = start(place, planned, source, changed, typed(sys.argv))
         for note in notes:
             print(note, file=sys.stderr)
         check_started(sweep)
         return sweep, bool(_train(sweep, planned, made, retries, options.memory))
+
+
+def _preview(spec: Spec, place: Path, executor: str, options: Options, changed: bool, as_json: bool) -> None:
+    """Print what `carry_out` would train. It refuses what that refuses."""
+    from slotkit.sweeps import registry
+    from slotkit.sweeps.plan import plan
+    from slotkit.sweeps.sweep import preview
+
+    planned = plan(spec)
+    with _checked(planned, executor, options):
+        sweep, notes = preview(place, planned, spec.source, changed)
+    for note in notes:
+        print(note, file=sys.stderr)
+    show_preview(sweep, registry.at_a_time(executor, options), as_json)
+
+
+@contextmanager
+def _checked(planned: list[Planned], executor: str, options: Options) -> Iterator[Executor]:
+    """The executor, when nothing of the runs is to be refused; stopped at the end."""
+    from slotkit.sweeps import registry
+    from slotkit.sweeps.plan import check
+
+    check(planned, here=executor != "ray")
+    made = registry.make(executor, options)
+    try:
+        yield made
     finally:
         made.stop()
 
@@ -192,7 +225,7 @@ def status(
     from slotkit.sweeps.sweep import Sweep, find
 
     found = Sweep.open(find(sweep, runs_dir))
-    _show(found, as_json, runs=True)
+    show(found, as_json, runs=True)
 
 
 def _spec(
@@ -244,96 +277,3 @@ def _train(sweep: Sweep, planned: Any, executor: Any, retries: int, memory: int 
             file=sys.stderr,
         )
         raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None
-
-
-def _show(sweep: Sweep, as_json: bool, runs: bool = False) -> None:
-    """The table of a sweep; with `runs` also how far each is."""
-    from slotkit.sweeps import results
-
-    rows, states = results.rows(sweep), [_state(run) for run in sweep.runs()]
-    left_out = sum(not entry.wanted for entry in sweep.manifest.runs.values())
-    if as_json:
-        told = {"sweep": str(sweep.path), "source": sweep.manifest.source, "trained now": sweep.is_locked()}
-        print_json({**told, "left out": left_out, "runs": states, "table": [row.as_dict() for row in rows]})
-        return
-    if runs:
-        _print_runs(sweep, states, left_out)
-    varied = list(dict.fromkeys(name for row in rows for name in row.varied))
-    several = any(row.wanted > 1 for row in rows)
-    headings = [*varied, "reading", "test", *(["n"] if several else [])]
-    cells = [
-        [
-            *(_said(row.varied.get(name, "")) for name in varied),
-            row.reading or "-",
-            _mean(row),
-            *([f"{row.n} of {row.wanted}"] if several else []),
-        ]
-        for row in rows
-    ]
-    print(table(headings, cells))
-    print(f"sweep: {sweep.path}")
-    print_next(_next(sweep, states))
-
-
-def _next(sweep: Sweep, states: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What to type next: what is left is trained first."""
-    left = sum(state["status"] not in ("finished", "diverged") for state in states)
-    steps = []
-    if left and not sweep.is_locked() and sweep.manifest.command:
-        steps.append((sweep.manifest.command, f"trains the {left} that are left"))
-    if left < len(states):
-        steps.append((f"slotkit report {sweep.path}", "figures and tables, as a page"))
-    return steps
-
-
-def _state(run: Any) -> dict[str, Any]:
-    """A run of a sweep, for --json and the table of status."""
-    there = (run.folder.path / "summary.json").is_file()
-    summary = run.folder.summary() if there else {}
-    best = summary.get("validation", {}).get("best")
-    return {
-        "run": run.entry.name,
-        "status": run.status(),
-        "epochs": summary.get("epochs", 0),
-        "epochs wanted": run.epochs(),
-        "validation": best and best["accuracy"],
-        "seconds": summary.get("seconds", 0.0),
-        "peak": run.entry.peak,
-        "failures": [failure.model_dump() for failure in run.entry.failures],
-    }
-
-
-def _print_runs(sweep: Sweep, states: list[dict[str, Any]], left_out: int) -> None:
-    counts = {one: sum(state["status"] == one for state in states) for one in (s["status"] for s in states)}
-    trained = "A process trains it now." if sweep.is_locked() else "No process trains it now."
-    print(f"{len(states)} runs: {', '.join(f'{n} {what}' for what, n in counts.items())}. {trained}")
-    if left_out:
-        print(
-            f"{left_out} runs of before are left out: {sweep.manifest.source} does not ask for them any more."
-        )
-    rows = [
-        (
-            *(state["run"], state["status"], f"{state['epochs']}/{state['epochs wanted']}"),
-            "-" if state["validation"] is None else f"{100 * state['validation']:.2f} %",
-            f"{state['seconds']:.0f}",
-            "-" if state["peak"] is None else f"{state['peak'] / 1e9:.2f}",
-        )
-        for state in states
-    ]
-    print(table(("run", "status", "epochs", "validation", "seconds", "GB"), rows))
-    for state in states:
-        for failure in state["failures"]:
-            print(f"{state['run']} failed at {failure['when']} ({failure['where']}): {failure['error']}")
-
-
-def _mean(row: Any) -> str:
-    if row.mean is None:
-        return "diverged" if row.diverged else "-"
-    spread = "" if row.spread is None else f" ± {100 * row.spread:.2f}"
-    return f"{100 * row.mean:.2f}{spread} %" + (f" ({row.diverged} diverged)" if row.diverged else "")
-
-
-def _said(value: Any) -> str:
-    from slotkit.runs.listing import shown
-
-    return shown(value)

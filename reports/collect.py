@@ -11,13 +11,15 @@ from typing import Any
 from slotkit.analyses.common.comparison import INCIDENTAL, tell_data_apart
 
 from slotkit import recipes
-from slotkit.config import Config, Overrides, flatten, resolve, short_name
+from slotkit.config import Config, Overrides, flatten, nest, resolve, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
-from slotkit.runs.listing import SEEDS
-from slotkit.sweeps.manifest import MANIFEST
-from slotkit.sweeps.sweep import Sweep, find
+from slotkit.runs.listing import SEEDS, check, left_out
+from slotkit.runs.schema import naming
+from slotkit.sweeps.manifest import ADVICE, MANIFEST, Entry
+from slotkit.sweeps.plan import cell_of
+from slotkit.sweeps.sweep import DAMAGED, Sweep, find
 
 # Settings that figures have an axis or a colour for.
 DRAWN = ("method", "model.name", "data.dataset", "slots.k", "slots.selection", "slots.sharing")
@@ -101,6 +103,28 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A run without a row: it has not begun, or counts nowhere, and then `fault` says why."""
+
+    status: str
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class ToCome:
+    """A cell of which no run has begun: what tells it from the others of its sweep, and its runs."""
+
+    config: Config
+    varied: Mapping[str, Any]
+    runs: int
+
+    @property
+    def problem(self) -> tuple[str, str]:
+        """Network and dataset."""
+        return self.config.model.name, self.config.data.dataset
+
+
+@dataclass(frozen=True)
 class Material:
     """What a report is made of.
 
@@ -109,23 +133,41 @@ class Material:
         comparisons: folders of `slotkit finetune`.
         sweeps: those that were named.
         named: the arguments as they were typed.
-        not_begun: statuses of the runs of those sweeps that have no folder yet, by path.
+        missing: runs without a row, by path: those of sweeps that have not begun, and what is left out.
     """
 
     rows: list[Row]
     comparisons: list[RunFolder]
     sweeps: list[Sweep]
     named: list[str] = field(default_factory=list)
-    not_begun: dict[Path, str] = field(default_factory=dict)
+    missing: dict[Path, Missing] = field(default_factory=dict)
 
     def problems(self) -> list[tuple[str, str]]:
-        return list(dict.fromkeys(row.problem for row in self.rows))
+        begun, to_come = ([one.problem for one in some] for some in (self.rows, self.to_come()))
+        return list(dict.fromkeys([*begun, *to_come]))
+
+    def to_come(self) -> list[ToCome]:
+        """Cells of the sweeps of which no run has begun."""
+        wanted: dict[str, dict[Path, tuple[Sweep, Entry]]] = {}
+        for sweep in self.sweeps:
+            for run in sweep.runs():
+                cell = wanted.setdefault(cell_of(run.entry.settings), {})
+                cell[run.folder.path.resolve()] = sweep, run.entry
+        waiting = {path for path, one in self.missing.items() if not one.fault}
+        cells = [cell for cell in wanted.values() if cell.keys() <= waiting]
+        return [_to_come(*next(iter(cell.values())), len(cell)) for cell in cells]
+
+    def left_out(self) -> list[str]:
+        """A sentence for each run that counts nowhere."""
+        return [left_out(path.name, one.status, one.fault) for path, one in self.missing.items() if one.fault]
 
 
 def collect(names: Sequence[str], runs_dir: Path | None = None) -> Material:
     """Read runs, sweeps and comparisons, given as folders or as names in `runs_dir`.
 
-    Raises SlotkitError for what is none, or is damaged, or has nothing in it yet.
+    A damaged run is left out, and so is one of a sweep whose folder holds another run.
+
+    Raises SlotkitError for what is none, and if nothing is left that can be shown.
     """
     place = runs_dir or default_runs_dir()
     found = Material([], [], [], list(names))
@@ -134,21 +176,36 @@ def collect(names: Sequence[str], runs_dir: Path | None = None) -> Material:
             sweep = Sweep.open(find(name, place))
             found.sweeps.append(sweep)
             for run in sweep.runs():
-                if run.folder.has_config():
+                state = run.state()
+                if run.folder.has_config() and not state.fault:
                     found.rows.append(_row(run.folder))
                 else:
-                    found.not_begun[run.folder.path.resolve()] = run.status()
+                    found.missing[run.folder.path.resolve()] = Missing(state.status, state.fault)
             continue
-        folder = RunFolder.open(name, place)
-        if folder.is_comparison():
-            found.comparisons.append(folder)
-        else:
-            found.rows.append(_row(folder, given=True))
+        _take(RunFolder.open(name, place), found)
     _drop_twins(found.rows)
     _tell_data_apart(found.rows)
+    for row in found.rows:  # one that was named itself is shown, even if its sweep leaves it out
+        found.missing.pop(row.folder.path.resolve(), None)
     if not found.rows and not found.comparisons:
+        for one in found.missing.values():
+            if one.fault:
+                raise SlotkitError(one.fault)
         raise SlotkitError(f"No run of {', '.join(names)} is there yet. Train first: `slotkit sweep`.")
     return found
+
+
+def _take(folder: RunFolder, found: Material) -> None:
+    """A run or comparison that was named."""
+    try:
+        check(folder)
+    except SlotkitError as fault:
+        found.missing[folder.path.resolve()] = Missing(DAMAGED, str(fault))
+        return
+    if folder.is_comparison():
+        found.comparisons.append(folder)
+    else:
+        found.rows.append(_row(folder, given=True))
 
 
 def _drop_twins(rows: list[Row]) -> None:
@@ -171,6 +228,12 @@ def _changed(recipe: str, settings: Mapping[str, Any]) -> list[str]:
     slots = Overrides("the run", {"slots.k": settings["slots.k"]})
     now = resolve([*recipes.load(recipe).overrides(settings["slots.k"]), slots]).config
     return [path for path, value in flatten(now.model_dump(mode="json")) if settings.get(path) != value]
+
+
+def _to_come(sweep: Sweep, entry: Entry, runs: int) -> ToCome:
+    with naming(sweep.path / MANIFEST, ADVICE):
+        config = Config.model_validate(nest(entry.settings))
+    return ToCome(config, entry.varied, runs)
 
 
 def _tell_data_apart(rows: list[Row]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from slotkit.analyses.common.findings import span
 from slotkit.reports.chart import Chart, Line, Point, mean_point
-from slotkit.reports.collect import Cell
+from slotkit.reports.collect import Cell, ToCome
 from slotkit.reports.paper import Paper, Read
 
 from slotkit.runs.folder import RunFolder
@@ -42,7 +42,7 @@ def usual(cell: Cell) -> bool:
     return cell.config.method == "slot" and plain and cell.config.training.optimizer == "sgd"
 
 
-def ordinary(cell: Cell) -> bool:
+def ordinary(cell: Cell | ToCome) -> bool:
     """Whether it is learned weights of every connection: no mask, and none that changes."""
     config = cell.config
     return config.method == "learned" and config.mask is None and not config.sparse.is_on

@@ -14,15 +14,17 @@ from markupsafe import Markup, escape
 from slotkit.reports import paper, runs
 from slotkit.reports.chart import swatch
 from slotkit.reports.claims import Claim, behind, claims
-from slotkit.reports.collect import Cell, Material, Row, cells, collect
+from slotkit.reports.collect import DRAWN, Cell, Material, Row, ToCome, cells, collect
 from slotkit.reports.figures import Figure, figures, ordinary, told, usual
 from slotkit.reports.untrained import untrained
 
 from slotkit import __version__
+from slotkit.config import full_path
 from slotkit.errors import SlotkitError
 from slotkit.files import write_text
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.listing import shown
+from slotkit.sweeps.plan import words
 from slotkit.training.experiment import mean_and_spread
 
 # What a reader has to know of where numbers were made.
@@ -64,11 +66,13 @@ def write(
     Args:
         out: the file; by default report.html in the folder of the one that was named, else here.
         baseline: also evaluate networks before training, a random combination of options.
-        tell: called with what takes time.
+        tell: called with what takes time, and with what is left out.
 
-    Raises SlotkitError for what is no run, or is damaged.
+    Damaged runs are left out and told. Raises SlotkitError for what is no run, and if nothing is left.
     """
     material = collect(names, runs_dir)
+    for sentence in material.left_out():
+        tell(sentence)
     path = out or _place(material) / "report.html"
     write_text(path, page(material, baseline, tell))
     return path
@@ -94,6 +98,7 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
             (sweep.path.name, sweep.manifest.command or sweep.manifest.source) for sweep in material.sweeps
         ],
         counts=_counts(material),
+        left_out=material.left_out(),
         problems=problems,
         comparisons=[_comparison(folder) for folder in material.comparisons],
         singles=[_single(row) for row in material.rows if row.given],
@@ -128,7 +133,7 @@ def _problem(
     ]
     before, faults = untrained(greedy, tell) if baseline else ({}, [])
     comparisons = [folder for folder in material.comparisons if _problem_of(folder) == problem]
-    headings, table = _table(found, known)
+    headings, table = _table(found, known, [one for one in material.to_come() if one.problem == problem])
     missing = [f"Networks before training could not be read: {fault}" for fault in faults]
     missing += [] if baseline else ["Networks before training were not read (--no-baseline)."]
     if not known.greedy:
@@ -146,8 +151,10 @@ def _problem(
     )
 
 
-def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[dict[str, str]]]:
-    """(headings, rows) of every cell: mean, spread, n, and the paper's number."""
+def _table(
+    found: Sequence[Cell], known: paper.Paper, to_come: Sequence[ToCome]
+) -> tuple[list[str], list[dict[str, str]]]:
+    """(headings, rows) of every cell: mean, spread, n, and the paper's number; then what has not begun."""
     rows = []
     for cell in found:
         config, values = cell.config, cell.values
@@ -175,13 +182,32 @@ def _table(found: Sequence[Cell], known: paper.Paper) -> tuple[list[str], list[d
                 "notes": ", ".join(notes),
             }
         )
+    rows += [_row_to_come(one) for one in to_come]
     headings = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
     if len({row["sharing"] for row in rows if row["sharing"]}) < 2 and "sharing" in headings:
         headings.remove("sharing")
     return headings, rows
 
 
-def _method(cell: Cell) -> str:
+def _row_to_come(cell: ToCome) -> dict[str, str]:
+    slots, slot = cell.config.slots, cell.config.method == "slot"
+    return {
+        "method": _method(cell),
+        "K": str(slots.k) if slot else "",
+        "sharing": slots.sharing if slot else "",
+        "other settings": words({n: v for n, v in cell.varied.items() if full_path(n) not in DRAWN}),
+        "reading": "",
+        "test accuracy (%)": "",
+        "spread": "",
+        "before the first step (%)": "",
+        "n": "0",
+        "paper": "",
+        "difference": "",
+        "notes": f"{cell.runs} not begun",
+    }
+
+
+def _method(cell: Cell | ToCome) -> str:
     if cell.config.method == "slot":
         return cell.config.slots.selection
     return "learned weights" if ordinary(cell) else "learned weights under a mask"
@@ -235,7 +261,7 @@ def _problem_of(folder: RunFolder) -> tuple[str, str]:
 
 def _counts(material: Material) -> str:
     """ "18 runs: 15 finished, 1 diverged, 2 waiting"."""
-    statuses = [*(row.status for row in material.rows), *material.not_begun.values()]
+    statuses = [*(row.status for row in material.rows), *(one.status for one in material.missing.values())]
     parts = [f"{statuses.count(one)} {one}" for one in dict.fromkeys(statuses)]
     total = len(statuses)
     return f"{total} run{'' if total == 1 else 's'}: {', '.join(parts)}" if statuses else ""

@@ -40,9 +40,10 @@ def start(
         executor, jobs, threads: where the runs are trained, see `slotkit.sweeps.contract.Options`.
         options: the others are those of `slotkit.analyses.gap.plan.plan`.
     """
+    where = Options(jobs=jobs, threads=threads)
     flags = {"training.limit_batches": limit_batches, "data.dir": data_dir}
     given = {path: value for path, value in flags.items() if value is not None}
     layers = [*([Overrides("flags", given)] if given else []), *map(parse_assignment, set_)]
     planned = plan(seeds=parse_seeds(seeds), layers=layers, **options)
     sweep = start_planned(planned, (runs_dir or default_runs_dir()) / (name or planned.name))
-    return replace(sweep, executor=executor, options=Options(jobs=jobs, threads=threads))
+    return replace(sweep, executor=executor, options=where)

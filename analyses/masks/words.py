@@ -177,6 +177,7 @@ def _missing(table: pd.DataFrame, told: Report, searches: Mapping[str, Path]) ->
         yield f"Not trained yet: {paths}. `slotkit masks train {paths} --controls all` does it."
     if told.left or told.diverged:
         yield f"{told.left} masks are not trained to the end yet, and {told.diverged} diverged."
+    yield from told.left_out
     there = groups_of(table)
     if BY_SCORE not in there:
         return

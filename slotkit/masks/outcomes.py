@@ -26,6 +26,7 @@ from slotkit.masks.members import (
     worded,
 )
 from slotkit.masks.scores import DST, NetworkScores, Rules
+from slotkit.runs.listing import left_out
 from slotkit.sweeps.plan import deciding
 from slotkit.sweeps.sweep import Sweep, SweepRun
 from slotkit.training.prepare import mask_of
@@ -101,6 +102,7 @@ class Trained:
             file. None if there is no mask at all.
         baseline: its outcome; None if it is not trained to the end.
         left, diverged: masks without a finished training, and with one that diverged.
+        left_out: a sentence for each run that is damaged, or is another one than its population asks for.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -108,6 +110,7 @@ class Trained:
     baseline: Outcome | None
     left: int
     diverged: int
+    left_out: tuple[str, ...] = ()
 
 
 class _Mask:
@@ -121,7 +124,9 @@ class _Mask:
     def __init__(self, path: Path, runs: Sequence[SweepRun]) -> None:
         self.path, self.runs = path, runs
         self.told: Mapping[str, Any] = runs[0].entry.varied
-        states = {run.status() for run in runs}
+        told = [run.state() for run in runs]
+        self.left_out = [left_out(one.run.entry.name, one.status, one.fault) for one in told if one.fault]
+        states = {one.status for one in told}
         self.state = "diverged" if "diverged" in states else "finished" if states == {"finished"} else "left"
 
     @property
@@ -171,6 +176,7 @@ def trained(sweeps: Sequence[Sweep], rules: Rules = DST) -> Trained:
         baseline,
         states.count("left"),
         states.count("diverged"),
+        tuple(sentence for mask in masks for sentence in mask.left_out),
     )
 
 

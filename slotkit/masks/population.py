@@ -127,6 +127,7 @@ class Report:
         groups: those that have masks, in the order of GROUPS.
         seeds: trainings of each mask.
         left, diverged: masks without a finished training, and with one that diverged.
+        left_out: a sentence for each run that is damaged, or is another one than the sweep asks for.
     """
 
     first: str | None
@@ -136,6 +137,7 @@ class Report:
     seeds: int
     left: int
     diverged: int
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, for JSON. Accuracies are fractions of the test images."""
@@ -147,6 +149,7 @@ class Report:
             "seeds": self.seeds,
             "left": self.left,
             "diverged": self.diverged,
+            "left out": list(self.left_out),
         }
 
 
@@ -162,7 +165,7 @@ def report_of(found: Trained) -> Report:
     best = max(others, key=lambda one: one.held_out, default=None)
     seeds = max((len(one.test) for one in found.outcomes), default=0)
     groups = tuple(_groups(others, baseline))
-    return Report(found.first, baseline, best, groups, seeds, found.left, found.diverged)
+    return Report(found.first, baseline, best, groups, seeds, found.left, found.diverged, found.left_out)
 
 
 def _groups(others: Sequence[Outcome], baseline: Outcome | None) -> Iterator[Group]:

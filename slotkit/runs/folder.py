@@ -195,7 +195,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any]:
         """summary.json."""
         path = self.path / "summary.json"
-        with naming(path, "The other files of the run may still be whole."):
+        with naming(path, "`slotkit train --resume` of a single run writes it anew."):
             summary: dict[str, Any] = read_json(path)
             Summary.model_validate(summary)
             return summary

@@ -129,8 +129,26 @@ def read(folder: RunFolder) -> Listed:
     return Listed(folder.name, folder.status(), folder.settings(), folder.summary())
 
 
+def check(folder: RunFolder) -> None:
+    """Raise SlotkitError if one of the files is damaged that say what a run is, on which data, how far it is
+    and what it measured. Who goes through many runs leaves such a one out and names it.
+    """
+    folder.settings()
+    folder.data()
+    if (folder.path / "summary.json").is_file():
+        folder.summary()
+    for _ in folder.metrics():
+        pass
+
+
+def left_out(name: str, status: str, fault: str) -> str:
+    """The sentence for a run that is left out, and why."""
+    return f"{name} is left out ({status}): {fault}"
+
+
 def _read(folder: RunFolder) -> Listed:
     try:
+        check(folder)
         return read(folder)
     except SlotkitError as fault:
         return Listed(folder.name, "damaged", {}, {}, str(fault))

@@ -33,15 +33,20 @@ def locked(folder: Path, what: str = "run") -> Iterator[None]:
     try:
         lock.acquire(timeout=PATIENCE, poll_interval=0.02)
     except Timeout:
-        raise LockedError(
-            f"The {what} {folder.name} is being trained by another process. Wait for it, or stop it first."
-        ) from None
+        raise refusal(folder, what) from None
     except OSError as fault:
         raise unwritable(folder / LOCK, fault) from fault
     try:
         yield
     finally:
         lock.release()
+
+
+def refusal(folder: Path, what: str = "run") -> LockedError:
+    """What `locked` raises if another process has the lock."""
+    return LockedError(
+        f"The {what} {folder.name} is being trained by another process. Wait for it, or stop it first."
+    )
 
 
 def is_locked(folder: Path) -> bool:

@@ -7,6 +7,7 @@ only whoever trains a run writes into the run's folder.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ Tell = Callable[[Told], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user says of an executor; None where nothing was said.
+    """What a user says of an executor; None where nothing was said. Raises SlotkitError for what none can do.
 
     Attributes:
         jobs: runs at the same time.
@@ -115,6 +116,13 @@ class Options:
     memory: int | None = None
     address: str | None = None
     gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        least = {"jobs": 1, "threads": 1, "memory": 0, "gpus": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value < math.inf:
+                raise SlotkitError(f"--{name} is {value}. Give {lowest} or more.")
 
     def refuse(self, executor: str, *names: str) -> None:
         """Raise SlotkitError if one of these was said, which that executor has no use for."""

@@ -10,13 +10,17 @@ from slotkit.sweeps.contract import Job, Options, Progress, Tell, Told
 from slotkit.sweeps.process import Worker
 
 
+def jobs_of(options: Options) -> int:
+    """Runs at the same time: as many as cores have threads to run, unless that was said."""
+    return options.jobs or max(1, memory.cores() // (options.threads or 1))
+
+
 class Local:
     """As many workers as cores. A run waits for the memory that its kind has taken before."""
 
     def __init__(self, options: Options) -> None:
         options.refuse("local", "address", "gpus")
-        self.threads = options.threads or 1
-        self.jobs = options.jobs or max(1, memory.cores() // self.threads)
+        self.threads, self.jobs = options.threads or 1, jobs_of(options)
         self._workers: list[Worker] = []
         self._told: queue.SimpleQueue[Told | Path] = queue.SimpleQueue()
         self._taken: dict[str, int] = {}

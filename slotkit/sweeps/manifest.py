@@ -57,6 +57,15 @@ def _is_shallow(values: dict[str, Any]) -> dict[str, Any]:
 
 Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 FolderName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$"), AfterValidator(_is_free)]
+
+
+def _has_epochs(settings: dict[str, Any]) -> dict[str, Any]:
+    epochs = settings.get("training.epochs", 1)
+    if type(epochs) is not int or epochs < 1:
+        raise ValueError(f"training.epochs of a run is {epochs!r:.60}, and no number of epochs")
+    return settings
+
+
 Values = Annotated[dict[str, Any], AfterValidator(_is_shallow)]
 
 
@@ -91,7 +100,7 @@ class Entry(_Record):
     """
 
     name: FolderName
-    settings: Values
+    settings: Annotated[Values, AfterValidator(_has_epochs)]
     varied: Values = Field({})
     seed: int | None = None
     wanted: bool = True

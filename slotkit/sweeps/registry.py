@@ -17,6 +17,15 @@ EXECUTORS = {
 }
 
 
+def at_a_time(name: str, options: Options) -> int | None:
+    """How many runs an executor of that name trains at the same time; None if only its cluster knows."""
+    if name == "local":
+        from slotkit.sweeps.local import jobs_of
+
+        return jobs_of(options)
+    return 1 if name == "inline" else options.jobs
+
+
 def make(name: str, options: Options) -> Executor:
     """The executor of that name. Raises SlotkitError if there is none, or it has no use for an option."""
     if name not in EXECUTORS:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slotkit.sweeps.plan import cell_of
-from slotkit.sweeps.sweep import Sweep, SweepRun
+from slotkit.sweeps.sweep import COUNT_NOWHERE, State, Sweep
 from slotkit.training.experiment import mean_and_spread
 
 
@@ -22,6 +22,7 @@ class Row:
         diverged: how many did.
         accuracies: of the finished ones, as fractions of the test images, at the best epoch by validation.
         runs: their folders' names.
+        left_out: how many count nowhere, being damaged or other runs (`Sweep.states` says why).
     """
 
     varied: dict[str, Any]
@@ -30,6 +31,7 @@ class Row:
     diverged: int
     accuracies: tuple[float, ...]
     runs: tuple[str, ...]
+    left_out: int = 0
 
     @property
     def n(self) -> int:
@@ -54,6 +56,7 @@ class Row:
             "n": self.n,
             "wanted": self.wanted,
             "diverged": self.diverged,
+            "left out": self.left_out,
             "mean": self.mean,
             "spread": self.spread,
             "accuracies": list(self.accuracies),
@@ -61,27 +64,33 @@ class Row:
         }
 
 
-def rows(sweep: Sweep) -> list[Row]:
-    """In the order of the sweep. Raises SlotkitError if a finished run is not the one that was asked for."""
-    cells: dict[str, list[SweepRun]] = {}
-    for run in sweep.runs():
-        if run.done():
-            sweep.check(run)
-        cells.setdefault(cell_of(run.entry.settings), []).append(run)
-    return [row for runs in cells.values() for row in _rows(runs)]
+def rows(sweep: Sweep, states: Sequence[State] | None = None) -> list[Row]:
+    """In the order of the sweep. A run that is damaged, or is another one, is in no row's numbers.
+
+    Args:
+        states: of its runs, if they have been read already.
+    """
+    cells: dict[str, list[State]] = {}
+    for state in sweep.states() if states is None else states:
+        cells.setdefault(cell_of(state.run.entry.settings), []).append(state)
+    return [row for cell in cells.values() for row in _rows(cell)]
 
 
-def _rows(runs: list[SweepRun]) -> Iterator[Row]:
-    statuses = {run.key: run.status() for run in runs}
+def _rows(cell: list[State]) -> Iterator[Row]:
     finished = {
-        run.entry.name: run.folder.summary()["test"]["best"]
-        for run in runs
-        if statuses[run.key] == "finished"
+        state.run.entry.name: state.summary["test"]["best"] for state in cell if state.status == "finished"
     }
-    diverged = list(statuses.values()).count("diverged")
+    statuses = [state.status for state in cell]
+    left_out = sum(map(statuses.count, COUNT_NOWHERE))
     readings = list(dict.fromkeys(kind for test in finished.values() for kind in test)) or [""]
     for reading in readings:
         found = {name: test[reading]["accuracy"] for name, test in finished.items() if reading in test}
         yield Row(
-            dict(runs[0].entry.varied), reading, len(runs), diverged, tuple(found.values()), tuple(found)
+            dict(cell[0].run.entry.varied),
+            reading,
+            len(cell),
+            statuses.count("diverged"),
+            tuple(found.values()),
+            tuple(found),
+            left_out,
         )

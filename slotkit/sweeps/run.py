@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from slotkit.config import Overrides
 from slotkit.data import sources
 from slotkit.errors import SlotkitError
 from slotkit.sweeps import memory
 from slotkit.sweeps.contract import Ended, Executor, Job, Progress, Told
+from slotkit.sweeps.estimate import Left, Pace
+from slotkit.sweeps.kinds import of_memory
 from slotkit.sweeps.parcel import settle
 from slotkit.sweeps.plan import Planned, key_of, words
-from slotkit.sweeps.sweep import Sweep, SweepRun
+from slotkit.sweeps.sweep import DONE, State, Sweep, SweepRun
+from slotkit.sweeps.training import here
 from slotkit.training.prepare import with_whole_paths
 from slotkit.training.signals import StoppedError
 
@@ -29,9 +31,6 @@ RETRIES = 2
 
 # Seconds between two looks at what could be started, and until a run that is busy is tried again.
 LOOK, BUSY = 0.5, 1.0
-
-# What decides how much memory a run takes, among its settings.
-KIND = ("method", "model", "data.dataset", "data.size", "training.batch_size", "training.precision")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Done:
     run: SweepRun
 
 
-Event = Begun | Started | Progress | Tried | Waits | Done
+Event = Begun | Started | Progress | Tried | Waits | Left | Done
 Report = Callable[[Event], None]
 
 
@@ -96,6 +95,9 @@ def train(
 ) -> list[SweepRun]:
     """Train what is not done. KeyboardInterrupt, and SIGTERM as StoppedError, pass through after saving.
 
+    A run that is damaged, whose folder holds another run than it should, or that has other data than the runs
+    before it, is given up at once with that as its error. Its folder stays as it is.
+
     Args:
         planned: the runs of the sweep, as it was started with them.
         retries: how often a run is tried again after an error, as long as it gets no further.
@@ -104,7 +106,7 @@ def train(
     Returns:
         The runs that failed.
 
-    Raises SlotkitError if another process trains this sweep, or a folder holds another run than it should.
+    Raises SlotkitError if another process trains this sweep.
     """
     layers = {key_of(one.settings()): one for one in planned}
     with sweep.locked():
@@ -130,6 +132,8 @@ class _Driver:
         self.sweep, self.planned, self.executor, self.report = sweep, planned, executor, report
         self.retries, self.memory_each = retries, memory_each
         self.runs = {run.key: run for run in sweep.runs()}
+        self.pace, self.at_a_time = Pace(), 0
+        self.first: dict[str, tuple[float, float]] = {}
         self.waiting: list[str] = []
         self.training: set[str] = set()
         self.not_before: dict[str, float] = {}
@@ -144,18 +148,33 @@ class _Driver:
     def train(self, stopped: threading.Event) -> None:
         for run in self.runs.values():
             settle(run.folder.path)
-            if (run.folder.path / "config.toml").is_file():
-                self.sweep.check(run)
-                self.sweep.keep_data(run)
-        self.waiting = [key for key, run in self.runs.items() if not run.done()]
-        epochs = {key: run.epochs() for key, run in self.runs.items()}
-        left = sum(epochs[key] for key in self.waiting)
-        self.report(Begun(len(self.runs), len(self.runs) - len(self.waiting), sum(epochs.values()), left))
+        states = {key: run.state() for key, run in self.runs.items()}
+        faults = {key: fault for key, state in states.items() if (fault := self._fault(state))}
+        left = [key for key, state in states.items() if key in faults or state.status not in DONE]
+        self.waiting = [key for key in left if key not in faults]
+        self.pace = Pace(states.values())
+        for key in self.waiting:
+            self.share[key] = states[key].summary.get("epochs", 0) / self.runs[key].epochs()
+        epochs = sum(run.epochs() for run in self.runs.values())
+        epochs_left = sum(self.runs[key].epochs() for key in self.waiting)
+        self.report(Begun(len(self.runs), len(self.runs) - len(left), epochs, epochs_left))
+        for key, fault in faults.items():
+            self._give_up(Ended(key, "failed", fault, here()))
         while self.waiting or self.training:
             self._start()
+            self.at_a_time = len(self.training)
             self.executor.wait(self._told, LOOK)
             if stopped.is_set():
                 raise StoppedError("SIGTERM")
+
+    def _fault(self, state: State) -> str:
+        """Why a run can't be trained on, and is not touched; "" if it can."""
+        try:
+            if not state.fault:
+                self.sweep.keep_data(state.run)
+        except SlotkitError as fault:
+            return str(fault)
+        return state.fault
 
     def _start(self) -> None:
         """Start what can be started."""
@@ -191,9 +210,12 @@ class _Driver:
         if isinstance(told, Progress):
             self.share[told.key] = told.share
             self.peaks[told.key] = max(told.peak, self.peaks.get(told.key, 0))
+            self._see(told)
             self.report(told)
+            self._tell_left()
             return
         self.training.remove(told.key)
+        self.first.pop(told.key, None)
         self.sweep.keep_peak(told.key, self.peaks.pop(told.key, 0))
         if told.how in ("finished", "diverged"):
             self._done(told)
@@ -214,23 +236,47 @@ class _Driver:
         except SlotkitError as fault:
             self._failed(replace(ended, how="failed", error=str(fault)))
             return
+        summary = run.state().summary
+        self.pace.see(run, summary.get("epochs", 0), summary.get("seconds", 0.0))
+        self._tell_left()
         self.report(Done(ended.key, run.entry.name, ended.how, ended.error, run))
 
     def _failed(self, ended: Ended) -> None:
         """Keep the error, and try again if the run got further than before or hasn't failed too often."""
         key = ended.key
-        self.sweep.keep_failure(key, ended)
         self.lost |= {key} if ended.how == "lost" else set()
         further = self.share.get(key, 0.0) > self.reached.get(key, 0.0)
         self.reached[key] = max(self.share.get(key, 0.0), self.reached.get(key, 0.0))
         self.tries[key] = 1 if further else self.tries.get(key, 0) + 1
-        run = self._renewed(key)
         if self.tries[key] > self.retries:
-            self.failed.append(run)
-            self.report(Done(key, run.entry.name, "failed", ended.error, run))
+            self._give_up(ended)
             return
+        self.sweep.keep_failure(key, ended)
         self._again(key, 0.0)
-        self.report(Tried(key, run.entry.name, ended.error))
+        self.report(Tried(key, self._renewed(key).entry.name, ended.error))
+
+    def _give_up(self, ended: Ended) -> None:
+        """Keep the error, and leave that run to the next driver."""
+        self.sweep.keep_failure(ended.key, ended)
+        run = self._renewed(ended.key)
+        self.failed.append(run)
+        self.report(Done(ended.key, run.entry.name, "failed", ended.error, run))
+
+    def _see(self, told: Progress) -> None:
+        """How fast a run is, since it was first heard of after it began or went on."""
+        now = time.monotonic()
+        began, share = self.first.setdefault(told.key, (now, told.share))
+        run = self.runs[told.key]
+        self.pace.see(run, (told.share - share) * run.epochs(), now - began)
+
+    def _tell_left(self) -> None:
+        """Say how long the rest takes, as far as anything allows to tell."""
+        todo = [
+            (self.runs[key], (1 - self.share.get(key, 0.0)) * self.runs[key].epochs())
+            for key in self.runs
+            if key in self.training or key in self.waiting
+        ]
+        self.report(self.pace.left(todo, self.at_a_time))
 
     def _again(self, key: str, seconds: float) -> None:
         self.waiting.append(key)
@@ -247,12 +293,12 @@ class _Driver:
         """
         if self.memory_each is not None:
             return self.memory_each
-        kind = _kind(self.runs[key].entry.settings)
+        kind = of_memory(self.runs[key].entry.settings)
         entries = self.sweep.manifest.runs.items()
         taken = [
             max(entry.peak or 0, self.peaks.get(other, 0))
             for other, entry in entries
-            if _kind(entry.settings) == kind
+            if of_memory(entry.settings) == kind
         ]
         return (max(taken) or memory.UNKNOWN) * (2 if key in self.lost else 1)
 
@@ -263,12 +309,6 @@ def _with_whole_paths(layer: Overrides) -> Overrides:
     if "data.dataset" in values:
         values = {**values, "data.dataset": sources.absolute(values["data.dataset"])}
     return replace(layer, values=values)
-
-
-def _kind(settings: Mapping[str, Any]) -> dict[str, Any]:
-    dense = settings.get("slots.form") == "dense" or settings.get("slots.update") == "selected"
-    k = {"slots.k": settings.get("slots.k")} if dense else {}
-    return k | {path: value for path, value in settings.items() if path in KIND or path.startswith("model.")}
 
 
 @contextmanager

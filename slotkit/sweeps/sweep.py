@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from slotkit.data.identity import Identity, differences
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder
 from slotkit.runs.folder import MARKS, RunFolder, default_runs_dir, list_runs
-from slotkit.runs.listing import shown
-from slotkit.runs.lock import LOCK, is_locked, locked
+from slotkit.runs.listing import check, shown
+from slotkit.runs.lock import LOCK, is_locked, locked, refusal
 from slotkit.runs.schema import naming
 from slotkit.sweeps import manifest as manifests
 from slotkit.sweeps.contract import Ended
@@ -26,6 +26,26 @@ from slotkit.sweeps.plan import FROM_DATASET, Planned, deciding, folder_name, ke
 
 # Runs that need nothing more.
 DONE = ("finished", "diverged")
+
+# Runs that count nowhere and are not trained: a file can't be read, or the folder holds another run.
+COUNT_NOWHERE = DAMAGED, OTHER = "damaged", "other"
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run of a sweep is.
+
+    Attributes:
+        status: finished, diverged, running, waiting; stopped, interrupted, killed or failed, which go on;
+            damaged or other, which count nowhere and are not trained.
+        summary: of the run; empty before it has begun, and of one that counts nowhere.
+        fault: why it counts nowhere and what to do, in sentences; else "".
+    """
+
+    run: SweepRun
+    status: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,23 +56,45 @@ class SweepRun:
     entry: Entry
     folder: RunFolder
 
-    def status(self) -> str:
-        """finished, diverged, running, waiting; stopped, interrupted, killed or failed, which go on."""
-        if not (self.folder.path / "summary.json").is_file():
-            return "running" if is_locked(self.folder.path) else self._not_begun()
-        status = self.folder.status()
-        return "failed" if status not in DONE and status != "running" and self.entry.failures else status
+    def state(self) -> State:
+        """How far it is, read from its folder now."""
+        place = self.folder.path
+        if not any((place / name).is_file() for name in MARKS):
+            return State(self, self._status("running" if is_locked(place) else "waiting"))
+        try:
+            check(self.folder)
+        except SlotkitError as fault:
+            return State(self, DAMAGED, fault=f"{fault} Or move {place} elsewhere, to train that run anew.")
+        if different := self._differences():
+            told = (
+                f"{place} is not the run that {place.parent / MANIFEST} says: {'; '.join(different)}. Move "
+                "it elsewhere to train that run anew, or choose another --name for the sweep."
+            )
+            return State(self, OTHER, fault=told)
+        if not (place / "summary.json").is_file():
+            return State(self, self._status("running" if is_locked(place) else "waiting"))
+        return State(self, self._status(self.folder.status()), self.folder.summary())
 
-    def done(self) -> bool:
-        """Whether it needs no more training: finished, or diverged."""
-        return (self.folder.path / "summary.json").is_file() and self.folder.status() in DONE
+    def status(self) -> str:
+        """One word of `State`."""
+        return self.state().status
 
     def epochs(self) -> int:
         """How many it is to have."""
         return int(self.entry.settings.get("training.epochs", Config().training.epochs))
 
-    def _not_begun(self) -> str:
-        return "failed" if self.entry.failures else "waiting"
+    def _status(self, told: str) -> str:
+        """What its folder tells, but of one that failed that."""
+        return "failed" if self.entry.failures and told not in (*DONE, "running") else told
+
+    def _differences(self) -> list[str]:
+        """What its folder has otherwise than the manifest, in words."""
+        own, wanted = deciding(self.folder.config()), self.entry.settings
+        return [
+            f"{path} is {own.get(path, 'its default')!r} there and {wanted.get(path, 'its default')!r} here"
+            for path in sorted(own.keys() | wanted.keys())
+            if own.get(path) != wanted.get(path) and not (path in FROM_DATASET and path not in wanted)
+        ]
 
 
 class Sweep:
@@ -80,19 +122,9 @@ class Sweep:
             if entry.wanted:
                 yield SweepRun(key, entry, RunFolder(self.path / entry.name))
 
-    def check(self, run: SweepRun) -> None:
-        """Raise SlotkitError if its folder holds another run than the manifest says."""
-        own, wanted = deciding(run.folder.config()), run.entry.settings
-        different = [
-            f"{path} is {own.get(path, 'its default')!r} there and {wanted.get(path, 'its default')!r} here"
-            for path in sorted(own.keys() | wanted.keys())
-            if own.get(path) != wanted.get(path) and not (path in FROM_DATASET and path not in wanted)
-        ]
-        if different:
-            raise SlotkitError(
-                f"{run.folder.path} is not the run that {self.path / MANIFEST} says: {'; '.join(different)}. "
-                "Move it elsewhere to train that run anew, or choose another --name for the sweep."
-            )
+    def states(self) -> list[State]:
+        """How far each of them is, as its folder says now."""
+        return [run.state() for run in self.runs()]
 
     def keep_failure(self, key: str, ended: Ended) -> None:
         """Write down the error of an attempt."""
@@ -179,34 +211,58 @@ def start(
     Raises SlotkitError if another process trains it, if other files are in the folder, or if runs of before
     are not asked for any more.
     """
-    if not (path / MANIFEST).is_file() and _is_other(path):
-        raise SlotkitError(f"{path} is there already and no sweep. Choose another --name.")
+    _check_place(path)
     make_folder(path)
     with locked(path, "sweep"):
         there = manifests.read(path) if (path / MANIFEST).is_file() else None
-        before = there.runs if there else {}
-        wanted = {key_of(settings): (one, settings) for one in planned for settings in [one.settings()]}
-        gone = [key for key, entry in before.items() if entry.wanted and key not in wanted]
-        new = [key for key in wanted if key not in before or not before[key].wanted]
-        if gone and not changed:
-            raise SlotkitError(_changed(path, source, before, gone, wanted))
-        # A manifest that was damaged may give a run of before the folder of a new one.
-        with naming(path / MANIFEST, ADVICE, "can't be written"):
-            runs = {key: _entry(path, key, *one, before.get(key)) for key, one in wanted.items()}
-            runs |= {
-                key: entry.model_copy(update={"wanted": False})
-                for key, entry in before.items()
-                if key not in runs
-            }
-            manifest = Manifest(
-                id=there.id if there else uuid4().hex,
-                source=source,
-                command=command,
-                runs=runs,
-                data=there.data if there else {},
-            )
+        manifest, notes = _asked(path, there, planned, source, changed, command)
         if manifest != there:
             manifests.write(path, manifest)
+    return Sweep(path, manifest), notes
+
+
+def preview(
+    path: Path, planned: Sequence[Planned], source: str, changed: bool = False, command: str = ""
+) -> tuple[Sweep, list[str]]:
+    """What `start` returns and raises, without its changes of the disk."""
+    _check_place(path)
+    if is_locked(path):
+        raise refusal(path, "sweep")
+    there = manifests.read(path) if (path / MANIFEST).is_file() else None
+    manifest, notes = _asked(path, there, planned, source, changed, command)
+    return Sweep(path, manifest), notes
+
+
+def _asked(
+    path: Path,
+    there: Manifest | None,
+    planned: Sequence[Planned],
+    source: str,
+    changed: bool,
+    command: str,
+) -> tuple[Manifest, list[str]]:
+    """The manifest of those runs where `there` is one, and what the user should know."""
+    before = there.runs if there else {}
+    wanted = {key_of(settings): (one, settings) for one in planned for settings in [one.settings()]}
+    gone = [key for key, entry in before.items() if entry.wanted and key not in wanted]
+    new = [key for key in wanted if key not in before or not before[key].wanted]
+    if gone and not changed:
+        raise SlotkitError(_changed(path, source, before, gone, wanted))
+    # A manifest that was damaged may give a run of before the folder of a new one.
+    with naming(path / MANIFEST, ADVICE, "can't be written"):
+        runs = {key: _entry(path, key, *one, before.get(key)) for key, one in wanted.items()}
+        runs |= {
+            key: entry.model_copy(update={"wanted": False})
+            for key, entry in before.items()
+            if key not in runs
+        }
+        manifest = Manifest(
+            id=there.id if there else uuid4().hex,
+            source=source,
+            command=command,
+            runs=runs,
+            data=there.data if there else {},
+        )
     notes = []
     if there and new:
         notes.append(f"{source} asks for {len(new)} more runs than {path} had.")
@@ -214,7 +270,13 @@ def start(
         notes.append(
             f"{len(gone)} runs that {source} does not ask for any more are left out; they stay in {path}."
         )
-    return Sweep(path, manifest), notes
+    return manifest, notes
+
+
+def _check_place(path: Path) -> None:
+    """Raise SlotkitError for a folder that holds something else than a sweep."""
+    if not (path / MANIFEST).is_file() and _is_other(path):
+        raise SlotkitError(f"{path} is there already and no sweep. Choose another --name.")
 
 
 def _is_other(path: Path) -> bool:

@@ -79,9 +79,27 @@ def test_a_run_that_fails_is_told_and_the_exit_code_says_so() -> None:
     assert "is tried again: " in done.stderr
     assert "[1/1] " in done.stderr
     seen = invoke("sweep", "status", "sweep-k").stdout
-    assert seen.startswith("1 runs: 1 failed.")
+    assert seen.startswith("1 run: 1 failed.")
     assert seen.count(" failed at ") == 2
     assert "imagefolder" in seen
+
+
+def test_a_damaged_run_is_given_up_and_the_others_are_trained(one_thread: None) -> None:
+    invoke("sweep", "--grid", "k=2", *TINY, "--name", "s")
+    (first,) = (path for path in Path("runs/s").iterdir() if path.is_dir())
+    (first / "summary.json").write_text("nothing")
+    done = invoke("sweep", "--grid", "k=2,4", *TINY, "--name", "s")
+    assert done.exit_code == 1
+    lines = done.stderr.splitlines()
+    assert lines[1] == "2 runs, 2 of them left to train."
+    assert lines[2].startswith(f"[1/2] {first.name}: failed: {first / 'summary.json'} can't be read")
+    assert lines[4].startswith("[2/2] k4-")
+    assert (first / "summary.json").read_text() == "nothing"
+    told = done.stdout.splitlines()
+    assert told[1].split() == ["2", "-", "1", "left", "out", "0", "of", "1"]
+    assert told[2].split()[:2] == ["4", "greedy"]
+    assert told[3].startswith(f"{first.name} is left out (damaged): ")
+    assert invoke("sweep", "status", "s").exit_code == 0
 
 
 @pytest.mark.parametrize(("fault", "code"), [(KeyboardInterrupt, 130), (driver.StoppedError, 143)])

@@ -95,19 +95,33 @@ def test_a_mask_of_several_populations_counts_once(made: Path, population: Path)
         assert found.table.equals(alone.table)
 
 
-def test_other_trainings_are_not_compared(made: Path, population: Path) -> None:
-    (config,) = population.glob("two-*s3*/config.toml")
-    text = config.read_text(encoding="utf-8")
-    assert text.count("limit_batches = 1") == 1
-    config.write_text(text.replace("limit_batches = 1", "limit_batches = 2"), encoding="utf-8")
-    first = next(population.glob("one-*s3*"))
-    words = (
-        f"and {config.parent} were trained otherwise: training.limit_batches is 1 there and 2 here. Masks "
+def test_other_trainings_are_not_compared(made: Path, tmp_path: Path) -> None:
+    short = ("--epochs", "1", "--set", "training.limit_batches=2", "--device", "cpu", "--executor", "inline")
+    names = [str(made / name) for name in FILES_MADE[:2]]
+    done = invoke(
+        "masks", "train", *names, "--seeds", "3", *short, "--runs-dir", str(tmp_path), "--name", "q"
+    )
+    assert done.exit_code == 0
+    first, other = (next(place.glob("one-*s3*")) for place in (made / "p", tmp_path / "q"))
+    assert refused(made / "p", tmp_path / "q") == (
+        f"{first} and {other} were trained otherwise: training.limit_batches is 1 there and 2 here. Masks "
         "are compared after equal trainings only: name populations of one network, start, data and training."
     )
-    assert refused(population) == f"{first} {words}"
-    other = next((made / "p").glob("one-*s3*"))
-    assert refused(made / "p", population) == f"{other} {words}"
+
+
+@pytest.mark.parametrize(("file", "status"), [("summary.json", "damaged"), ("config.toml", "other")])
+def test_a_run_that_counts_nowhere_is_left_out_and_named(population: Path, file: str, status: str) -> None:
+    (path,) = population.glob(f"two-*s3*/{file}")
+    text = path.read_text(encoding="utf-8")
+    longer = text.replace("limit_batches = 1", "limit_batches = 2")
+    path.write_text(longer if status == "other" else "nothing", encoding="utf-8")
+    told = report(Sweep.open(population))
+    assert [(group.name, group.n) for group in told.groups] == [(FILES, 1)]
+    assert told.left == 1
+    (sentence,) = told.left_out
+    assert sentence.startswith(f"{path.parent.name} is left out ({status}): {path.parent}")
+    assert sentence in analyze(population).summary.splitlines()
+    assert told.as_dict()["left out"] == [sentence]
 
 
 def test_searches_that_began_with_different_masks_are_refused(population: Path) -> None:

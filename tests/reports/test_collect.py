@@ -6,14 +6,16 @@ import re
 from pathlib import Path
 
 import made_reports as made
+import pytest
 from slotkit.reports.collect import cells, collect
 from slotkit.reports.figures import validation
-from slotkit.reports.page import page
+from slotkit.reports.page import page, write
 from slotkit.reports.untrained import untrained
 
 from slotkit import recipes
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.data.identity import Half, Identity
+from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
 
 RECIPE = "paper-lenet-greedy"
@@ -74,6 +76,78 @@ def test_runs_that_have_not_begun_are_counted(tmp_path: Path) -> None:
     made.finished(sweep.path, first.entry.name, resolve(these[0].layers), {"greedy": 0.98})
     html = page(collect(["s", str(tmp_path / "s")], tmp_path), baseline=False)
     assert "6 runs: 1 finished, 5 waiting. Made by" in html
+
+
+def test_cells_that_have_not_begun_are_rows_without_a_mean(tmp_path: Path) -> None:
+    """Those of a network of which no run has begun, too; of a cell that has begun nothing is added."""
+    these = [
+        *made.planned(RECIPE, slots__k=8),
+        *made.planned(RECIPE, slots__k=4, training__lr=0.3),
+        *made.planned("authors-conv2-greedy", slots__k=2),
+    ]
+    sweep, _ = made.start(tmp_path / "s", these, "s.toml")
+    first = next(sweep.runs())
+    made.finished(sweep.path, first.entry.name, resolve(these[0].layers), {"greedy": 0.98})
+    html = page(collect(["s"], tmp_path), baseline=False)
+    lenet, conv = (_table_of(html, title) for title in ("lenet on mnist", "conv2 on cifar10"))
+    assert [(row["K"], row["test accuracy (%)"], row["n"], row["notes"]) for row in lenet] == [
+        ("8", "98.00", "1", ""),
+        ("4", "", "0", "2 not begun"),
+    ]
+    assert "training__lr 0.3" in lenet[1]["other settings"]
+    assert [(row["K"], row["n"], row["notes"]) for row in conv] == [("2", "0", "2 not begun")]
+
+
+def _table_of(html: str, title: str) -> list[dict[str, str]]:
+    """The rows of a problem's table, by heading."""
+    _, _, section = html.partition(f"<h2>{title}</h2>")
+    table, _, _ = section.partition("</table>")
+    headings = re.findall(r"<th>(.*?)</th>", table)
+    rows = re.findall(r"<tr>((?:<td>.*?</td>)+)</tr>", table)
+    return [dict(zip(headings, re.findall(r"<td>(.*?)</td>", row), strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("file", ["summary.json", "config.toml", "metrics.jsonl", "data.json"])
+def test_a_damaged_run_is_left_out_and_named(tmp_path: Path, file: str) -> None:
+    place = made.sweep(tmp_path, "s", [(made.planned(RECIPE, slots__k=8), {"greedy": 0.98})])
+    first, _ = sorted(path.name for path in place.iterdir() if path.is_dir())
+    (place / first / file).write_text("nothing\n")
+    material = collect(["s"], tmp_path)
+    assert [row.folder.name for row in material.rows] != [first]
+    assert len(material.rows) == 1
+    html = page(material, baseline=False)
+    assert "2 runs: 1 finished, 1 damaged. Made by" in html
+    (told,) = material.left_out()
+    assert told.startswith(f"{first} is left out (damaged): {place / first / file} can't be read")
+    assert told.endswith(f" Or move {place / first} elsewhere, to train that run anew.")
+    assert f"{first} is left out (damaged): " in html
+    said: list[str] = []
+    write(["s"], tmp_path, baseline=False, tell=said.append)
+    assert said == [told]
+
+
+def test_a_damaged_run_that_is_named_hides_no_other(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        made.finished(tmp_path, name, settings(seeds__reels=seed), {"greedy": 0.9})
+    (tmp_path / "a" / "summary.json").write_text("nothing")
+    assert [row.folder.name for row in collect(["a", "b"], tmp_path).rows] == ["b"]
+    with pytest.raises(SlotkitError, match=r"summary.json can't be read"):
+        collect(["a"], tmp_path)
+
+
+def test_a_run_that_was_extended_is_shown_if_it_is_named_itself(tmp_path: Path) -> None:
+    these = made.planned(RECIPE, slots__k=8)
+    sweep, _ = made.start(tmp_path / "s", these, "s.toml")
+    for run, one in zip(sweep.runs(), these, strict=True):
+        longer = [Overrides("--epochs", {"training.epochs": 999})] if one.seed else []
+        made.finished(sweep.path, run.entry.name, resolve([*one.layers, *longer]), {"greedy": 0.9})
+    name = [run.entry.name for run in sweep.runs()][1]
+    material = collect(["s"], tmp_path)
+    assert "2 runs: 1 finished, 1 other. Made by" in page(material, baseline=False)
+    (told,) = material.left_out()
+    assert told.startswith(f"{name} is left out (other): ")
+    both = collect(["s", str(tmp_path / "s" / name)], tmp_path)
+    assert (len(both.rows), both.left_out()) == (2, [])
 
 
 def test_curves_are_means_over_the_same_runs_all_along(tmp_path: Path) -> None:
