@@ -30,23 +30,27 @@ def stand_in(
 
     Raises SlotkitError for a state that is none.
     """
-    settings = state["settings"]
+    settings, ties = state["settings"], ties_of(state)
     common = ReelSettings.of_machine(settings, init)
     dense = settings["form"] == "dense"
     scores: Mapping[str, Tensor] = state["scores"] if dense else state["others"]
     root = nn.Module()
-    for name, value in state["others"].items():
-        if name not in settings["reels"]:
-            holder, last = _holder(root, name)
-            holder.register_buffer(last, torch.zeros_like(value, device="cpu"))
     picked, reels = [], []
     for name, shape in settings["reels"].items():
-        holder, last = _holder(root, name)
         parameter = nn.Parameter(torch.zeros(shape, dtype=scores[name].dtype))
-        holder._parameters[last] = parameter
+        holders = [_holder(root, own) for own in (name, *(tie for tie in ties if ties[tie] == name))]
+        for holder, last in holders:
+            holder._parameters[last] = parameter
         dim = channel_dims.get(name, 0)
-        picked.append(Picked(name, parameter, [(holder, last)], dim))
+        picked.append(Picked(name, parameter, holders, dim))
         reels.append(common.reel(name, shape, dim))
+    buffers: dict[str, Tensor] = {}
+    for name, value in state["others"].items():
+        first = ties.get(name, name)
+        if first not in settings["reels"]:
+            holder, last = _holder(root, name)
+            buffer = buffers.setdefault(first, torch.zeros_like(value, device="cpu"))
+            holder.register_buffer(last, buffer)
     form = make_form(
         settings["form"],
         picked,
@@ -58,6 +62,21 @@ def stand_in(
     machine = SlotMachine(root, form, Treated([], []), settings["selection"])
     machine.load_state_dict(state)
     return machine
+
+
+def ties_of(state: Mapping[str, Any]) -> dict[str, str]:
+    """Further name -> first name of each tensor that a checkpoint's state has under several, because it is
+    tied. The first is that of the reel, if it is one.
+    """
+    others, reels = state["others"], state["settings"]["reels"]
+    names = sorted((name for name in others if isinstance(others[name], Tensor)), key=lambda n: n not in reels)
+    firsts: dict[tuple[int, torch.Size], str] = {}
+    found = {
+        name: firsts.setdefault((others[name].data_ptr(), others[name].shape), name)
+        for name in names
+        if others[name].numel()
+    }
+    return {name: first for name, first in found.items() if name != first}
 
 
 def _holder(root: nn.Module, name: str) -> tuple[nn.Module, str]:

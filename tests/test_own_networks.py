@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import load_file
 from slotkit.analyses import ps_variance, weights
 from slotkit.cli.main import app
 from torch import nn
@@ -16,7 +17,10 @@ from typer.testing import CliRunner
 import slotkit
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
+from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.models import create, own_network
+from slotkit.recording.replay import write_checkpoint
+from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate, resume
 from slotkit.training.finetune import finetune
@@ -156,3 +160,47 @@ def test_the_commands_take_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     slotkit.load("runs/mine/export/model.slot.safetensors", into=made)
     refused = ask("evaluate", "mine")
     assert "--model-factory package.module:function" in str(refused.exception)
+
+
+class Tied(nn.Module):
+    """Of its weights two are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 12), nn.Linear(12, 10)
+        self.middle, self.again = nn.Linear(12, 12, bias=False), nn.Linear(12, 12, bias=False)
+        self.again.weight = self.middle.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        inner = self.middle(self.first(images.flatten(1)).relu()).relu()
+        found: torch.Tensor = self.last(self.again(inner).relu())
+        return found
+
+
+@pytest.mark.parametrize(("selection", "lr"), [("greedy", 0.5), ("probabilistic", 50.0)])
+def test_a_tied_weight_is_one_weight_in_exports_and_replays(
+    selection: str, lr: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Tied()
+    machine = slotkit.slotify(model, k=4, selection=selection)
+    optimizer = machine.optimizer(lr=lr)
+    seen: list[dict[str, torch.Tensor]] = []
+    with slotkit.record(machine, optimizer, tmp_path / "mine", trace="full", every=2) as run:
+        for _ in range(6):
+            nn.functional.cross_entropy(model(torch.rand(32, 1, 8, 8)), torch.arange(32) % 10).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            with machine.using("greedy"):
+                seen.append({name: value.clone() for name, value in model.state_dict().items()})
+    assert not torch.equal(seen[1]["middle.weight"], seen[-1]["middle.weight"])
+    export(run.folder, "last")
+    plain, again = Tied(), Tied()
+    plain.load_state_dict(load_file(tmp_path / "mine" / "export" / WEIGHTS))
+    slotkit.load(tmp_path / "mine" / "export" / SLOT_FILE, into=again)
+    assert again.again.weight is again.middle.weight
+    state, _ = checkpoint.load(write_checkpoint(run.folder, 2))
+    replayed = Tied()
+    replayed.load_state_dict(state["weights"])
+    for network, then in ((plain, seen[-1]), (again, seen[-1]), (replayed, seen[1])):
+        assert all(torch.equal(value, then[name]) for name, value in network.state_dict().items())

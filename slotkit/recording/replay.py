@@ -18,6 +18,7 @@ from slotkit.runs.fingerprint import fingerprint, load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.selection import greedy
+from slotkit.standin import ties_of
 
 
 def settings_of(folder: RunFolder) -> dict[str, Any]:
@@ -140,6 +141,8 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
     state, _ = load(folder, "last")
     with naming(folder.checkpoint("last"), "Train again."):
         others: dict[str, Any] = {name: v for name, v in state["others"].items() if name not in weights}
+        # Under its further names a tied tensor has the weights of that step, too.
+        ties = {name: weights[first] for name, first in ties_of(state).items() if first in weights}
     tracked = [name for name in others if name.endswith("num_batches_tracked")]
     if tracked:
         raise SlotkitError(
@@ -149,5 +152,5 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
     path = folder.checkpoint(f"step-{step}")
     epochs = sum(entry["kind"] == "epoch" and entry["step"] <= step for entry in folder.metrics())
     held = fingerprint(folder, folder.config())
-    checkpoint.save(path, {"weights": others | weights}, step=step, epoch=epochs, **held)
+    checkpoint.save(path, {"weights": others | ties | weights}, step=step, epoch=epochs, **held)
     return path
