@@ -237,6 +237,10 @@ class RunFolder:
         self.check_single()
         return self.path / "checkpoints" / f"{which}.safetensors"
 
+    def begins_with_weights(self) -> bool:
+        """Whether its first step begins with the checkpoint "start", and not with what the seeds make."""
+        return self.checkpoint("start").is_file() or "checkpoint" in self.tables().get("parent", {})
+
     def branches(self) -> list[RunFolder]:
         """The runs in this one, if it compares several (`slotkit finetune`)."""
         return list_runs(self.path)

@@ -176,7 +176,7 @@ def evaluate(
 ) -> dict[str, Reading]:
     """Every reading of a checkpoint ("best", "last", "epoch-N", "step-N") of a run on "validation" or "test".
 
-    "start" is the network before the first step, made anew from the seeds. "step-N" has the greedy reading.
+    "start" is the network before the first step, made anew from the seeds if it began with them. "step-N" has the greedy reading.
 
     Args:
         changes: settings laid over the run's own, such as another data folder or device.
@@ -196,7 +196,7 @@ def evaluate(
             "known. Evaluate on --split test."
         )
     way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
-    if which == "start" and not folder.checkpoint(which).is_file():
+    if which == "start" and not folder.begins_with_weights():
         prepared = reopen(folder, resolve([own_settings(folder), *changes]), way_on, other_data, tell)
         return readings(prepared, part, at_start=True)
     state, _ = load(folder, which)
@@ -386,7 +386,7 @@ class _Training:
 
 def _start_of(folder: RunFolder) -> dict[str, Any] | None:
     """What a run begins with that goes back to another one's checkpoint."""
-    return load(folder, "start")[0] if "checkpoint" in folder.tables().get("parent", {}) else None
+    return load(folder, "start")[0] if folder.begins_with_weights() else None
 
 
 def _recorder(prepared: Prepared, folder: RunFolder) -> Recorder | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, UnreadableError
 from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
@@ -57,10 +57,13 @@ def _of_start(
     """The network before the first step, made anew. What fails here does not end a training of days."""
     try:
         return {"start": readings(_at_start(prepared, folder), "test", between, at_start=True)}
-    except (RuntimeError, MemoryError) as fault:
+    except UnreadableError:  # the data are at fault, for the other networks too
+        raise
+    except (RuntimeError, MemoryError, SlotkitError) as fault:
+        reason = str(fault).rstrip(".")
         tell(
             Note(
-                f"The network before the first step could not be read: {fault}. `slotkit evaluate "
+                f"The network before the first step could not be read: {reason}. `slotkit evaluate "
                 f"{folder.path} --checkpoint start` tries it again."
             )
         )
@@ -73,6 +76,6 @@ def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
     image = (dataset.channels, *dataset.size)
     trainee = build(prepared.config, image, dataset.num_classes, mask_of(folder))
     trainee.processes = prepared.trainee.processes
-    if folder.checkpoint("start").is_file():
+    if folder.begins_with_weights():
         trainee.load(load(folder, "start")[0])
     return replace(prepared, trainee=trainee)

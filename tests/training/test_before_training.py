@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from slotkit.config import Overrides, resolve
+from slotkit.errors import SlotkitError
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training import readings
 from slotkit.training.evaluation import read
-from slotkit.training.experiment import evaluate, evaluate_untrained, run
+from slotkit.training.experiment import evaluate, evaluate_untrained, resume, run
 from slotkit.training.finetune import finetune
 from slotkit.training.loop import Event, Note
 from slotkit.training.prepare import prepare
@@ -78,6 +79,25 @@ def test_a_finetuned_network_starts_as_the_slot_machine_ended(tmp_path: Path) ->
     branch = RunFolder(finetune(slot, tmp_path, overrides=told, name="f").path / "from-best")
     (start,) = branch.summary()["test"]["start"].values()
     assert start == slot.summary()["test"]["best"]["greedy"]
+
+
+def test_weights_that_a_training_began_with_are_not_made_anew_where_they_are_lost(tmp_path: Path) -> None:
+    """Another network would be read in their place: that of the seeds."""
+    slot = train(tmp_path, "slot")
+    told = [Overrides("test", {"training.epochs": 1, "training.limit_batches": 3})]
+    branch = RunFolder(finetune(slot, tmp_path, overrides=told, name="f").path / "from-best")
+    start = branch.checkpoint("start")
+    start.unlink()
+    with pytest.raises(SlotkitError, match="There is no checkpoint .*start.safetensors"):
+        evaluate(branch, "start", "test")
+    events: list[Event] = []
+    resume(branch, [Overrides("test", {"training.epochs": 2})], events.append)
+    assert list(branch.summary()["test"]) == ["best", "last"]
+    (note,) = [event.text for event in events if isinstance(event, Note) and "before the first" in event.text]
+    assert note == (
+        f"The network before the first step could not be read: There is no checkpoint {start}. The run has not "
+        f"come that far, or it was deleted. `slotkit evaluate {branch.path} --checkpoint start` tries it again."
+    )
 
 
 def test_what_fails_there_is_told_and_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
