@@ -163,9 +163,7 @@ def _export_own(
     sizes = slotfile.save(place / SLOT_FILE, machine, report=report)
     learned = machine.to_learned().state_dict()
     # A file has no ties: each name has its own copy.
-    ordinary = {
-        name: value.clone(memory_format=torch.contiguous_format) for name, value in learned.items()
-    }
+    ordinary = {name: value.clone(memory_format=torch.contiguous_format) for name, value in learned.items()}
     write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
     files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}
     return Export(place, files, sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy")

@@ -69,7 +69,9 @@ def ties_of(state: Mapping[str, Any]) -> dict[str, str]:
     tied. The first is that of the reel, if it is one.
     """
     others, reels = state["others"], state["settings"]["reels"]
-    names = sorted((name for name in others if isinstance(others[name], Tensor)), key=lambda n: n not in reels)
+    names = sorted(
+        (name for name in others if isinstance(others[name], Tensor)), key=lambda n: n not in reels
+    )
     firsts: dict[tuple[int, torch.Size], str] = {}
     found = {
         name: firsts.setdefault((others[name].data_ptr(), others[name].shape), name)

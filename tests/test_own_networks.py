@@ -204,3 +204,33 @@ def test_a_tied_weight_is_one_weight_in_exports_and_replays(
     replayed.load_state_dict(state["weights"])
     for network, then in ((plain, seen[-1]), (again, seen[-1]), (replayed, seen[1])):
         assert all(torch.equal(value, then[name]) for name, value in network.state_dict().items())
+
+
+class Needing(nn.Sequential):
+    """Its constructor needs numbers, as those of dropout rates often do."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Dropout(torch.linspace(0, 0.1, 3).tolist()[1]), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("which", ["best", "step-2"])
+def test_any_network_is_finetuned_from_any_checkpoint(which: str, tmp_path: Path) -> None:
+    model = Needing()
+    machine = slotkit.slotify(model, k=4)
+    optimizer = machine.optimizer(lr=0.5)
+    with slotkit.record(machine, optimizer, tmp_path / "mine", trace="full", every=2) as run:
+        for _ in range(4):
+            nn.functional.cross_entropy(model(torch.rand(32, 1, 8, 8)), torch.arange(32) % 10).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+    short = Overrides("test", {"training.epochs": 1, "training.limit_batches": 2})
+    notes: list[str] = []
+    with own_network(Needing):
+        folder = finetune(
+            run.folder, tmp_path, [which], [DIGITS, short], report=lambda e: notes.append(str(e)), name="f"
+        )
+        read = evaluate(run.folder, which, "test", [DIGITS])["greedy"]
+    slot, finetuned = folder.summary()["table"]
+    assert slot["test"]["accuracy"] == read.accuracy
+    assert (slot["slot_epochs"], finetuned["epochs"]) == (0, 1)
+    assert "Its epochs are not known: a checkpoint epoch-N counts as N, and any other" in notes[0]

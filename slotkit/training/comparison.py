@@ -17,16 +17,17 @@ from torch import Tensor
 
 from slotkit.config import Overrides, Resolved, resolve
 from slotkit.errors import SlotkitError
-from slotkit.models import create
+from slotkit.models import OWN, create
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.training.evaluation import read
-from slotkit.training.experiment import Report, evaluate, resume, run
+from slotkit.training.experiment import Report, resume, run
 from slotkit.training.loop import Note
 from slotkit.training.prepare import Prepared
 from slotkit.training.signals import StoppedError
+from slotkit.training.trainee import Trainee, build, dtype_of, of_type
 
 # What a summary tells of the settings.
 TOLD = ("training.", "seeds.", "learned_")
@@ -62,7 +63,7 @@ def selected_weights(prepared: Prepared) -> dict[str, Tensor]:
     """The greedy selection of a slot machine, in either form, as the state_dict of the ordinary network."""
     trainee, dataset, model = prepared.trainee, prepared.dataset, prepared.config.model
     assert trainee.machine is not None
-    with torch.device("meta"):
+    with torch.device("cpu" if model.name == OWN else "meta"):  # anybody's code may need numbers
         ordinary = create(model.name, (dataset.channels, *dataset.size), dataset.num_classes, **model.options)
     with trainee.machine.using("greedy"):
         return ordinary_state(trainee.model, outline_of(model.name, ordinary))
@@ -152,28 +153,34 @@ class Comparison:
         ]
         start = None
         if branch.checkpoint is not None:
-            start = {"weights": self._weights(branch)}
+            weights = self._weights(branch)
+            start = {"weights": of_type(weights, dtype_of(self.resolved.config.training))}
             # Now, while this checkpoint is the slot run's: that may be trained on meanwhile.
-            self.values["slot"][branch.name] = self._slot_readings(branch.checkpoint)
+            self.values["slot"][branch.name] = self._slot_readings(branch, weights)
             self.values["slot"][branch.name]["network"] = f"slot machine, {said(branch)}"
             self._write()
         about = about_parent(self.parent, [branch])
         settings, data = resolve([*own, budget]), self.source.identity
         run(settings, self.folder.path, branch.name, self.report, about, start, data)
 
-    def _slot_readings(self, which: str) -> dict[str, Any]:
-        """The greedy reading of the slot machine at the checkpoint, on validation and test images."""
-        return {part: self._slot_reading(which, part) for part in ("validation", "test")}
+    def _slot_readings(self, branch: Branch, weights: dict[str, Tensor]) -> dict[str, Any]:
+        """The greedy reading of the slot machine at the checkpoint, on validation and test images. Of a step
+        there are only the weights, so an ordinary network is read with them.
+        """
+        source, from_step = self.source, (branch.checkpoint or "").startswith("step-")
+        trainee = self._ordinary(weights) if from_step else source.trainee
+        return {
+            part: read(trainee, source.images(part), "greedy", source.config).as_dict()
+            for part in ("validation", "test")
+        }
 
-    def _slot_reading(self, which: str, part: str) -> dict[str, Any]:
-        if which.startswith("step-"):
-            data = self.source.config.data
-            place = Overrides(
-                "slotkit finetune", {path: getattr(data, path.removeprefix("data.")) for path in DATA_PLACE}
-            )
-            return evaluate(self.parent, which, part, [place])["greedy"].as_dict()
-        images = self.source.images(part)
-        return read(self.source.trainee, images, "greedy", self.source.config).as_dict()
+    def _ordinary(self, weights: dict[str, Tensor]) -> Trainee:
+        """The network of the slot run with these weights."""
+        dataset = self.source.dataset
+        config = self.source.config.model_copy(update={"method": "learned"})
+        trainee = build(config, (dataset.channels, *dataset.size), dataset.num_classes)
+        trainee.load({"weights": of_type(weights, trainee.dtype)})
+        return trainee
 
     def _weights(self, branch: Branch) -> dict[str, Tensor]:
         """The selected weights at a checkpoint, as the state_dict of the ordinary network."""

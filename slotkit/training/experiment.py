@@ -54,6 +54,7 @@ from slotkit.training.resume import (
 )
 from slotkit.training.signals import Signals, StoppedError, heard
 from slotkit.training.state import TrainingState
+from slotkit.training.trainee import of_type
 
 Report = Callable[[Event], None]
 
@@ -176,7 +177,8 @@ def evaluate(
 ) -> dict[str, Reading]:
     """Every reading of a checkpoint ("best", "last", "epoch-N", "step-N") of a run on "validation" or "test".
 
-    "start" is the network before the first step, made anew from the seeds if it began with them. "step-N" has the greedy reading.
+    "start" is the network before the first step, made anew from the seeds if it began with them.
+    "step-N" has the greedy reading.
 
     Args:
         changes: settings laid over the run's own, such as another data folder or device.
@@ -206,6 +208,8 @@ def evaluate(
     resolved = resolve([own_settings(folder), *ordinary, *changes])
     prepared = reopen(folder, resolved, way_on, other_data, tell)
     with naming(folder.checkpoint(which), "Use another one, or train again."):
+        if replayed:
+            state = {"weights": of_type(state["weights"], prepared.trainee.dtype)}
         prepared.trainee.load(state)
     found = readings(prepared, part)
     return {"greedy": replace(found["learned"], kind="greedy")} if replayed else found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -104,7 +104,8 @@ def finetune(
     if parent.recorded() is not None:
         notes.append(
             f"{parent.name} was recorded in a loop of one's own: its scores may have been trained on images "
-            "that are validation images here."
+            "that are validation images here. Its epochs are not known: a checkpoint epoch-N counts as N, "
+            "and any other one as none."
         )
     about = about_parent(parent, [branch for branch in branches if branch.checkpoint])
 
@@ -227,6 +228,7 @@ def plan(
             notes.append(f"{one} is the same checkpoint as {found[step][0]}: one branch for both.")
         else:
             found[step] = one, epoch, checksum
+    notes += _within_epochs(parent, {one: (step, epoch) for step, (one, epoch, _) in found.items()})
     total = max(epoch for _, epoch, _ in found.values()) + epochs
     branches = [
         Branch(f"from-{one}", one, epoch, total - epoch, checksum) for one, epoch, checksum in found.values()
@@ -256,6 +258,19 @@ def _describe(parent: RunFolder, which: str) -> tuple[int, int, str]:
     check(parent, path, about)
     with naming(path, "Use another one, or train again."):
         return about["step"], about["epoch"], checksum
+
+
+def _within_epochs(parent: RunFolder, found: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What to say of checkpoints, of that step and epoch, whose last steps count as no epoch."""
+    if parent.recorded() is not None:
+        return []
+    ends = {0: 0} | {entry["epoch"]: entry["step"] for entry in parent.metrics() if entry["kind"] == "epoch"}
+    return [
+        f"{one} is {step - ends[epoch]} steps into epoch {epoch + 1}. They count as no epoch, so this "
+        "network is trained for that much longer than the others."
+        for one, (step, epoch) in found.items()
+        if step > ends.get(epoch, step)
+    ]
 
 
 def _unfinished(parent: RunFolder) -> list[str]:

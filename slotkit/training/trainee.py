@@ -153,7 +153,7 @@ def build(config: Config, image: tuple[int, int, int], classes: int, mask: Path 
     """
     device = find_device(config.training.device)
     torch.manual_seed(config.seeds.training)
-    dtype = torch.float64 if config.training.precision == "fp64" else torch.float32
+    dtype = dtype_of(config.training)
     model = create(config.model.name, image, classes, **config.model.options).to(device, dtype)
     slots = config.slots
     machine = None
@@ -193,6 +193,16 @@ def _masks(
         topology = Topology(model, config.sparse, config.seeds.reels, masks)
         return topology.masked, topology
     return None if masks is None else MaskedWeights(model, masks), None
+
+
+def dtype_of(settings: TrainingSettings) -> torch.dtype:
+    """The type of a network's numbers."""
+    return torch.float64 if settings.precision == "fp64" else torch.float32
+
+
+def of_type(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights as a network of that type has them. Options are float32, whose values float64 has, too."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def find_device(name: str) -> torch.device:

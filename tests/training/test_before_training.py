@@ -88,15 +88,16 @@ def test_weights_that_a_training_began_with_are_not_made_anew_where_they_are_los
     branch = RunFolder(finetune(slot, tmp_path, overrides=told, name="f").path / "from-best")
     start = branch.checkpoint("start")
     start.unlink()
-    with pytest.raises(SlotkitError, match="There is no checkpoint .*start.safetensors"):
+    with pytest.raises(SlotkitError, match=r"There is no checkpoint .*start\.safetensors"):
         evaluate(branch, "start", "test")
     events: list[Event] = []
     resume(branch, [Overrides("test", {"training.epochs": 2})], events.append)
     assert list(branch.summary()["test"]) == ["best", "last"]
     (note,) = [event.text for event in events if isinstance(event, Note) and "before the first" in event.text]
     assert note == (
-        f"The network before the first step could not be read: There is no checkpoint {start}. The run has not "
-        f"come that far, or it was deleted. `slotkit evaluate {branch.path} --checkpoint start` tries it again."
+        f"The network before the first step could not be read: There is no checkpoint {start}. The run has "
+        f"not come that far, or it was deleted. `slotkit evaluate {branch.path} --checkpoint start` tries it "
+        "again."
     )
 
 
