@@ -26,6 +26,7 @@ def export(
 ) -> None:
     """Write a run's network for others: ordinary weights, and the seed with the selected indices."""
     from slotkit.config import Overrides
+    from slotkit.data.identity import listed
     from slotkit.errors import SlotkitError
     from slotkit.runs.folder import RunFolder, default_runs_dir
 
@@ -46,6 +47,15 @@ def export(
         (name, size, f"{done.bits(name):.3f}", f"{done.ratio(name):.1f}") for name, size in done.files.items()
     ]
     print(table(("file", "bytes", "bits/connection", "fp32 / file"), rows))
+    if done.network is not None:
+        names = done.network["class_names"]
+        print(f"inputs: {done.inputs}; classes: {listed(names) if names else 'without names'}")
+    if done.earlier:
+        print(
+            f"{' and '.join(done.earlier)} in {done.folder}: of an earlier export, maybe of another checkpoint "
+            "or run. Delete what you don't need.",
+            file=sys.stderr,
+        )
     if done.index_bytes is None:
         print(f"No {SLOT_FILE}: learned weights are not selected from a seed's options.", file=sys.stderr)
     else:

@@ -29,6 +29,9 @@ from slotkit.training.prepare import Prepared, own_settings, reopen
 
 WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
 
+# What tells of the network in the headers of the first and the last.
+KEY = "slotkit_network"
+
 
 @dataclass(frozen=True)
 class Export:
@@ -41,6 +44,10 @@ class Export:
         connections: weights selected among options; for learned weights, all parameters.
         index_bytes: the coded indices in the slot file; None for learned weights, which have none.
         reading: "greedy" or "learned".
+        network: what the headers of weights.safetensors and model.onnx say: the network's name, options,
+            image shape and number of classes, "mean" and "std" of its inputs, and "class_names", None where
+            the dataset has none. None of a network of one's own.
+        earlier: files of an earlier export that lie in the folder still; this one has not written them.
     """
 
     folder: Path
@@ -49,6 +56,16 @@ class Export:
     connections: int
     index_bytes: int | None
     reading: str
+    network: Mapping[str, Any] | None = None
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> str:
+        """What the network takes, in words; empty for a network of one's own."""
+        if self.network is None:
+            return ""
+        mean, std = (_numbers(self.network[name]) for name in ("mean", "std"))
+        return "pixels / 255" + (f", minus {mean}, divided by {std}" if mean and std else "")
 
     def bits(self, name: str) -> float:
         """Bits a connection of a whole file."""
@@ -70,7 +87,9 @@ class Export:
             "connections": self.connections,
             "dense_bytes": self.dense_bytes,
             "index_bytes": self.index_bytes,
+            "network": self.network,
             "files": files,
+            "earlier": list(self.earlier),
         }
 
 
@@ -112,8 +131,8 @@ def export(
         outline = outline_of(config.name, create(config.name, image, classes, **config.options))
     with _greedy(prepared):
         state = ordinary_state(trainee.model, outline)
-    about = {"model": config.name, "options": config.options, "image": image, "classes": classes}
-    header = {"format": "pt", "slotkit_network": json.dumps(about)}
+    about = _about(prepared)
+    header = {"format": "pt", KEY: json.dumps(about)}
     write_whole(place / WEIGHTS, lambda path: save_file(state, path, metadata=header))
     dense = sum(value.numel() * value.element_size() for name, value in state.items() if name in outline.own)
     connections, index_bytes = sum(p.numel() for p in trainee.model.parameters()), None
@@ -125,11 +144,34 @@ def export(
         names.append(SLOT_FILE)
     if onnx:
         network = create(config.name, image, classes, **config.options)
-        write_whole(place / ONNX, lambda path: _write_onnx(network, state, image, path))
+        write_whole(place / ONNX, lambda path: _write_onnx(network, state, about, path))
         names.append(ONNX)
     files = {name: (place / name).stat().st_size for name in names}
     reading = "learned" if trainee.machine is None else "greedy"
-    return Export(place, files, dense, connections, index_bytes, reading)
+    return Export(place, files, dense, connections, index_bytes, reading, about, _earlier(place, names))
+
+
+def _about(prepared: Prepared) -> dict[str, Any]:
+    """What a program without slotkit has to know to use the network."""
+    dataset, config = prepared.dataset, prepared.config
+    return {
+        "model": config.model.name,
+        "options": config.model.options,
+        "image": list(_image(prepared)),
+        "classes": dataset.num_classes,
+        "mean": config.data.mean,
+        "std": config.data.std,
+        "class_names": list(dataset.classes) if dataset.named else None,
+    }
+
+
+def _numbers(values: Sequence[float] | None) -> str:
+    return " ".join(f"{value:g}" for value in values or ())
+
+
+def _earlier(place: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Files of other exports in the folder, which may be of another checkpoint or run."""
+    return tuple(name for name in (WEIGHTS, SLOT_FILE, ONNX) if name not in names and (place / name).exists())
 
 
 def _made(folder: RunFolder, out: Path | None) -> Path:
@@ -166,7 +208,8 @@ def _export_own(
     ordinary = {name: value.clone(memory_format=torch.contiguous_format) for name, value in learned.items()}
     write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
     files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}
-    return Export(place, files, sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy")
+    made = sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy"
+    return Export(place, files, *made, earlier=_earlier(place, list(files)))
 
 
 def _rebuild(
@@ -202,17 +245,18 @@ def _check_onnx() -> None:
 
 
 def _write_onnx(
-    network: nn.Module, state: Mapping[str, Tensor], image: tuple[int, int, int], path: Path
+    network: nn.Module, state: Mapping[str, Tensor], about: Mapping[str, Any], path: Path
 ) -> None:
     network.load_state_dict(state)
-    torch.onnx.export(
+    program = torch.onnx.export(
         network.eval(),
-        (torch.zeros(2, *image),),
-        path,
+        (torch.zeros(2, *about["image"]),),
         input_names=["images"],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("n")},),
         dynamo=True,
-        external_data=False,  # one file
         verbose=False,
     )
+    assert program is not None
+    program.model.metadata_props[KEY] = json.dumps(about)
+    program.save(path, external_data=False)  # one file

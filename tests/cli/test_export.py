@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import slotkit
 from slotkit import export as exports
 from slotkit import slotfile
+from slotkit.data import sources
 from slotkit.models import create
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate
@@ -64,8 +65,12 @@ def test_people_read_a_table() -> None:
     assert float(rows["weights.safetensors"][2]) >= 32
     assert float(rows["model.slot.safetensors"][2]) < 4
     assert float(rows["model.slot.safetensors"][3]) > 8
-    assert lines[4].endswith("bits a connection instead of 32")
-    assert 'slotkit.load("there/model.slot.safetensors")' in lines[5]
+    assert lines[4] == (
+        "inputs: pixels / 255, minus 0.3054, divided by 0.376; classes: '0', '1', '2', '3', '4' and 5 more"
+    )
+    assert lines[5].endswith("bits a connection instead of 32")
+    assert 'slotkit.load("there/model.slot.safetensors")' in lines[6]
+    assert not done.stderr
     about = slotfile.describe("there/model.slot.safetensors")
     assert about["architecture"] == {"model": "lenet", "options": {}, "image": [1, 8, 8], "classes": 10}
     assert about["reading"] == "greedy"
@@ -80,7 +85,50 @@ def test_learned_weights_have_only_ordinary_weights() -> None:
     plain.load_state_dict(load_file("runs/twin/export/weights.safetensors"))
     with safe_open("runs/twin/export/weights.safetensors", "pt") as file:
         told = json.loads(file.metadata()["slotkit_network"])
-    assert told == {"model": "lenet", "options": {}, "image": [1, 8, 8], "classes": 10}
+    assert told == {
+        "model": "lenet",
+        "options": {},
+        "image": [1, 8, 8],
+        "classes": 10,
+        "mean": [0.3054],
+        "std": [0.376],
+        "class_names": list("0123456789"),
+    }
+
+
+def test_the_header_says_how_the_network_takes_pixels() -> None:
+    """With nothing else the accuracy is that of the run."""
+    invoke("train", "--epochs", "2", "--name", "one")
+    invoke("export", "one")
+    path = "runs/one/export/weights.safetensors"
+    with safe_open(path, "pt") as file:
+        told = json.loads(file.metadata()["slotkit_network"])
+    network = create(told["model"], tuple(told["image"]), told["classes"], **told["options"]).eval()
+    network.load_state_dict(load_file(path))
+    test = sources.load("digits", None).test
+    (pixels,) = test.read([torch.arange(len(test))])
+    mean, std = (torch.tensor(told[name])[:, None, None] for name in ("mean", "std"))
+    with torch.no_grad():
+        right = network((pixels / 255 - mean) / std).argmax(1) == test.labels
+        plain = network(pixels / 255).argmax(1) == test.labels
+    expected = evaluate(RunFolder.open("one", Path("runs")), "best", "test")["greedy"]
+    assert right.double().mean().item() == pytest.approx(expected.accuracy, abs=1e-12)
+    assert plain.double().mean().item() < expected.accuracy
+
+
+def test_files_of_an_earlier_export_are_told() -> None:
+    invoke("train", "--epochs", "1", "--name", "one")
+    invoke("train", "--method", "learned", "--epochs", "1", "--name", "twin")
+    invoke("export", "one", "--out", "there")
+    Path("there/model.onnx").write_bytes(b"")
+    assert "model.onnx in there: of an earlier export" in invoke("export", "one", "--out", "there").stderr
+    done = invoke("export", "twin", "--out", "there")
+    assert (
+        "model.slot.safetensors and model.onnx in there: of an earlier export, maybe of another checkpoint "
+        "or run. Delete what you don't need.\n" in done.stderr
+    )
+    told = json.loads(invoke("export", "twin", "--out", "there", "--json").stdout)
+    assert told["earlier"] == ["model.slot.safetensors", "model.onnx"]
 
 
 def test_missing_packages_are_named_before_anything_is_written(
@@ -105,9 +153,14 @@ def test_onnx_has_the_same_outputs() -> None:
     assert "model.onnx" in done["files"]
     network = slotkit.load("runs/one/export/model.slot.safetensors")
     x = torch.randn(3, 1, 8, 8)
-    model = ReferenceEvaluator(onnx.load("runs/one/export/model.onnx"))
+    read = onnx.load("runs/one/export/model.onnx")
+    model = ReferenceEvaluator(read)
     (found,) = model.run(None, {"images": x.numpy()})
     np.testing.assert_allclose(found, network(x).detach().numpy(), atol=1e-5)
+    (entry,) = [entry for entry in read.metadata_props if entry.key == "slotkit_network"]
+    told = json.loads(entry.value)
+    assert told == done["network"]
+    assert (told["mean"], told["std"], told["class_names"]) == ([0.3054], [0.376], list("0123456789"))
 
 
 @pytest.mark.parametrize(
