@@ -52,8 +52,8 @@ def export(
         print(f"inputs: {done.inputs}; classes: {listed(names) if names else 'without names'}")
     if done.earlier:
         print(
-            f"{' and '.join(done.earlier)} in {done.folder}: of an earlier export, maybe of another checkpoint "
-            "or run. Delete what you don't need.",
+            f"{' and '.join(done.earlier)} in {done.folder}: of an earlier export, maybe of another "
+            "checkpoint or run. Delete what you don't need.",
             file=sys.stderr,
         )
     if done.index_bytes is None:

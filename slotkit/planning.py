@@ -201,7 +201,7 @@ def plan(
         tensors.append(_planned(name, own, module, parameter, name in picked, others))
     reels = [tensor for tensor in tensors if tensor.becomes == "reel"]
     step, why_not = _step(model, image, sum(tensor.size for tensor in reels), k, selection)
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     first = {id(value): name for name, value in reversed(state.items())}
     dense = sum(state[name].nbytes for name in first.values())
     rest = sum(state[name].nbytes for name in first.values() if name not in picked)

@@ -146,6 +146,17 @@ def test_no_slot_file_is_larger(tmp_path: Path, k: int, sharing: str) -> None:
     assert sizes.dense_bytes == planned.dense_file
 
 
+def test_a_tied_weight_is_in_a_file_once(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False))
+    model[1].weight = model[0].weight
+    planned = plan(model, 8)
+    machine = slotify(model, 8)
+    machine.spin("probabilistic")
+    sizes = save(tmp_path / "net.slot", machine, reading="in use")
+    assert planned.dense_file == sizes.dense_bytes == 4 * 64 * 64
+    assert sizes.file_bytes <= planned.slot_file <= 1.05 * sizes.file_bytes + 10_000
+
+
 def test_the_step_of_lenet_is_the_measured_one() -> None:
     """It rests on LeNet, where each weight has one multiplication."""
     for k, ratio in ((8, 1.13), (64, 1.18)):
