@@ -51,6 +51,11 @@ def evaluate(
     }
     layers = [Overrides(flag, {path: value}) for flag, (path, value) in changes.items() if value is not None]
     folder = RunFolder.open(run, runs_dir or default_runs_dir())
+    if draws is not None and not folder.config().probabilistic:
+        raise SlotkitError(
+            f"--draws is {draws}, for networks drawn from the scores of probabilistic selection, and "
+            f"{folder.name} has one network. Leave it out."
+        )
     differences: list[str] = []
     read = evaluate_run(folder, checkpoint, split, layers, other_data, differences.append)
     readings = {kind: reading.as_dict() for kind, reading in read.items()}

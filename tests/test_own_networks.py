@@ -24,6 +24,7 @@ from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate, resume
 from slotkit.training.finetune import finetune
+from slotkit.training.loop import Epoch, Event
 
 DIGITS = Overrides("--dataset", {"data.dataset": "digits"})
 
@@ -160,6 +161,23 @@ def test_the_commands_take_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     slotkit.load("runs/mine/export/model.slot.safetensors", into=made)
     refused = ask("evaluate", "mine")
     assert "--model-factory package.module:function" in str(refused.exception)
+
+
+def test_a_comparison_that_was_interrupted_goes_on_with_the_factory(
+    recorded: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Epoch):
+            raise KeyboardInterrupt
+
+    short = Overrides("test", {"training.epochs": 2, "training.limit_batches": 2})
+    with own_network(make), pytest.raises(KeyboardInterrupt):
+        finetune(recorded, tmp_path, overrides=[DIGITS, short], report=stop, name="f")
+    monkeypatch.chdir(Path(__file__).parent)
+    go_on = ("train", "--resume", str(tmp_path / "f"))
+    done = CliRunner().invoke(app, [*go_on, "--model-factory", "test_own_networks:make"])
+    assert done.exit_code == 0, done.output
+    assert RunFolder(tmp_path / "f").summary()["status"] == "finished"
 
 
 class Tied(nn.Module):

@@ -147,7 +147,8 @@ def go_on(
             report(Note(f"The comparison {folder.name} is finished."))
             return folder
         given = {path: value for each in changes for path, value in each.values.items()}
-        others = sorted(given.keys() - set(DATA_PLACE))
+        own = {path: value for path, value, _ in Resolved(folder.config(), {}).explain()}
+        others = sorted(path for path in given.keys() - set(DATA_PLACE) if given[path] != own.get(path))
         if others:
             raise SlotkitError(
                 f"The comparison {folder.name} goes on with its own settings, and {', '.join(others)} came. "

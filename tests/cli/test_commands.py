@@ -126,6 +126,17 @@ def test_runs_and_evaluate_print_what_people_read() -> None:
     assert "(n = 3)" in evaluated
 
 
+def test_draws_of_a_run_that_draws_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invoke("train", "--epochs", "1", "--set", "training.limit_batches=1", "--name", "one")
+    told = refuse(monkeypatch, capsys, "evaluate", "one", "--draws", "3")
+    assert told.strip() == (
+        "Error: --draws is 3, for networks drawn from the scores of probabilistic selection, and one has one "
+        "network. Leave it out."
+    )
+
+
 def test_settings_and_their_origins_can_be_shown_without_training(tmp_path: Path) -> None:
     done = invoke("train", "--recipe", "paper-conv2-greedy", "--k", "64", "--show-config")
     rows = {line.split()[0]: line for line in done.stdout.splitlines()}
