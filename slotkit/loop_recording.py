@@ -187,8 +187,11 @@ class Recording:
         return RunFolder.create(path.parent, path.name, resolved, place, fill=self._keep_start, recorded=told)
 
     def _keep_start(self, folder: RunFolder) -> None:
-        """A machine that was trained before: what the run begins with is not made from the seed."""
-        if not self.machine.form.has_initial_scores():
+        """What the run begins with, where the seed of the reels does not give it: biases, norms and their
+        statistics, or the scores of a machine that was trained before.
+        """
+        others = self.machine.state_dict()["others"].keys() - self.machine.reels.keys()
+        if others or not self.machine.form.has_initial_scores():
             held = fingerprint(folder, folder.config())
             checkpoint.save(folder.checkpoint("start"), self._network(), step=0, epoch=0, **held)
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import slotkit
 from slotkit.config import Overrides
+from slotkit.data import sources
 from slotkit.errors import SlotkitError
 from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.models import create, own_network
@@ -161,6 +162,25 @@ def test_the_commands_take_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     slotkit.load("runs/mine/export/model.slot.safetensors", into=made)
     refused = ask("evaluate", "mine")
     assert "--model-factory package.module:function" in str(refused.exception)
+
+
+@pytest.mark.parametrize("others", ["kept", "frozen", "trained"])
+def test_its_start_is_that_of_the_loop(others: str, tmp_path: Path) -> None:
+    """A factory makes other biases than the loop had."""
+    torch.manual_seed(5)
+    model = make_without_images()
+    machine = slotkit.slotify(model, k=4, others=others)
+    optimizer = machine.optimizer(lr=0.5)
+    test = sources.load("digits", None).test
+    (pixels,) = test.read([torch.arange(len(test))])
+    with torch.no_grad():
+        before = nn.functional.cross_entropy(model((pixels / 255 - 0.3054) / 0.3760), test.labels)
+    with slotkit.record(machine, optimizer, tmp_path / "mine") as run:
+        nn.functional.cross_entropy(model(torch.rand(32, 1, 8, 8)), torch.arange(32) % 10).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with own_network(make):
+        read = evaluate(run.folder, "start", "test", [DIGITS])["greedy"]
+    assert read.loss == pytest.approx(before.item(), rel=1e-5)
 
 
 def test_a_comparison_that_was_interrupted_goes_on_with_the_factory(
