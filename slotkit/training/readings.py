@@ -12,6 +12,7 @@ from slotkit.runs.schema import naming
 from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
 from slotkit.training.loop import Note
 from slotkit.training.prepare import Prepared, mask_of
+from slotkit.training.processes import LostError
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import build
 
@@ -57,7 +58,7 @@ def _of_start(
     """The network before the first step, made anew. What fails here does not end a training of days."""
     try:
         return {"start": readings(_at_start(prepared, folder), "test", between, at_start=True)}
-    except UnreadableError:  # the data are at fault, for the other networks too
+    except (UnreadableError, LostError):  # pictures, or another process: the other networks need them, too
         raise
     except (RuntimeError, MemoryError, SlotkitError) as fault:
         reason = str(fault).rstrip(".")

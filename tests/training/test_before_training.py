@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slotkit.config import Overrides, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, UnreadableError
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.training import readings
@@ -18,6 +18,7 @@ from slotkit.training.experiment import evaluate, evaluate_untrained, resume, ru
 from slotkit.training.finetune import finetune
 from slotkit.training.loop import Event, Note
 from slotkit.training.prepare import prepare
+from slotkit.training.processes import LostError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,6 +116,18 @@ def test_what_fails_there_is_told_and_ends_no_run(tmp_path: Path, monkeypatch: p
         "The network before the first step could not be read: out of memory. `slotkit evaluate "
         f"{folder.path} --checkpoint start` tries it again."
     )
+
+
+@pytest.mark.parametrize("kind", [LostError, UnreadableError])
+def test_what_the_other_readings_need_too_ends_it(
+    kind: type[SlotkitError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*given: Any) -> Any:
+        raise kind("gone")
+
+    monkeypatch.setattr(readings, "build", build)
+    with pytest.raises(kind, match="gone"):
+        train(tmp_path)
 
 
 def test_reports_have_it(tmp_path: Path) -> None:
