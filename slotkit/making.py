@@ -110,9 +110,9 @@ def randomize(
 ) -> None:
     """Give an ordinary network, in place, the weights of an untrained slot machine.
 
-    Each weight becomes one of the K options that the slot machine of the same seed would have, without sharing
-    and of independent options, picked uniformly: the start of the authors' learned-weight baselines (their
-    `subnet_K_0`).
+    Each weight becomes one of the K options that the slot machine of the same seed would have, without
+    sharing and of independent options, picked uniformly: the start of the authors' learned-weight baselines
+    (their `subnet_K_0`).
     """
     settings = ReelSettings(k, seed, init)
     for one in pick(model, where):
