@@ -183,6 +183,26 @@ def test_its_start_is_that_of_the_loop(others: str, tmp_path: Path) -> None:
     assert read.loss == pytest.approx(before.item(), rel=1e-5)
 
 
+def test_what_another_optimizer_trained_is_not_replayed(tmp_path: Path) -> None:
+    """The head of the last step is not that of an earlier one."""
+    model = make_without_images()
+    machine = slotkit.slotify(model, k=4, where="1.weight")
+    model[3].requires_grad_(True)  # type: ignore[index]
+    optimizers = [machine.optimizer(lr=0.5), torch.optim.SGD(model[3].parameters(), lr=0.1)]  # type: ignore[index]
+    with slotkit.record(machine, optimizers, tmp_path / "mine", trace="full", every=2) as run:
+        for _ in range(2):
+            nn.functional.cross_entropy(model(torch.rand(32, 1, 8, 8)), torch.arange(32) % 10).backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    told = (
+        "In mine 3.weight, 3.bias changed while it was trained, and the trace has the flips of the reels "
+        'only. Keep checkpoints instead: run.checkpoint("epoch-10") in the loop.'
+    )
+    with pytest.raises(SlotkitError, match=re.escape(told)):
+        write_checkpoint(run.folder, 1)
+
+
 def test_a_comparison_that_was_interrupted_goes_on_with_the_factory(
     recorded: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,26 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
             f"The network of {folder.name} has batch norm, whose running statistics are not in the trace. "
             "Keep checkpoints of epochs instead: --set recording.keep_epochs=[10,30]."
         )
+    _check_unmoved(folder, {name: value for name, value in others.items() if name not in ties})
     path = folder.checkpoint(f"step-{step}")
     epochs = sum(entry["kind"] == "epoch" and entry["step"] <= step for entry in folder.metrics())
     held = fingerprint(folder, folder.config())
     checkpoint.save(path, {"weights": others | ties | weights}, step=step, epoch=epochs, **held)
     return path
+
+
+def _check_unmoved(folder: RunFolder, others: Mapping[str, Any]) -> None:
+    """Raise SlotkitError if tensors beside the reels are not what the run began with, where that is known: an
+    optimizer of somebody's own has trained them.
+    """
+    if not folder.checkpoint("start").is_file():
+        return
+    state, _ = load(folder, "start")
+    with naming(folder.checkpoint("start"), "Train again."):
+        before = {name: state["others"][name] for name in others}
+    moved = [name for name, value in others.items() if not torch.equal(value, before[name])]
+    if moved:
+        raise SlotkitError(
+            f"In {folder.name} {', '.join(moved[:3])} changed while it was trained, and the trace has the "
+            'flips of the reels only. Keep checkpoints instead: run.checkpoint("epoch-10") in the loop.'
+        )
