@@ -138,12 +138,14 @@ def export(
     connections, index_bytes = sum(p.numel() for p in trainee.model.parameters()), None
     names = [WEIGHTS]
     if trainee.machine is not None:
-        described = slotfile.architecture(config.name, image, classes, config.options)
+        # A file with an architecture has float32 weights: one of fp64 is loaded into a network that is there.
+        plain = trainee.dtype == torch.float32
+        described = slotfile.architecture(config.name, image, classes, config.options) if plain else None
         sizes = slotfile.save(place / SLOT_FILE, trainee.machine, described, report=report)
         connections, index_bytes = sizes.connections, sizes.index_bytes
         names.append(SLOT_FILE)
     if onnx:
-        network = create(config.name, image, classes, **config.options)
+        network = create(config.name, image, classes, **config.options).to(trainee.dtype)
         write_whole(place / ONNX, lambda path: _write_onnx(network, state, about, path))
         names.append(ONNX)
     files = {name: (place / name).stat().st_size for name in names}
@@ -250,7 +252,7 @@ def _write_onnx(
     network.load_state_dict(state)
     program = torch.onnx.export(
         network.eval(),
-        (torch.zeros(2, *about["image"]),),
+        (torch.zeros(2, *about["image"], dtype=next(network.parameters()).dtype),),
         input_names=["images"],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("n")},),

@@ -96,6 +96,17 @@ def test_learned_weights_have_only_ordinary_weights() -> None:
     }
 
 
+def test_a_run_in_fp64_is_exported_in_fp64() -> None:
+    invoke("train", "--epochs", "1", "--precision", "fp64", "--name", "one")
+    done = json.loads(invoke("export", "one", "--json").stdout)
+    assert done["dense_bytes"] == 8 * 50_200
+    weights = load_file("runs/one/export/weights.safetensors")
+    network = create("lenet", (1, 8, 8), 10).double()
+    assert slotkit.load("runs/one/export/model.slot.safetensors", into=network) is network
+    assert weights["fc1.weight"].dtype == torch.float64
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in weights.items())
+
+
 def test_the_header_says_how_the_network_takes_pixels() -> None:
     """With nothing else the accuracy is that of the run."""
     invoke("train", "--epochs", "2", "--name", "one")
