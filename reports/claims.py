@@ -12,13 +12,17 @@ from slotkit.reports.paper import Paper
 
 from slotkit import recipes
 from slotkit.config import Config
+from slotkit.masks.correlations import Estimate, difference
 from slotkit.runs.folder import RunFolder
 
-HOLDS, FAILS, UNTESTED = "holds", "fails", "not tested here"
+HOLDS, FAILS, UNDECIDED, UNTESTED = "holds", "fails", "undecided", "not tested here"
 
 # How far from the paper's mean, in points, a mean of ours still says the same.
 NEAR = {"greedy": 0.15, "probabilistic": 0.3, "learned": 0.2}
 NEAR_CONV = {"greedy": 1.0, "probabilistic": 1.5, "learned": 0.5}
+
+
+ByK = Mapping[int, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,22 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Means:
-    """Mean accuracies (%) of one problem by K, and of learned weights.
+class Accuracies:
+    """Accuracies (%) of the seeds of one problem, by K, and of learned weights.
 
     Attributes:
         greedy: greedy selection.
         sampled, read: probabilistic selection in the sampled reading, and in the greedy one.
+        learned: none if there are no such runs.
     """
 
-    greedy: Mapping[int, float]
-    sampled: Mapping[int, float]
-    read: Mapping[int, float]
-    learned: float | None
+    greedy: ByK
+    sampled: ByK
+    read: ByK
+    learned: Sequence[float]
 
 
-def means(cells: Sequence[Cell]) -> Means:
+def accuracies(cells: Sequence[Cell]) -> Accuracies:
     """Those of the paper's own method, of runs of full length. Of several variants it is that of the paper's
     recipe as it is, else the nearest to it, else the first.
     """
@@ -59,7 +64,7 @@ def means(cells: Sequence[Cell]) -> Means:
             ("probabilistic", "greedy"),
         )
     )
-    return Means(greedy, sampled, read, fmean(learned[0].values) if learned else None)
+    return Accuracies(greedy, sampled, read, learned[0].values if learned else ())
 
 
 def _nearest(cells: Sequence[Cell]) -> list[Cell]:
@@ -67,12 +72,12 @@ def _nearest(cells: Sequence[Cell]) -> list[Cell]:
     return sorted((cell for cell in cells if cell.values and _is_long(cell)), key=distance)
 
 
-def _by_k(cells: Sequence[Cell], reading: str = "greedy") -> dict[int, float]:
-    """K -> mean of the nearest of the cells in one reading."""
-    found: dict[int, float] = {}
+def _by_k(cells: Sequence[Cell], reading: str = "greedy") -> dict[int, Sequence[float]]:
+    """K -> accuracies of the nearest of the cells in one reading."""
+    found: dict[int, Sequence[float]] = {}
     for cell in _nearest(cells):
         if cell.reading == reading:
-            found.setdefault(cell.k, fmean(cell.values))
+            found.setdefault(cell.k, cell.values)
     return dict(sorted(found.items()))
 
 
@@ -120,7 +125,7 @@ def claims(
     comparisons: Sequence[RunFolder],
 ) -> Iterator[Claim]:
     """Every claim that the paper makes of such a network, in its order."""
-    ours = means(cells)
+    ours = accuracies(cells)
     near = NEAR if model == "lenet" else NEAR_CONV
     yield _numbers(
         "Greedy selection reaches the accuracies of the paper's plot",
@@ -150,10 +155,8 @@ def claims(
     )
 
 
-def _numbers(
-    text: str, ours: Mapping[int, float], paper: Mapping[int, tuple[float, float, float]], near: float
-) -> Claim:
-    both = {k: (ours[k], paper[k][0]) for k in ours if k in paper}
+def _numbers(text: str, ours: ByK, paper: Mapping[int, tuple[float, float, float]], near: float) -> Claim:
+    both = {k: (fmean(ours[k]), paper[k][0]) for k in ours if k in paper}
     if not both:
         return Claim(text, UNTESTED, "No run has a K for which the paper has a number.")
     told = ", ".join(f"K = {k} {mine:.2f} (paper {its:.2f})" for k, (mine, its) in both.items())
@@ -169,36 +172,33 @@ def _is_far(mine: float, its: float, near: float) -> bool:
     return round(abs(mine - its), 2) > near
 
 
-def _learned(ours: Means, paper: Paper, near: float) -> Claim:
+def _learned(ours: Accuracies, paper: Paper, near: float) -> Claim:
     text = "Learned weights reach the accuracy of the paper's plot"
-    if ours.learned is None or paper.learned is None:
-        missing = (
-            "There is no run with learned weights." if ours.learned is None else "The paper has no number."
-        )
+    if not ours.learned or paper.learned is None:
+        missing = "There is no run with learned weights." if not ours.learned else "The paper has no number."
         return Claim(text, UNTESTED, missing)
-    off = ours.learned - paper.learned[0]
-    told = f"{ours.learned:.2f} here, {paper.learned[0]:.2f} in the paper ({off:+.2f})."
-    return Claim(text, FAILS if _is_far(ours.learned, paper.learned[0], near) else HOLDS, told)
+    mean, its = fmean(ours.learned), paper.learned[0]
+    told = f"{mean:.2f} here, {its:.2f} in the paper ({mean - its:+.2f})."
+    return Claim(text, FAILS if _is_far(mean, its, near) else HOLDS, told)
 
 
-def _against_learned(ours: Means, paper: Paper) -> Claim:
+def _against_learned(ours: Accuracies, paper: Paper) -> Claim:
     """The paper's own means say from which K on that is so for a network."""
     text = "A slot machine is as good as learned weights where the paper's is"
     where = [k for k, read in paper.greedy.items() if paper.learned and read[0] >= paper.learned[0]]
-    tested = {k: ours.greedy[k] for k in where if k in ours.greedy}
-    if ours.learned is None or not tested:
+    gaps = {k: difference(ours.greedy[k], ours.learned) for k in where if k in ours.greedy}
+    if not ours.learned or not gaps:
         return Claim(text, UNTESTED, "It needs learned weights and a K at which the paper's is ahead.")
-    told = ", ".join(f"K = {k} {value - ours.learned:+.2f}" for k, value in tested.items())
-    behind = [k for k, value in tested.items() if value < ours.learned]
-    return Claim(
-        text, FAILS if behind else HOLDS, f"Points over learned weights ({ours.learned:.2f}): {told}."
-    )
+    told = f"Points over learned weights ({fmean(ours.learned):.2f}): {_by_k_in_words(gaps)}."
+    if any(_is_behind(gap) for gap in gaps.values()):
+        return Claim(text, FAILS, told)
+    return Claim(text, HOLDS if all(_value(gap) >= 0 for gap in gaps.values()) else UNDECIDED, told)
 
 
-def _growth(ours: Means) -> Claim:
+def _growth(ours: Accuracies) -> Claim:
     text = "Accuracy grows with K up to about 8 and hardly after"
-    few = {k: value for k, value in ours.greedy.items() if k < 8}
-    many = [value for k, value in ours.greedy.items() if k >= 8]
+    few = {k: fmean(values) for k, values in ours.greedy.items() if k < 8}
+    many = [fmean(values) for k, values in ours.greedy.items() if k >= 8]
     if not few or len(many) < 2:
         return Claim(text, UNTESTED, "It needs greedy runs below K = 8 and two at K = 8 or above.")
     lowest = min(few, key=lambda k: few[k])
@@ -208,32 +208,49 @@ def _growth(ours: Means) -> Claim:
     return Claim(text, HOLDS if gain > 0 and spread < gain else FAILS, told)
 
 
-def _selections(ours: Means) -> Claim:
+def _selections(ours: Accuracies) -> Claim:
     text = "Greedy selection is better than probabilistic selection at every K"
     readings = {"sampled": ours.sampled, "read greedily": ours.read}
-    ahead = {
-        words: {k: ours.greedy[k] - value for k, value in values.items() if k in ours.greedy}
-        for words, values in readings.items()
+    gaps = {
+        words: {k: difference(ours.greedy[k], values) for k, values in by_k.items() if k in ours.greedy}
+        for words, by_k in readings.items()
     }
-    gaps = [gap for by_k in ahead.values() for gap in by_k.values()]
-    if not gaps:
+    every = [gap for by_k in gaps.values() for gap in by_k.values()]
+    if not every:
         return Claim(text, UNTESTED, "No K has finished runs under both.")
-    told = "; ".join(
-        f"{', '.join(f'K = {k} {gap:+.2f}' for k, gap in by_k.items())} ({words})"
-        for words, by_k in ahead.items()
-        if by_k
-    )
-    return Claim(text, HOLDS if min(gaps) > 0 else FAILS, f"Points ahead: {told}.")
+    told = "; ".join(f"{_by_k_in_words(by_k)} ({words})" for words, by_k in gaps.items() if by_k)
+    return Claim(text, _verdict(every), f"Points ahead: {told}.")
 
 
-def _random(ours: Means, untrained: Mapping[int, Sequence[float]]) -> Claim:
+def _verdict(gaps: Sequence[Estimate]) -> str:
+    """Whether each of these is above 0: of those with an interval the interval decides."""
+    if any(_is_behind(gap) for gap in gaps):
+        return FAILS
+    return HOLDS if all((_value(gap) if gap.low is None else gap.low) > 0 for gap in gaps) else UNDECIDED
+
+
+def _is_behind(gap: Estimate) -> bool:
+    return (_value(gap) if gap.high is None else gap.high) < 0
+
+
+def _value(gap: Estimate) -> float:
+    assert gap.value is not None
+    return gap.value
+
+
+def _by_k_in_words(gaps: Mapping[int, Estimate]) -> str:
+    """ "K = 8 +0.32 [+0.20, +0.44]", with 95 % intervals where there are two seeds of each."""
+    return ", ".join(f"K = {k} {gap.words('+.2f')}" for k, gap in gaps.items())
+
+
+def _random(ours: Accuracies, untrained: Mapping[int, Sequence[float]]) -> Claim:
     text = "A random combination of the same options does no better than chance"
     if not untrained:
         return Claim(text, UNTESTED, "The networks before training were not evaluated.")
     best = max(max(values) for values in untrained.values())
+    trained = {k: f" (trained {fmean(values):.2f})" for k, values in ours.greedy.items()}
     told = ", ".join(
-        f"K = {k} {fmean(values):.1f}" + (f" (trained {ours.greedy[k]:.2f})" if k in ours.greedy else "")
-        for k, values in sorted(untrained.items())
+        f"K = {k} {fmean(values):.1f}{trained.get(k, '')}" for k, values in sorted(untrained.items())
     )
     # Ten classes: a network that has learned nothing may still lean to a class or two.
     return Claim(text, HOLDS if best < 25 else FAILS, f"Before training: {told}.")
@@ -245,12 +262,14 @@ def _finetuning(comparisons: Sequence[RunFolder]) -> Claim:
     if not pairs:
         return Claim(text, UNTESTED, "It needs a run of `slotkit finetune --from-scratch`.")
     best, base, _ = (fmean(values) for values in zip(*pairs, strict=True))
+    # Both of a pair have their seeds and images in common.
+    gain = difference([tuned - scratch for tuned, scratch, _ in pairs], [0.0] * len(pairs))
     epochs = " or ".join(map(str, sorted({pair[2] for pair in pairs})))
     told = (
         f"The finetuned network that is best by validation has {best:.2f}, the one from scratch {base:.2f} "
-        f"after {epochs} epochs in all (n = {len(pairs)})."
+        f"after {epochs} epochs in all (n = {len(pairs)}). Points ahead: {gain.words('+.2f')}."
     )
-    return Claim(text, HOLDS if best > base else FAILS, told)
+    return Claim(text, _verdict([gain]), told)
 
 
 def _tuned_and_scratch(folder: RunFolder) -> tuple[float, float, int] | None:
@@ -282,6 +301,7 @@ def _sharing(cells: Sequence[Cell]) -> Iterator[Claim]:
         if len(found) < 2:
             yield Claim(text, UNTESTED, f"It needs runs with sharing={sharing} at two K or more.")
             continue
-        told = ", ".join(f"K = {k} {value:.2f}" for k, value in found.items())
-        small, large = next(iter(found.values())), list(found.values())[-1]
+        means = {k: fmean(values) for k, values in found.items()}
+        told = ", ".join(f"K = {k} {value:.2f}" for k, value in means.items())
+        small, large = next(iter(means.values())), list(means.values())[-1]
         yield Claim(text, HOLDS if large - small > 5 else FAILS, f"Test accuracy: {told}.")

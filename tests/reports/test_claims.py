@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import made_reports as made
+import pytest
 from slotkit.reports import paper
 from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import cells, collect
@@ -161,7 +162,7 @@ def test_finetuned_networks_are_chosen_by_validation(tmp_path: Path) -> None:
     assert (claim.verdict, claim.because) == (
         "fails",
         "The finetuned network that is best by validation has 97.00, the one from scratch 98.00 "
-        "after 30 epochs in all (n = 1).",
+        "after 30 epochs in all (n = 1). Points ahead: -1.00.",
     )
 
 
@@ -172,7 +173,37 @@ def test_each_comparison_has_its_own_network_from_scratch(tmp_path: Path) -> Non
     begun.write_summary({"status": "stopped", "kind": "finetune", "table": []})
     claim = judged(tmp_path, "", [easy, hard, begun])[FINETUNING]
     assert (claim.verdict, claim.because) == (
-        "fails",
+        "undecided",
         "The finetuned network that is best by validation has 95.00, the one from scratch 95.50 "
-        "after 30 epochs in all (n = 2).",
+        "after 30 epochs in all (n = 2). Points ahead: -0.50 [-5.58, +4.58].",
     )
+
+
+@pytest.mark.parametrize(
+    ("probabilistic", "learned", "verdicts"),
+    [
+        (0.978, 0.9820, ("holds", "holds")),  # by more than the seeds are apart
+        (0.9828, 0.9828, ("undecided", "holds")),
+        (0.9832, 0.9832, ("undecided", "undecided")),
+        (0.99, 0.99, ("fails", "fails")),
+    ],
+)
+def test_what_the_seeds_leave_open_is_undecided(
+    tmp_path: Path, probabilistic: float, learned: float, verdicts: tuple[str, str]
+) -> None:
+    seeds = (0, 1, 2)
+    made.sweep(
+        tmp_path,
+        "s",
+        [
+            (made.planned(GREEDY, seeds=seeds, slots__k=8), {"greedy": 0.983}),
+            (made.planned("paper-lenet-probabilistic", seeds=seeds, slots__k=8), {"greedy": probabilistic}),
+            (made.planned(LEARNED, seeds=seeds), {"learned": learned}),
+        ],
+    )
+    found = judged(tmp_path, "s")
+    selections = found["Greedy selection is better than probabilistic selection at every K"]
+    as_good = found["A slot machine is as good as learned weights where the paper's is"]
+    assert (selections.verdict, as_good.verdict) == verdicts
+    assert "[" in selections.because
+    assert "[" in as_good.because

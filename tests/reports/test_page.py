@@ -81,12 +81,14 @@ def test_every_claim_has_a_verdict_with_its_numbers(html: str) -> None:
     assert verdicts["Learned weights reach the accuracy of the paper&#39;s plot"][0] == "holds"
     assert verdicts["A slot machine is as good as learned weights where the paper&#39;s is"] == (
         "holds",
-        "Points over learned weights (97.95): K = 4 +0.05, K = 8 +0.25, K = 64 +0.27.",
+        "Points over learned weights (97.95): K = 4 +0.05 [-0.25, +0.35], K = 8 +0.25 [-0.05, +0.55], "
+        "K = 64 +0.27 [-0.03, +0.57].",
     )
     assert verdicts["Accuracy grows with K up to about 8 and hardly after"][0] == "holds"
     assert verdicts["Greedy selection is better than probabilistic selection at every K"] == (
         "holds",
-        "Points ahead: K = 2 +3.10, K = 8 +1.31 (sampled); K = 2 +2.10, K = 8 +0.31 (read greedily).",
+        "Points ahead: K = 2 +3.10 [+2.80, +3.40], K = 8 +1.31 [+1.01, +1.61] (sampled); "
+        "K = 2 +2.10 [+1.80, +2.40], K = 8 +0.31 [+0.01, +0.61] (read greedily).",
     )
     assert verdicts["A random combination of the same options does no better than chance"][0] == (
         "not tested here"
@@ -94,7 +96,7 @@ def test_every_claim_has_a_verdict_with_its_numbers(html: str) -> None:
     assert verdicts["Finetuning the selected weights improves on learning from scratch"] == (
         "holds",
         "The finetuned network that is best by validation has 98.60, the one from scratch 98.00 "
-        "after 30 epochs in all (n = 1).",
+        "after 30 epochs in all (n = 1). Points ahead: +0.60.",
     )
     layer, network = (
         verdicts[
@@ -111,7 +113,9 @@ def test_a_difference_counts_as_it_is_printed() -> None:
     from slotkit.reports.claims import _numbers
 
     assert 98.17 - 98.02 > 0.15
-    verdicts = [_numbers("", {16: mine}, {16: (98.17, 98.1, 98.2)}, 0.15).verdict for mine in (98.02, 98.01)]
+    verdicts = [
+        _numbers("", {16: [mine]}, {16: (98.17, 98.1, 98.2)}, 0.15).verdict for mine in (98.02, 98.01)
+    ]
     assert verdicts == ["holds", "fails"]
 
 
