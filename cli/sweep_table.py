@@ -46,6 +46,7 @@ def show_preview(sweep: Sweep, at_a_time: int | None, as_json: bool) -> None:
     Args:
         at_a_time: how many would be trained at the same time; None if that isn't known.
     """
+    from slotkit.runs.listing import counted
     from slotkit.sweeps.estimate import left_of
     from slotkit.sweeps.plan import words
 
@@ -70,7 +71,7 @@ def show_preview(sweep: Sweep, at_a_time: int | None, as_json: bool) -> None:
         for state, stand in zip(states, stands, strict=True)
     ]
     print(table(("run", "what", "epochs", "status"), rows))
-    print(f"{_counted(stands)}. Nothing was trained or written.")
+    print(f"{counted(stands)}. Nothing was trained or written.")
     _print_lines(_left_out(states))
     _print_lines(words_of(left))
     print(f"sweep: {sweep.path}")
@@ -95,12 +96,6 @@ def _stands(state: State) -> str:
     if state.status in ("finished", "diverged", "running", "damaged", "other"):
         return state.status
     return "to be continued" if (state.run.folder.path / "checkpoints").is_dir() else "new"
-
-
-def _counted(words: Sequence[str]) -> str:
-    """ "4 runs: 3 finished, 1 new"."""
-    counts = ", ".join(f"{words.count(one)} {one}" for one in dict.fromkeys(words))
-    return f"{len(words)} run{'' if len(words) == 1 else 's'}: {counts}"
 
 
 def _left_out(states: Sequence[State]) -> list[str]:
@@ -150,8 +145,10 @@ def _epochs(told: dict[str, Any]) -> str:
 
 
 def _print_runs(sweep: Sweep, states: Sequence[State], left_out: int) -> None:
+    from slotkit.runs.listing import counted
+
     trained = "A process trains it now." if sweep.is_locked() else "No process trains it now."
-    print(f"{_counted([state.status for state in states])}. {trained}")
+    print(f"{counted([state.status for state in states])}. {trained}")
     if left_out:
         print(
             f"{left_out} runs of before are left out: {sweep.manifest.source} does not ask for them any more."

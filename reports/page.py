@@ -23,7 +23,7 @@ from slotkit.config import full_path
 from slotkit.errors import SlotkitError
 from slotkit.files import write_text
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.listing import shown
+from slotkit.runs.listing import counted, shown
 from slotkit.sweeps.plan import words
 from slotkit.training.experiment import mean_and_spread
 
@@ -262,9 +262,7 @@ def _problem_of(folder: RunFolder) -> tuple[str, str]:
 def _counts(material: Material) -> str:
     """ "18 runs: 15 finished, 1 diverged, 2 waiting"."""
     statuses = [*(row.status for row in material.rows), *(one.status for one in material.missing.values())]
-    parts = [f"{statuses.count(one)} {one}" for one in dict.fromkeys(statuses)]
-    total = len(statuses)
-    return f"{total} run{'' if total == 1 else 's'}: {', '.join(parts)}" if statuses else ""
+    return counted(statuses) if statuses else ""
 
 
 def _conditions(material: Material) -> list[tuple[str, str]]:

@@ -141,6 +141,12 @@ def check(folder: RunFolder) -> None:
         pass
 
 
+def counted(statuses: Sequence[str]) -> str:
+    """ "4 runs: 3 finished, 1 waiting"."""
+    counts = ", ".join(f"{statuses.count(one)} {one}" for one in dict.fromkeys(statuses))
+    return f"{len(statuses)} run{'' if len(statuses) == 1 else 's'}: {counts}"
+
+
 def left_out(name: str, status: str, fault: str) -> str:
     """The sentence for a run that is left out, and why."""
     return f"{name} is left out ({status}): {fault}"
