@@ -208,6 +208,12 @@ def test_lines_say_no_more_than_tells_them_apart(html: str) -> None:
     assert "<code>slotkit analyze weights RUN</code> tests it." in html
 
 
+def test_shared_options_stand_beside_unshared_ones_of_the_same_selection(html: str) -> None:
+    (figure,) = [f for f in re.findall(r"<figure.*?</figure>", html, flags=re.DOTALL) if 'id="sharing"' in f]
+    legends = re.findall(r"</svg>([^<]+)</li>", figure)
+    assert legends == ["sharing none, GS (n = 2)", "sharing layer, GS (n = 2)"]  # the sweep has PS, too
+
+
 def test_figures_have_a_finding_as_title_and_lines_that_differ_in_grey(html: str) -> None:
     figures = re.findall(r"<figure.*?</figure>", html, flags=re.DOTALL)
     assert len(figures) >= 6
