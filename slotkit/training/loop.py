@@ -13,11 +13,11 @@ import torch
 from slotkit.config import Config
 from slotkit.data.batches import batches
 from slotkit.data.images import Images
-from slotkit.dead import dead_layers
 from slotkit.errors import DivergedError
 from slotkit.masks.topology import Change
 from slotkit.recording.recorder import Recorder
 from slotkit.settings import TrainingSettings
+from slotkit.training.deaths import Deaths
 from slotkit.training.evaluation import Reading, nothing, read, selecting_kind
 from slotkit.training.gradients import Gradients
 from slotkit.training.state import TrainingState
@@ -90,6 +90,7 @@ def fit(
     settings = config.training
     per_epoch = steps_in(train, settings)
     state = state or TrainingState(trainee, settings, per_epoch)
+    deaths = Deaths(trainee)
     while state.validated < settings.epochs:
         if settings.patience and state.validated - state.best_epoch >= settings.patience:
             yield Note(
@@ -98,11 +99,13 @@ def fit(
             )
             return
         started = time.perf_counter()
-        yield from _steps(state, train, config, recorder)
+        yield from _steps(state, train, config, recorder, deaths)
         yield _validate(state, validation, config, started, between)
 
 
-def _steps(state: TrainingState, train: Images, config: Config, recorder: Recorder | None) -> Iterator[Event]:
+def _steps(
+    state: TrainingState, train: Images, config: Config, recorder: Recorder | None, deaths: Deaths
+) -> Iterator[Event]:
     """The remaining steps of the current epoch."""
     trainee, settings = state.trainee, config.training
     gradients = Gradients(trainee, state.optimizer, settings, config.seeds.training)
@@ -119,7 +122,9 @@ def _steps(state: TrainingState, train: Images, config: Config, recorder: Record
             # training.limit_batches may leave out the last batch of all images.
             before = (state.steps_per_epoch - 1) * settings.batch_size
             gradients.check_smallest_piece(images[:1], min(settings.batch_size, len(train) - before))
-            yield from _warn_of_dead_layers(trainee, images[gradients.first(total)], epoch)
+            news = deaths.look(images[gradients.first(total)], epoch)
+            if news:
+                yield Note(news)
         lr = state.last_lr = state.lr
         loss = gradients.of(images, labels, state.step, total)
         del images, labels  # before the next ones are made
@@ -169,34 +174,6 @@ def _epoch_batches(
         classes=trainee.classes,
         rows=rows,
     )
-
-
-def _warn_of_dead_layers(trainee: Trainee, images: torch.Tensor, epoch: int) -> Iterator[Note]:
-    dead = _dead_everywhere(trainee, dead_layers(trainee.model, images))
-    if dead:
-        reels = trainee.machine.reels.values() if trainee.machine else ()
-        shared = any(reel.sharing != "none" and not reel.symmetric for reel in reels)
-        advice = (
-            "slots.symmetric=true pairs the shared options as +v, -v, which avoids it."
-            if shared
-            else "Try a smaller learning rate."
-        )
-        yield Note(
-            f"Epoch {epoch} starts with dead layers, all of whose outputs are zero: "
-            f"{', '.join(dead)}. {advice}"
-        )
-
-
-def _dead_everywhere(trainee: Trainee, dead: list[str]) -> list[str]:
-    """Those that are dead for the images of all processes: all of them go through the same events."""
-    if trainee.processes.count == 1:
-        return dead
-    names = [name for name, _ in trainee.model.named_modules()]
-    votes = torch.tensor([name in dead for name in names], dtype=torch.int64, device=trainee.device)
-    trainee.processes.sum(votes)
-    return [
-        name for name, for_it in zip(names, votes.tolist(), strict=True) if for_it == trainee.processes.count
-    ]
 
 
 def _finite(loss: float, epoch: int, step: int, lr: float) -> float:

@@ -13,6 +13,7 @@ from slotkit.config import Config, Overrides, resolve
 from slotkit.data.images import ImageSet
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.models import NETWORKS
+from slotkit.training.deaths import Deaths
 from slotkit.training.evaluation import evaluation_mode, read, reading_kinds, selecting_kind
 from slotkit.training.loop import Epoch, Event, Note, Step, fit
 from slotkit.training.trainee import Trainee, build, find_device
@@ -135,18 +136,35 @@ def test_a_loss_that_is_not_finite_stops_training_with_a_sentence() -> None:
         train(config)
 
 
-def test_dead_layers_are_told_with_what_to_do() -> None:
-    config = configure(slots__sharing="layer", slots__k=1, seeds__reels=0)
-    seeds = range(6)
-    notes = []
-    for seed in seeds:
+def test_dead_layers_are_told_once_with_what_to_do() -> None:
+    config = configure(slots__sharing="layer", slots__k=1)
+    told = []
+    for seed in range(6):  # one negative value for every connection of a layer: some of six seeds have it
         _, events = train(
             config.model_copy(update={"seeds": config.seeds.model_copy(update={"reels": seed})})
         )
-        notes += [event.text for event in events if isinstance(event, Note)]
-    # One negative value for every connection of a layer: some of six seeds must have it.
-    assert any("dead layers, all of whose outputs are zero" in note for note in notes)
-    assert any("slots.symmetric=true pairs the shared options" in note for note in notes)
+        notes = [event.text for event in events if isinstance(event, Note)]
+        told.append([note for note in notes if "dead layers, all of whose outputs are zero" in note])
+    assert any(told)
+    assert max(map(len, told)) == 1  # each training has two epochs and stays dead
+    (note,) = next(filter(None, told))
+    assert note.startswith("Epoch 1 starts with dead layers")
+    assert "slots.symmetric=true pairs the shared options as +v, -v, which avoids it." in note
+
+
+def test_layers_that_come_to_life_or_die_are_told() -> None:
+    trainee = build(configure(method="learned"), IMAGE, 2)
+    weights = {name: value.clone() for name, value in trainee.model.state_dict().items()}
+    deaths = Deaths(trainee)
+    inputs = torch.rand(4, *IMAGE, generator=torch.Generator().manual_seed(0))
+    assert deaths.look(inputs, 1) is None
+    with torch.no_grad():
+        for weight in trainee.model.parameters():
+            weight.fill_(0.0)
+    assert str(deaths.look(inputs, 2)).endswith("Try a smaller learning rate.")
+    assert deaths.look(inputs, 3) is None
+    trainee.model.load_state_dict(weights)
+    assert deaths.look(inputs, 4) == "Epoch 4 starts without dead layers."
 
 
 def test_evaluation_mode_turns_dropout_off_and_restores_the_mode() -> None:
