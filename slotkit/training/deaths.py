@@ -17,7 +17,7 @@ class Deaths:
         self.told: list[str] = []
 
     def look(self, images: Tensor, epoch: int) -> str | None:
-        """A sentence before the first step of an epoch, whose first images are `images`; None without news."""
+        """A sentence before the first step of an epoch, which begins with `images`; None without news."""
         dead = _dead_everywhere(self.trainee, dead_layers(self.trainee.model, images))
         if dead == self.told:
             return None
