@@ -21,6 +21,8 @@ HOLDS, FAILS, UNDECIDED, UNTESTED = "holds", "fails", "undecided", "not tested h
 NEAR = {"greedy": 0.15, "probabilistic": 0.3, "learned": 0.2}
 NEAR_CONV = {"greedy": 1.0, "probabilistic": 1.5, "learned": 0.5}
 
+# Accuracy (%) below which a network has learned nothing: of ten classes it may still lean to one or two.
+UNLEARNED = 25
 
 ByK = Mapping[int, Sequence[float]]
 
@@ -252,8 +254,7 @@ def _random(ours: Accuracies, untrained: Mapping[int, Sequence[float]]) -> Claim
     told = ", ".join(
         f"K = {k} {fmean(values):.1f}{trained.get(k, '')}" for k, values in sorted(untrained.items())
     )
-    # Ten classes: a network that has learned nothing may still lean to a class or two.
-    return Claim(text, HOLDS if best < 25 else FAILS, f"Before training: {told}.")
+    return Claim(text, HOLDS if best < UNLEARNED else FAILS, f"Before training: {told}.")
 
 
 def _finetuning(comparisons: Sequence[RunFolder]) -> Claim:
@@ -302,6 +303,12 @@ def _sharing(cells: Sequence[Cell]) -> Iterator[Claim]:
             yield Claim(text, UNTESTED, f"It needs runs with sharing={sharing} at two K or more.")
             continue
         means = {k: fmean(values) for k, values in found.items()}
-        told = ", ".join(f"K = {k} {value:.2f}" for k, value in means.items())
+        told = ", ".join(f"K = {k} {value:.2f}{_unlearned(found[k])}" for k, value in means.items())
         small, large = next(iter(means.values())), list(means.values())[-1]
         yield Claim(text, HOLDS if large - small > 5 else FAILS, f"Test accuracy: {told}.")
+
+
+def _unlearned(values: Sequence[float]) -> str:
+    """What a mean hides: how many of its networks have learned nothing."""
+    count = sum(value < UNLEARNED for value in values)
+    return f" ({count} of {len(values)} learned nothing)" if count else ""

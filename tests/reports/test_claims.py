@@ -155,6 +155,21 @@ def test_sharing_is_judged_under_greedy_selection_alone(tmp_path: Path) -> None:
     assert (claim.verdict, claim.because) == ("fails", "Test accuracy: K = 8 90.05, K = 64 92.05.")
 
 
+def test_a_mean_says_how_many_of_its_networks_learned_nothing(tmp_path: Path) -> None:
+    """Options that are shared leave some networks dead from the start: their mean is no typical accuracy."""
+    recipe, means = "paper-lenet-shared-layer", {8: (0.98, 0.098), 64: (0.98, 0.98)}
+    runs = [
+        (made.planned(recipe, [seed], slots__k=k), {"greedy": value})
+        for k, values in means.items()
+        for seed, value in enumerate(values)
+    ]
+    made.sweep(tmp_path, "s", runs)
+    text = "With options shared by all connections of a layer, large K learns well and small K does not"
+    assert judged(tmp_path, "s")[text].because == (
+        "Test accuracy: K = 8 53.95 (1 of 2 learned nothing), K = 64 98.05."
+    )
+
+
 def test_finetuned_networks_are_chosen_by_validation(tmp_path: Path) -> None:
     """Epoch 20 has the better validation; that epoch 10 has more on the test images is chance."""
     one = made.comparison(tmp_path, tests=(0.990, 0.970))
