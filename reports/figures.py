@@ -219,7 +219,7 @@ def _sharing(cells: Sequence[Cell]) -> Figure:
         reading = "" if selection == "GS" else f", {cell.reading} reading"
         return f"sharing {cell.config.slots.sharing}, {selection}{reading}"
 
-    # Beside shared options stand unshared ones of the same selection, so that the title compares sharing alone.
+    # Unshared options of the same selection stand beside them, so that the title compares sharing alone.
     shared = {cell.config.slots.selection for cell in cells if cell.config.slots.sharing != "none"}
     cells = [cell for cell in cells if cell.config.slots.selection in shared]
     lines = series(cells, name)
