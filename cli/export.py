@@ -57,8 +57,9 @@ def export(
             file=sys.stderr,
         )
     if done.index_bytes is None:
-        print(f"No {SLOT_FILE}: learned weights are not selected from a seed's options.", file=sys.stderr)
+        print(f"No {SLOT_FILE}: {done.without}", file=sys.stderr)
     else:
         bits = 8 * done.index_bytes / done.connections
         print(f"selected indices alone: {done.index_bytes} bytes, {bits:.3f} bits a connection instead of 32")
-        print(f'next: slotkit.load("{done.folder / SLOT_FILE}")   in Python')
+        into = ", into=model" if done.into else ""
+        print(f'next: slotkit.load("{done.folder / SLOT_FILE}"{into})   in Python')

@@ -105,7 +105,7 @@ def finetune(
         print_json(summaries[0] if seeds is None else summaries)
         return
     for summary in summaries:
-        print_comparison(summary)
+        print_comparison(summary, model_factory)
     if len(summaries) > 1:
         _print_over_seeds(summaries)
 
@@ -171,8 +171,8 @@ def _run(
         raise typer.Exit(143) from None
 
 
-def print_comparison(summary: dict[str, Any]) -> None:
-    """The table of a comparison, and what to do next."""
+def print_comparison(summary: dict[str, Any], factory: str | None = None) -> None:
+    """The table of a comparison, and what to do next, with --model-factory if that made the network."""
     rows = [
         (
             row["network"],
@@ -193,7 +193,8 @@ def print_comparison(summary: dict[str, Any]) -> None:
         "accuracies at the best epoch by validation"
     )
     print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
-    print(f"next: slotkit evaluate {summary['folder']}/{summary['branches'][0]['branch']}")
+    own = "" if factory is None else f" --model-factory {factory}"
+    print(f"next: slotkit evaluate {summary['folder']}/{summary['branches'][0]['branch']}{own}")
 
 
 def _print_over_seeds(summaries: list[dict[str, Any]]) -> None:

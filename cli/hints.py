@@ -23,7 +23,7 @@ def after_training(folder: RunFolder, factory: str | None = None) -> list[tuple[
     if config.method == "learned":
         if config.sparse.is_on:
             steps.append((f"slotkit masks score {folder.path}", "the graphs of its mask"))
-        return [*steps, (f"slotkit export {folder.path}{own}", "the weights for plain PyTorch")]
+        return [*steps, (f"slotkit export {folder.path}", "the weights for plain PyTorch")]
     if (folder.path / "trace" / "about.json").is_file():
         steps.append((f"slotkit analyze flips {folder.path}", "which connections still flip"))
     steps.append((f"slotkit finetune {folder.path}{own}", "trains the selected weights further"))

@@ -126,7 +126,10 @@ def train(
                 return
         if folder.is_comparison():
             summary = folder.summary() | {"folder": str(folder.path)}
-            (print_json if as_json else print_comparison)(summary)
+            if as_json:
+                print_json(summary)
+            else:
+                print_comparison(summary, model_factory)
         else:
             _print_result(folder, as_json, model_factory)
         return

@@ -24,10 +24,13 @@ from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
+from slotkit.slotfile.writing import refusal
 from slotkit.standin import stand_in
 from slotkit.training.prepare import Prepared, own_settings, reopen
 
 WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
+
+_LEARNED = "learned weights are not selected from a seed's options."
 
 # What tells of the network in the headers of the first and the last.
 KEY = "slotkit_network"
@@ -41,13 +44,16 @@ class Export:
         folder: where they lie.
         files: name -> bytes.
         dense_bytes: the ordinary tensors alone, to compare with.
-        connections: weights selected among options; for learned weights, all parameters.
-        index_bytes: the coded indices in the slot file; None for learned weights, which have none.
+        connections: weights selected among options; for learned weights, all parameters (of a network of
+            one's own, buffers of floating point too).
+        index_bytes: the coded indices in the slot file; None where there is none.
         reading: "greedy" or "learned".
         network: what the headers of weights.safetensors and model.onnx say: the network's name, options,
             image shape and number of classes, "mean" and "std" of its inputs, and "class_names", None where
             the dataset has none. None of a network of one's own.
         earlier: files of an earlier export that lie in the folder still; this one has not written them.
+        into: whether the slot file names no network, so that `slotkit.load` needs one to load it into.
+        without: why there is no slot file; None if there is one.
     """
 
     folder: Path
@@ -58,6 +64,8 @@ class Export:
     reading: str
     network: Mapping[str, Any] | None = None
     earlier: tuple[str, ...] = ()
+    into: bool = False
+    without: str | None = None
 
     @property
     def inputs(self) -> str:
@@ -105,7 +113,8 @@ def export(
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
 
     weights.safetensors is the ordinary state_dict, for plain PyTorch. model.slot.safetensors is the
-    seed and the selected indices, for `slotkit.load`; learned weights have none. Under probabilistic
+    seed and the selected indices, for `slotkit.load`; learned weights have none, and neither have options
+    that no file can tell (`Export.without` says why). Under probabilistic
     selection it is the greedy reading in every file. model.onnx, if asked for, takes images
     (n, channels, height, width) and gives logits (n, classes), n free.
 
@@ -137,7 +146,8 @@ def export(
     dense = sum(value.numel() * value.element_size() for name, value in state.items() if name in outline.own)
     connections, index_bytes = sum(p.numel() for p in trainee.model.parameters()), None
     names = [WEIGHTS]
-    if trainee.machine is not None:
+    without = _LEARNED if trainee.machine is None else refusal(trainee.machine)
+    if trainee.machine is not None and without is None:
         # A file with an architecture has float32 weights: one of fp64 is loaded into a network that is there.
         plain = trainee.dtype == torch.float32
         described = slotfile.architecture(config.name, image, classes, config.options) if plain else None
@@ -150,7 +160,10 @@ def export(
         names.append(ONNX)
     files = {name: (place / name).stat().st_size for name in names}
     reading = "learned" if trainee.machine is None else "greedy"
-    return Export(place, files, dense, connections, index_bytes, reading, about, _earlier(place, names))
+    earlier, into = _earlier(place, names), without is None and trainee.dtype != torch.float32
+    return Export(
+        *(place, files, dense, connections, index_bytes, reading, about, earlier, into), without=without
+    )
 
 
 def _about(prepared: Prepared) -> dict[str, Any]:
@@ -196,22 +209,29 @@ def _export_own(
         )
     state, _ = load(folder, which)
     if "settings" not in state:
-        raise SlotkitError(
-            f"The network of {folder.name} is one's own, with learned weights: its checkpoint "
-            f"{folder.checkpoint(which)} has them, and there is nothing to select. Load it with "
-            "slotkit.runs.checkpoint.load."
-        )
+        with naming(folder.checkpoint(which), "Use another one, or train again."):
+            weights: dict[str, Tensor] = state["weights"]
+        place = _made(folder, out)
+        files = {WEIGHTS: _write_weights(place, weights)}
+        dense = sum(value.numel() * value.element_size() for value in weights.values())
+        count = sum(value.numel() for value in weights.values() if value.is_floating_point())
+        earlier = _earlier(place, [WEIGHTS])
+        return Export(place, files, dense, count, None, "learned", earlier=earlier, without=_LEARNED)
     with naming(folder.checkpoint(which), "Use another one, or record again."):
         machine = stand_in(state, channel_dims_of(folder))
     place = _made(folder, out)
     sizes = slotfile.save(place / SLOT_FILE, machine, report=report)
-    learned = machine.to_learned().state_dict()
-    # A file has no ties: each name has its own copy.
-    ordinary = {name: value.clone(memory_format=torch.contiguous_format) for name, value in learned.items()}
-    write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
-    files = {name: (place / name).stat().st_size for name in (WEIGHTS, SLOT_FILE)}
+    size = _write_weights(place, machine.to_learned().state_dict())
+    files = {WEIGHTS: size, SLOT_FILE: (place / SLOT_FILE).stat().st_size}
     made = sizes.dense_bytes, sizes.connections, sizes.index_bytes, "greedy"
-    return Export(place, files, *made, earlier=_earlier(place, list(files)))
+    return Export(place, files, *made, earlier=_earlier(place, list(files)), into=True)
+
+
+def _write_weights(place: Path, state: Mapping[str, Tensor]) -> int:
+    """Write an ordinary state_dict; the size of the file. A file has no ties: each name has its own copy."""
+    ordinary = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    write_whole(place / WEIGHTS, lambda path: save_file(ordinary, path, metadata={"format": "pt"}))
+    return (place / WEIGHTS).stat().st_size
 
 
 def _rebuild(

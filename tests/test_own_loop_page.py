@@ -72,7 +72,7 @@ def test_its_commands_and_other_programs_run(
     monkeypatch.setattr(Result, "save", lambda found, folder: [])
     monkeypatch.chdir(done)
     monkeypatch.syspath_prepend(str(done))
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 7
     for command in COMMANDS:
         ran = CliRunner().invoke(app, command.split()[1:], catch_exceptions=False)
         assert ran.exit_code == 0, command

@@ -101,6 +101,11 @@ def test_what_is_missing_is_said(recorded: RunFolder, monkeypatch: pytest.Monkey
             "Evaluate on --split test.",
         ),
         (
+            lambda: finetune(recorded, recorded.path.parent),
+            "the dataset 'own' is that of a loop of one's own, which slotkit doesn't have. Name one with "
+            "--dataset, and what makes the network with --model-factory package.module:function.",
+        ),
+        (
             lambda: resume(recorded, []),
             "mine was recorded in a loop of one's own. Run that loop again with resume=True: it goes on from "
             "the last checkpoint.",
@@ -156,8 +161,20 @@ def test_the_commands_take_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ask("train", *factory, *short, "--k", "4", "--name", "mine").exit_code == 0
     assert ask("train", "--resume", "mine", *factory, "--epochs", "2").exit_code == 0
     assert ask("evaluate", "mine", *factory).exit_code == 0
-    assert ask("finetune", "mine", *factory, *short, "--name", "tuned").exit_code == 0
-    assert ask("export", "mine").exit_code == 0
+    tuned = ask("finetune", "mine", *factory, *short, "--name", "tuned")
+    assert tuned.exit_code == 0
+    again = tuned.stdout.partition("next: slotkit ")[2].split()
+    assert again == ["evaluate", "runs/tuned/from-best", *factory]
+    assert ask(*again).exit_code == 0
+    exported = ask("export", "mine")
+    assert exported.exit_code == 0
+    assert 'slotkit.load("runs/mine/export/model.slot.safetensors", into=model)' in exported.stdout
+    exported = ask("export", "runs/tuned/from-best")  # learned weights
+    assert (exported.exit_code, exported.stdout.count("slotkit.load")) == (0, 0)
+    state, _ = checkpoint.load(Path("runs/tuned/from-best/checkpoints/best.safetensors"))
+    written = load_file(Path("runs/tuned/from-best/export") / WEIGHTS)
+    assert written.keys() == state["weights"].keys()
+    assert all(torch.equal(written[name], value) for name, value in state["weights"].items())
     made = make_without_images()
     slotkit.load("runs/mine/export/model.slot.safetensors", into=made)
     refused = ask("evaluate", "mine")
@@ -199,6 +216,22 @@ def test_what_another_optimizer_trained_is_not_replayed(tmp_path: Path) -> None:
         "In mine 3.weight, 3.bias changed while it was trained, and the trace has the flips of the reels "
         'only. Keep checkpoints instead: run.checkpoint("epoch-10") in the loop.'
     )
+    with pytest.raises(SlotkitError, match=re.escape(told)):
+        write_checkpoint(run.folder, 1)
+
+
+@pytest.mark.parametrize("others", ["kept", "trained"])
+def test_what_is_not_in_the_trace_of_a_loop_is_kept_by_the_loop(others: str, tmp_path: Path) -> None:
+    """There are no settings of a loop of one's own: the sentence says what to write into it."""
+    layers = [nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.Linear(12, 10)]
+    model = nn.Sequential(*layers)
+    machine = slotkit.slotify(model, k=4, others=others)
+    optimizer = machine.optimizer(lr=0.5)
+    with slotkit.record(machine, optimizer, tmp_path / "mine", trace="full", every=2) as run:
+        for _ in range(2):
+            nn.functional.cross_entropy(model(torch.rand(32, 1, 8, 8)), torch.arange(32) % 10).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    told = 'Keep checkpoints instead: run.checkpoint("epoch-10") in the loop.'
     with pytest.raises(SlotkitError, match=re.escape(told)):
         write_checkpoint(run.folder, 1)
 

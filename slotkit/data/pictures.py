@@ -140,7 +140,7 @@ def two_sizes(one: tuple[str, tuple[int, ...]], first: tuple[str, tuple[int, ...
     """The error for two pictures, each given as (where it lies, (height, width))."""
     return SlotkitError(
         f"{one[0]} is {_pixels(one[1])}, but {first[0]} is {_pixels(first[1])}; all images of a "
-        "dataset need one size. Give a size to resize every image while loading."
+        "dataset need one size. Give one to resize every image while loading: --set data.size=32."
     )
 
 

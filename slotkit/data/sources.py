@@ -277,6 +277,11 @@ def _resolve(name: str) -> tuple[Source, Path]:
                 f"{name!r} names no folder; write it after the colon, as in {key}:my/pictures."
             )
         return source, Path(folder).expanduser().absolute()
+    if name == "own":
+        raise SlotkitError(
+            "the dataset 'own' is that of a loop of one's own, which slotkit doesn't have. Name one with "
+            "--dataset, and what makes the network with --model-factory package.module:function."
+        )
     near = difflib.get_close_matches(name.lower(), SOURCES)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     raise SlotkitError(f"there is no dataset {name!r}.{hint} Accepted are {', '.join(SOURCES)}.")

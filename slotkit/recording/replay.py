@@ -134,8 +134,7 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
     if folder.config().slots.others == "trained":
         raise SlotkitError(
             f"In {folder.name} biases or norms were trained too (slots.others=trained), and the trace has "
-            "the flips of the reels only. Keep checkpoints of epochs instead: "
-            "--set recording.keep_epochs=[10,30]."
+            f"the flips of the reels only. {_instead(folder)}"
         )
     weights = replay(folder, step)
     state, _ = load(folder, "last")
@@ -147,7 +146,7 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
     if tracked:
         raise SlotkitError(
             f"The network of {folder.name} has batch norm, whose running statistics are not in the trace. "
-            "Keep checkpoints of epochs instead: --set recording.keep_epochs=[10,30]."
+            f"{_instead(folder)}"
         )
     _check_unmoved(folder, {name: value for name, value in others.items() if name not in ties})
     path = folder.checkpoint(f"step-{step}")
@@ -170,5 +169,12 @@ def _check_unmoved(folder: RunFolder, others: Mapping[str, Any]) -> None:
     if moved:
         raise SlotkitError(
             f"In {folder.name} {', '.join(moved[:3])} changed while it was trained, and the trace has the "
-            'flips of the reels only. Keep checkpoints instead: run.checkpoint("epoch-10") in the loop.'
+            f"flips of the reels only. {_instead(folder)}"
         )
+
+
+def _instead(folder: RunFolder) -> str:
+    """How the next training keeps what no trace has."""
+    if folder.recorded() is not None:
+        return 'Keep checkpoints instead: run.checkpoint("epoch-10") in the loop.'
+    return "Keep checkpoints of epochs instead: --set recording.keep_epochs=[10,30]."

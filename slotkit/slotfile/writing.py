@@ -194,19 +194,27 @@ def _copy(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _check_inits(machine: SlotMachine) -> None:
+def refusal(machine: SlotMachine) -> str | None:
+    """Why no slot file can tell the options of this machine; None if one can."""
     for name, reel in machine.reels.items():
         if not isinstance(reel.init, str) or reel.init not in INITS:
             kind = "not one of spec 1" if isinstance(reel.init, str) else "an object"
-            raise SlotkitError(
+            return (
                 f"{name} has the init {reel.init!r}, {kind}, which a file can't hold. Only the inits "
                 f"{' and '.join(INITS)} can be exported."
             )
         if reel.kind not in (None, "mask"):
-            raise SlotkitError(
+            return (
                 f"{name} has options of the kind {reel.kind!r}, which a file can't hold. Only independent "
                 "options, symmetric pairs and masks can be exported."
             )
+    return None
+
+
+def _check_inits(machine: SlotMachine) -> None:
+    why = refusal(machine)
+    if why is not None:
+        raise SlotkitError(why)
 
 
 def _check_architecture(machine: SlotMachine, outline: Outline) -> None:

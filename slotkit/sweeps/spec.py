@@ -60,7 +60,7 @@ class Spec:
 
     Attributes:
         name: of its folder.
-        source: where that stands, for sentences: "lenet.toml", "the options".
+        source: where that stands, for sentences: "lenet.toml", "the command line".
     """
 
     name: str
@@ -125,7 +125,7 @@ def from_options(
     block = _check(Block(recipe, tuple(upper), axes, (), seeds or (), tuple(base)), "--grid")
     axis_names = [short_name(path) for path in axes] or ["seeds"]
     return Spec(
-        name or "-".join(["sweep", *([recipe] if recipe else []), *axis_names]), "the options", (block,)
+        name or "-".join(["sweep", *([recipe] if recipe else []), *axis_names]), "the command line", (block,)
     )
 
 

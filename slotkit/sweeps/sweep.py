@@ -268,7 +268,8 @@ def _asked(
         notes.append(f"{source} asks for {len(new)} more runs than {path} had.")
     if gone:
         notes.append(
-            f"{len(gone)} runs that {source} does not ask for any more are left out; they stay in {path}."
+            f"Left out of the sweep, and kept in {path}: {len(gone)} of the runs of before, for which "
+            f"{source} does not ask any more."
         )
     return manifest, notes
 

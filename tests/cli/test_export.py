@@ -100,6 +100,8 @@ def test_a_run_in_fp64_is_exported_in_fp64() -> None:
     invoke("train", "--epochs", "1", "--precision", "fp64", "--name", "one")
     done = json.loads(invoke("export", "one", "--json").stdout)
     assert done["dense_bytes"] == 8 * 50_200
+    told = 'next: slotkit.load("runs/one/export/model.slot.safetensors", into=model)'
+    assert told in invoke("export", "one").stdout
     weights = load_file("runs/one/export/weights.safetensors")
     network = create("lenet", (1, 8, 8), 10).double()
     assert slotkit.load("runs/one/export/model.slot.safetensors", into=network) is network
@@ -194,3 +196,15 @@ def test_a_folder_that_can_not_be_made_is_one_sentence(
     Path("file").write_text("in the way")
     told = refuse(monkeypatch, capsys, "export", "one", "--out", "file/there")
     assert "file/there could not be written: Not a directory." in told
+
+
+def test_options_that_no_slot_file_tells_have_ordinary_weights() -> None:
+    masks = ("--k", "2", "--set", "slots.kind=mask", "--set", "slots.init=kaiming-constant")
+    invoke("train", "--epochs", "1", "--name", "one", *masks)
+    done = invoke("export", "one")
+    assert done.exit_code == 0
+    assert "No model.slot.safetensors: fc1.weight has the init 'kaiming-constant'" in done.stderr
+    assert [path.name for path in Path("runs/one/export").iterdir()] == ["weights.safetensors"]
+    weights = load_file("runs/one/export/weights.safetensors")
+    assert weights["fc1.weight"].abs().unique().numel() == 2  # 0 and the constant
+    assert json.loads(invoke("export", "one", "--json").stdout)["connections"] == 50_200

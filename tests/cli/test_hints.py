@@ -54,3 +54,7 @@ def test_the_suggested_commands_work(one_thread: None) -> None:
     assert Path("runs/r/analyses").is_dir()
     own = [command for command, _ in after_training(RunFolder(Path("runs/r")), "m:f")]
     assert [command.endswith(" --model-factory m:f") for command in own] == [True, False, True, True, False]
+    learned = invoke("train", *TINY[:-1], "l", "--method", "learned")
+    assert learned.exit_code == 0
+    told = [command for command, _ in after_training(RunFolder(Path("runs/l")), "m:f")]
+    assert told == ["slotkit evaluate runs/l --model-factory m:f", "slotkit export runs/l"]

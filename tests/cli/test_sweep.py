@@ -124,7 +124,7 @@ def test_a_file_that_was_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "lenet.toml asks for 2 more runs than runs/lenet had." in more.stderr
     Path("lenet.toml").write_text(FILE.replace("[2, 4]", "[2, 8]"))
     left = invoke("sweep", "lenet.toml", "--changed")
-    assert "2 runs that lenet.toml does not ask for any more are left out" in left.stderr
+    assert "2 of the runs of before, for which lenet.toml does not ask any more." in left.stderr
     assert "2 runs of before are left out" in invoke("sweep", "status", "lenet").stdout
 
 

@@ -94,9 +94,9 @@ def test_a_dry_run_tells_what_is_new_and_what_is_left_out() -> None:
     sweep()
     before = disk()
     more = invoke("sweep", "--grid", "k=2,4,8", *COMMAND[3:], "--dry-run")
-    assert "the options asks for 2 more runs than runs/sweep-k had." in more.stderr
+    assert "the command line asks for 2 more runs than runs/sweep-k had." in more.stderr
     less = invoke("sweep", "--grid", "k=2", *COMMAND[3:], "--dry-run", "--changed")
-    assert "2 runs that the options does not ask for any more are left out" in less.stderr
+    assert "2 of the runs of before, for which the command line does not ask any more." in less.stderr
     assert disk() == before
     path = Path("runs/sweep-k", names()[0], "summary.json")
     path.write_text("nothing")
@@ -109,7 +109,7 @@ def test_a_dry_run_tells_what_is_new_and_what_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--grid", "k=2", "--name", "sweep-k"), "does not ask for 2 of the 4 runs of runs/sweep-k any more"),
+        (("--grid", "k=2", "--name", "sweep-k"), "the command line does not ask for 2 of the 4 runs of"),
         (("--grid", "k=2,2"), "--grid has a value twice for slots.k"),
         (("--grid", "k=2,3", "--set", "slots.symmetric=true", "--name", "new"), "k is 3, but symmetric"),
         (("--grid", "k=2,4", "--executor", "slurm"), "There is no executor 'slurm'"),

@@ -63,7 +63,7 @@ def test_mixed_sizes_need_a_size(
         load(f"imagefolder:{pets}", None)
     assert str(error.value) == (
         f"{odd} is 9 x 9 pixels, but {pets / 'train' / 'cat' / '0.png'} is 4 x 5 pixels; all images of a "
-        "dataset need one size. Give a size to resize every image while loading."
+        "dataset need one size. Give one to resize every image while loading: --set data.size=32."
     )
     assert load(f"imagefolder:{pets}", None, size=6).train.images.shape == (5, 3, 6, 6)
 

@@ -74,7 +74,7 @@ def test_the_first_odd_size_is_named(pixels: Pixels, encode: Encode) -> None:
         decode_halves(train, test, None)
     assert str(error.value) == (
         "c.png is 5 x 4 pixels, but a.png is 4 x 5 pixels; all images of a dataset need one size. "
-        "Give a size to resize every image while loading."
+        "Give one to resize every image while loading: --set data.size=32."
     )
     assert decode_halves(train, test, 3)[1].shape == (2, 1, 3, 3)
 

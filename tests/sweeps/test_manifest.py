@@ -76,7 +76,8 @@ def test_runs_that_are_not_asked_for_any_more_are_refused_or_left_out(tmp_path: 
     sweep, notes = start(tmp_path / "s", asked(0.3), "lenet.toml", changed=True)
     assert notes == [
         f"lenet.toml asks for 2 more runs than {tmp_path / 's'} had.",
-        f"2 runs that lenet.toml does not ask for any more are left out; they stay in {tmp_path / 's'}.",
+        f"Left out of the sweep, and kept in {tmp_path / 's'}: 2 of the runs of before, for which lenet.toml "
+        "does not ask any more.",
     ]
     assert len(names(sweep)) == 2
     assert [entry.wanted for entry in sweep.manifest.runs.values()] == [True, True, False, False]
