@@ -28,7 +28,7 @@ def after_training(folder: RunFolder, factory: str | None = None) -> list[tuple[
         steps.append((f"slotkit analyze flips {folder.path}", "which connections still flip"))
     steps.append((f"slotkit finetune {folder.path}{own}", "trains the selected weights further"))
     if not any(origin.startswith("recipe ") for origin in origins.values()):
-        if config.slots.k < MANY:
+        if config.slots.k < MANY and config.slots.kind is None:  # K says what a mask is
             again = f"slotkit train --config {folder.path}/config.toml --k {MANY}{own}"
             steps.append((again, "more options a connection"))
         steps.append(("slotkit recipes list", "the paper's experiments"))

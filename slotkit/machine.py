@@ -109,6 +109,11 @@ class SlotMachine:
         return self.form.reels
 
     @property
+    def others(self) -> str:
+        """What became of the non-slot parameters: "frozen", "trained" or "kept", as `slotify` has it."""
+        return self._others_are.how
+
+    @property
     def trained(self) -> dict[str, nn.Parameter]:
         """Name -> those of the non-slot parameters that are trained."""
         # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.

@@ -22,8 +22,11 @@ def check_others(others: str) -> None:
 
 
 class Treated(NamedTuple):
-    """Full names of the non-slot parameters that are trained, and of those that no longer have a gradient."""
+    """How: one of OTHERS. And full names of the non-slot parameters that are trained, and of those that no
+    longer have a gradient.
+    """
 
+    how: str
     trained: list[str]
     frozen: list[str]
 
@@ -50,13 +53,13 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> Treated
     }
     non_slot = {name: value for name, value in model.named_parameters() if id(value) not in reels}
     if others == "trained":
-        return Treated([name for name, value in non_slot.items() if value.requires_grad], [])
+        return Treated(others, [name for name, value in non_slot.items() if value.requires_grad], [])
     frozen = [name for name, value in non_slot.items() if value.requires_grad]
     for value in non_slot.values():
         freeze(value)
     if others == "frozen":
         _neutralize(model, reels)
-    return Treated([], frozen)
+    return Treated(others, [], frozen)
 
 
 def _neutralize(model: nn.Module, reels: set[int]) -> None:

@@ -59,7 +59,7 @@ def stand_in(
         settings["update"],
         share=settings.get("share"),
     )
-    machine = SlotMachine(root, form, Treated([], []), settings["selection"])
+    machine = SlotMachine(root, form, Treated("kept", [], []), settings["selection"])
     machine.load_state_dict(state)
     return machine
 

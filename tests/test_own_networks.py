@@ -198,6 +198,7 @@ def test_its_start_is_that_of_the_loop(others: str, tmp_path: Path) -> None:
     with own_network(make):
         read = evaluate(run.folder, "start", "test", [DIGITS])["greedy"]
     assert read.loss == pytest.approx(before.item(), rel=1e-5)
+    assert run.folder.config().slots.others == others
 
 
 def test_what_another_optimizer_trained_is_not_replayed(tmp_path: Path) -> None:

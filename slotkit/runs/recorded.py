@@ -45,7 +45,8 @@ def describe(
         "slots.form": machine.form.name,
         "slots.update": machine.form.update,
         "slots.where": tuple(reels),
-        "slots.others": "trained" if machine.trained else "kept",
+        # Without non-slot parameters nothing of the kind is trained.
+        "slots.others": "kept" if machine.others == "trained" and not machine.trained else machine.others,
         "seeds.reels": settings["seed"],
         "training.optimizer": "adam" if "betas" in group else "sgd",
         "training.lr": float(group["lr"]) or None,

@@ -28,6 +28,7 @@ def suggested(stdout: str) -> list[str]:
     [
         ((), ["evaluate", "analyze flips", "finetune", "train --config", "recipes list"]),
         (("--trace", "off", "--k", "64"), ["evaluate", "finetune", "recipes list"]),
+        (("--set", "slots.kind=mask", "--k", "2"), ["evaluate", "analyze flips", "finetune", "recipes list"]),
         (("--method", "learned"), ["evaluate", "export"]),
         (
             ("--recipe", "authors-lenet-greedy", "--dataset", "digits", "--trace", "off"),
