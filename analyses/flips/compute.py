@@ -131,7 +131,7 @@ def _rates(flips: NDArray[Any], connections: int, edges: NDArray[np.int64]) -> I
 def _reel_rows(counts: LayerCounts, edges: NDArray[np.int64]) -> Iterator[Row]:
     reels, n = counts.connections, len(counts.flips) - 1
     yield from (("reels by flips", i, float(count / reels)) for i, count in enumerate(counts.times))
-    yield "still flipping", np.nan, float(counts.last[n - n // 10 + 1 :].sum() / reels)
+    yield "still flipping", np.nan, float(counts.last[n - max(1, n // 10) + 1 :].sum() / reels)
     settled, agreement = np.cumsum(counts.last) / reels, counts.agreeing / reels
     for name, share in (("settled", settled), ("agreement", agreement)):
         yield from ((name, float(at), float(share[at])) for at in edges)
