@@ -16,6 +16,7 @@ from slotkit.data.identity import Identity, differences
 from slotkit.models import OWN
 from slotkit.recording.replay import settings_of
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.listing import SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +121,13 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
         for path, value in folder.settings().items()
         if not path.startswith(INCIDENTAL) and not _is_own_seed(path)
     }
+
+
+def seeds_of(folder: RunFolder) -> tuple[Any, ...]:
+    """Those of a run. Of a loop of one's own not all are known, and it is not taken for any other one."""
+    settings = folder.settings() if folder.has_config() else {}
+    known = all(path in settings for path in SEEDS)
+    return tuple(settings[path] for path in SEEDS) if known else (folder.path,)
 
 
 def _is_own_seed(path: str) -> bool:

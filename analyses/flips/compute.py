@@ -6,18 +6,20 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import at_its_own, reading_labels, run_names
-from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read, reading_of
+from slotkit.analyses.common.comparison import at_its_own, reading_labels
+from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.several import look_at
 from slotkit.analyses.common.statistics import in_words
 from slotkit.analyses.flips.spells import LayerCounts, count_layers, half_life, kaplan_meier
 
 from slotkit.errors import SlotkitError
 from slotkit.recording.trace import DECIDED
+from slotkit.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +49,9 @@ def analyze(
         within: longest time in steps between the two flips of a flip-flop.
         windows: pieces that the steps are divided into, for what is shown over time.
 
-    Raises SlotkitError for runs that are no slot machines or have no whole trace.
+    Runs that are no slot machines or have no whole trace are left out.
+
+    Raises SlotkitError if no run is left.
     """
     import pandas as pd
     from slotkit.analyses.flips.figure import plot
@@ -55,26 +59,11 @@ def analyze(
     for name, value in (("within", within), ("windows", windows)):
         if value < 1:
             raise SlotkitError(f"{name} is {value}. Give an integer from 1 up.")
-    folders = open_runs(runs, runs_dir)
-    labels = reading_labels(folders, [reading_of(folder) for folder in folders])
-    frames: list[pd.DataFrame] = []
-    partial: list[str] = []
-    reservations: list[str] = []
-    for folder, name, group in zip(folders, run_names(folders), labels, strict=True):
-        recorded = read(folder, events=True)
-        for layer, rows in _layers(recorded, within, windows):
-            frame = pd.DataFrame(rows, columns=["quantity", "at", "value"])
-            about: dict[str, Any] = {
-                "run": name,
-                "group": group,
-                "reading": recorded.reading,
-                "k": recorded.reels["k"],
-                "seed": recorded.reels["seed"],
-            }
-            frame[[*about, "layer"]] = [*about.values(), layer]
-            frames.append(frame)
-        reservations += recorded.reservations
-        partial += [name] if recorded.events is None else []
+    counted = look_at(open_runs(runs, runs_dir), lambda folder, name: _of_run(folder, name, within, windows))
+    labels = reading_labels(counted.folders, [one.reading for one in counted.found])
+    frames = [one.frame.assign(group=label) for one, label in zip(counted.found, labels, strict=True)]
+    reservations = [*counted.left_out, *(told for one in counted.found for told in one.reservations)]
+    partial = [name for name, one in zip(counted.names, counted.found, strict=True) if one.partial]
     if partial:
         reservations.append(
             f"The trace of {', '.join(partial)} has counts only (--trace summary), so this is a partial "
@@ -82,6 +71,33 @@ def analyze(
         )
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
     return Result("flips", table, "\n".join([*_sentences(table, within), *reservations]), plot)
+
+
+class _OfRun(NamedTuple):
+    """The rows of a run, all but their group."""
+
+    frame: pd.DataFrame
+    reading: str
+    partial: bool
+    reservations: tuple[str, ...]
+
+
+def _of_run(folder: RunFolder, name: str, within: int, windows: int) -> _OfRun:
+    import pandas as pd
+
+    recorded = read(folder, events=True)
+    frames: list[pd.DataFrame] = []
+    about = {
+        "run": name,
+        "reading": recorded.reading,
+        "k": recorded.reels["k"],
+        "seed": recorded.reels["seed"],
+    }
+    for layer, rows in _layers(recorded, within, windows):
+        frame = pd.DataFrame(rows, columns=["quantity", "at", "value"])
+        frames.append(frame.assign(**about, layer=layer))
+    whole = pd.concat(frames, ignore_index=True)
+    return _OfRun(whole, recorded.reading, recorded.events is None, recorded.reservations)
 
 
 def _layers(recorded: Recorded, within: int, windows: int) -> Iterator[tuple[str, list[Row]]]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import reading_labels, run_names
-from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read, reading_of
+from slotkit.analyses.common.comparison import reading_labels
+from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
 from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.several import look_at
 
 from slotkit.errors import SlotkitError
 from slotkit.recording.replay import reels_of
+from slotkit.runs.folder import RunFolder
 
 ALL, ANY = "all", "any"
 
@@ -38,24 +40,24 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     Args:
         runs: folders, paths, or names in `runs_dir`.
 
-    Raises SlotkitError for runs that are no slot machines, or have no whole trace or no measurement.
+    Runs that are no slot machines, or have no whole trace or no measurement, are left out.
+
+    Raises SlotkitError if no run is left.
     """
     import pandas as pd
     from slotkit.analyses.thresholds.figure import plot
     from slotkit.analyses.thresholds.words import sentences
 
-    folders = open_runs(runs, runs_dir)
-    labels = reading_labels(folders, [reading_of(folder) for folder in folders])
-    frames: list[pd.DataFrame] = []
-    reservations: list[str] = []
-    counted: dict[Any, list[Row]] = {}
-    for folder, name, group in zip(folders, run_names(folders), labels, strict=True):
+    reachable: dict[Any, list[Row]] = {}
+
+    def of_run(folder: RunFolder, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """The rows of a run, all but their group, and its reservations."""
         recorded = read(folder, events=False)
         _check_measured(recorded)
         reels = recorded.reels
         kind = tuple(value for name, value in reels.items() if name != "seed")
-        if kind not in counted:
-            counted[kind] = list(_reachable(recorded))
+        if kind not in reachable:
+            reachable[kind] = list(_reachable(recorded))
         rows = [
             *_connections(recorded),
             *_distributions(recorded),
@@ -63,19 +65,16 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
             *_lines(recorded),
             *_restarts(recorded),
             # On a line only some options can ever win; scores of the dense form need not be on one.
-            *([] if recorded.about.get("form") == "dense" else counted[kind]),
+            *([] if recorded.about.get("form") == "dense" else reachable[kind]),
         ]
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "level", "at", "value"])
-        about = {
-            "run": name,
-            "group": group,
-            "reading": recorded.reading,
-            "k": reels["k"],
-            "seed": reels["seed"],
-        }
-        frame[list(about)] = list(about.values())
-        frames.append(frame)
-        reservations += recorded.reservations
+        about = {"run": name, "reading": recorded.reading, "k": reels["k"], "seed": reels["seed"]}
+        return frame.assign(**about), recorded.reservations
+
+    counted = look_at(open_runs(runs, runs_dir), of_run)
+    labels = reading_labels(counted.folders, [str(frame["reading"].iloc[0]) for frame, _ in counted.found])
+    frames = [frame.assign(group=label) for (frame, _), label in zip(counted.found, labels, strict=True)]
+    reservations = [*counted.left_out, *(told for _, ones in counted.found for told in ones)]
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
     return Result("thresholds", table, "\n".join([*sentences(table), *reservations]), plot)
 

@@ -16,7 +16,7 @@ from slotkit.analyses.gap import compute
 from slotkit.analyses.gap.plan import Cell, Plan, plan
 from slotkit.analyses.gap.sweep import PLAN, READINGS, Sweep, start, train
 
-from slotkit.config import Overrides
+from slotkit.config import Overrides, resolve
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.sweeps import training
@@ -43,6 +43,7 @@ def made(
         if told == "missing":
             continue
         folder.path.mkdir()
+        folder.write_config(resolve(planned.layers(cell, seed)), {})
         value = accuracy(cell, seed) / 100
         # Half a point less with dropout on, one point more when sampled.
         reading = {"greedy": {"accuracy": value}, "sample": {"accuracy": value + 0.01}}
@@ -169,6 +170,31 @@ def test_missing_and_diverged_runs_are_said_and_left_out(tmp_path: Path) -> None
     diverged = found.table[found.table["run"] == "cell-01-seed-0"].iloc[0]
     assert np.isnan(diverged["value"])
     assert "don't tell" not in found.summary
+
+
+def test_a_run_that_is_damaged_or_another_one_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    """A run that somebody has extended by hand is not that of its cell any more."""
+    planned = lenet(factors=["update rule", "option bound"], seeds=(0, 1, 2))
+    place = made(tmp_path / "s", planned, linear(5, 1))
+    folders = {folder.name: folder for _, _, folder in Sweep.open(place).runs()}
+    (folders["cell-01-seed-0"].path / "summary.json").write_text("{")
+    (folders["cell-02-seed-1"].path / READINGS).write_text("{")
+    longer = [*planned.layers(planned.trained()[2], 0), Overrides("test", {"training.epochs": 9})]
+    folders["cell-03-seed-0"].write_config(resolve(longer), {})
+    found = gap.analyze(place)
+    assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
+    assert picked(found.table, "effect", "update rule")["n"] == 9
+    assert "cell-01-seed-0 is left out (damaged): " in found.summary
+    assert (
+        f"cell-02-seed-1 is left out (damaged): {folders['cell-02-seed-1'].path / READINGS}" in found.summary
+    )
+    assert "cell-03-seed-0 is left out (other): " in found.summary
+    assert "training.epochs is 9 there and 3 here" in found.summary
+    assert "not finished" not in found.summary
+    for folder in folders.values():
+        (folder.path / "summary.json").write_text("{")
+    with pytest.raises(SlotkitError, match=r"cell-01-seed-0/summary\.json can't be read"):
+        gap.analyze(place)
 
 
 def test_a_cell_that_is_lost_with_all_seeds_costs_an_interaction(tmp_path: Path) -> None:
