@@ -57,7 +57,9 @@ def look_at(folders: Sequence[RunFolder], look: Callable[[RunFolder, str], Found
         for name, first in equal.items()
     ]
     kept = [one for one in there if one[1] not in equal]
-    return Counted(*([one[part] for one in kept] for part in range(3)), left_out)  # type: ignore[arg-type]
+    return Counted(
+        [folder for folder, _, _ in kept], [name for _, name, _ in kept], [one for *_, one in kept], left_out
+    )
 
 
 def _equal(runs: Sequence[tuple[RunFolder, str]]) -> dict[str, str]:

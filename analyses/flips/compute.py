@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, reading_labels
+from slotkit.analyses.common.findings import lengths
 from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
 from slotkit.analyses.common.several import look_at
-from slotkit.analyses.common.statistics import in_words
+from slotkit.analyses.common.statistics import in_words, share_in_words
 from slotkit.analyses.flips.spells import LayerCounts, count_layers, half_life, kaplan_meier
 
 from slotkit.errors import SlotkitError
@@ -62,15 +63,16 @@ def analyze(
     counted = look_at(open_runs(runs, runs_dir), lambda folder, name: _of_run(folder, name, within, windows))
     labels = reading_labels(counted.folders, [one.reading for one in counted.found])
     frames = [one.frame.assign(group=label) for one, label in zip(counted.found, labels, strict=True)]
-    reservations = [*counted.left_out, *(told for one in counted.found for told in one.reservations)]
+    table = pd.concat(frames, ignore_index=True)[COLUMNS]
+    reservations = [lengths(table[table["quantity"] == "flip rate"]), *counted.left_out]
+    reservations += (told for one in counted.found for told in one.reservations)
     partial = [name for name, one in zip(counted.names, counted.found, strict=True) if one.partial]
     if partial:
         reservations.append(
             f"The trace of {', '.join(partial)} has counts only (--trace summary), so this is a partial "
             "answer: flip rates, nothing on single reels. Train with --trace full for the rest."
         )
-    table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("flips", table, "\n".join([*_sentences(table, within), *reservations]), plot)
+    return Result("flips", table, in_lines([*_sentences(table, within), *reservations]), plot)
 
 
 class _OfRun(NamedTuple):
@@ -234,16 +236,16 @@ class _Told:
         self.rows = rows
 
     def __call__(self, quantity: str, at: float | None = None, decimals: int = 0) -> str:
-        return self._words(quantity, at, lambda value: _number(value, decimals))
+        return in_words(self._values(quantity, at), lambda value: _number(value, decimals))
 
     def share(self, quantity: str, at: float | None = None) -> str:
-        return self._words(quantity, at, lambda value: f"{100 * value:.1f}") + " %"
+        return share_in_words(self._values(quantity, at))
 
-    def _words(self, quantity: str, at: float | None, word: Any) -> str:
+    def _values(self, quantity: str, at: float | None) -> NDArray[np.float64]:
         rows = self.rows[self.rows["quantity"] == quantity]
         if at is not None:
             rows = rows[rows["at"] == at]
-        return in_words(rows["value"].to_numpy(), word)
+        return np.asarray(rows["value"])
 
 
 def _number(value: float, decimals: int) -> str:

@@ -63,18 +63,24 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
     if known:
         # A setting that makes the reference worse can't explain the gap, however large its effect is.
         best = max(known, key=lambda name: up["value"][name] + down["value"][name])
-        first = up.loc[best]
-        yield (
-            f"The {best} explains most at the ends: {first['high_level']} instead of "
-            f"{first['low_level']} is worth {_number(first, '+.2f')} points to the reproduction and "
-            f"{_number(down.loc[best], '+.2f')} to the reference."
-        )
+        yield _most(best, up.loc[best], down.loc[best])
     yield "Points gained by changing one setting alone, in the reproduction; in the reference:"
     for name in ranked:
         yield (
             f"  {name} ({up['low_level'][name]} → {up['high_level'][name]}): "
             f"{_number(up.loc[name], '+.2f')}; {_number(down.loc[name], '+.2f')}"
         )
+
+
+def _most(name: str, up: Any, down: Any) -> str:
+    if up["value"] + down["value"] <= 0:
+        return (
+            "No setting explains the gap: at both ends together each of them costs points, or is worth none."
+        )
+    return (
+        f"The {name} explains most at the ends: {up['high_level']} instead of {up['low_level']} is worth "
+        f"{_number(up, '+.2f')} points to the reproduction and {_number(down, '+.2f')} to the reference."
+    )
 
 
 def _sum(table: pd.DataFrame) -> Iterator[str]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from slotkit.analyses.common.comparison import reading_labels
+from slotkit.analyses.common.findings import lengths
 from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
 from slotkit.analyses.common.several import look_at
 
 from slotkit.errors import SlotkitError
@@ -21,7 +22,8 @@ ALL, ANY = "all", "any"
 QUANTITIES = ("margin", "speed", "steps_to_flip")
 PREDICTING = (0.05, 0.1, 0.25)
 
-# A restart: the learning rate doubles, at least, from one step to the next.
+# A restart: from one step to the next the learning rate doubles, at least, having fallen to a half or less. A
+# warm-up doubles it, too, and a rate of 0 is twice itself.
 RESTART = 2.0
 
 KS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -74,9 +76,10 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     counted = look_at(open_runs(runs, runs_dir), of_run)
     labels = reading_labels(counted.folders, [str(frame["reading"].iloc[0]) for frame, _ in counted.found])
     frames = [frame.assign(group=label) for (frame, _), label in zip(counted.found, labels, strict=True)]
-    reservations = [*counted.left_out, *(told for _, ones in counted.found for told in ones)]
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("thresholds", table, "\n".join([*sentences(table), *reservations]), plot)
+    reservations = [lengths(table[table["quantity"] == "margin"]), *counted.left_out]
+    reservations += (told for _, ones in counted.found for told in ones)
+    return Result("thresholds", table, in_lines([*sentences(table), *reservations]), plot)
 
 
 def _check_measured(recorded: Recorded) -> None:
@@ -145,7 +148,9 @@ def _lines(recorded: Recorded) -> Iterator[Row]:
 
 def _restarts(recorded: Recorded) -> Iterator[Row]:
     """Flip rate in the steps before and after each restart of the learning rate, and the median speed."""
-    steps = np.flatnonzero(recorded.lr[1:] >= RESTART * recorded.lr[:-1]) + 2  # the first at the new rate
+    lr, highest = recorded.lr, np.maximum.accumulate(recorded.lr)
+    back = np.minimum(lr[1:], highest[:-1])
+    steps = np.flatnonzero((back > lr[:-1]) & (back >= RESTART * lr[:-1])) + 2  # the first at the new rate
     every = recorded.about["every"]
     middle = list(recorded.about["levels"]).index(0.5)
     for step in steps:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import group_labels
+from slotkit.analyses.common.findings import lengths
 from slotkit.analyses.common.recorded import Run, open_runs
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
 from slotkit.analyses.common.several import look_at
 from slotkit.analyses.weights.activity import dead_units
 from slotkit.analyses.weights.choice import EDGES, Choice, compare, rank_shares, sample_of
@@ -91,7 +92,9 @@ def analyze(
     counted = look_at(open_runs(runs, runs_dir), of_run)
     labels = group_labels(counted.folders)
     frames = [frame.assign(group=label) for (frame, *_), label in zip(counted.found, labels, strict=True)]
-    reservations = [*counted.left_out, *(told for *_, ones in counted.found for told in ones)]
+    table = pd.concat(frames, ignore_index=True)[COLUMNS]
+    reservations = [lengths(table.assign(at=table["step"])), *counted.left_out]
+    reservations += (told for *_, ones in counted.found for told in ones)
     pairs = zip(counted.names, counted.found, strict=True)
     sampled = [name for name, (_, config, _) in pairs if config.probabilistic]
     if sampled:
@@ -99,8 +102,7 @@ def analyze(
             f"{', '.join(sampled)} sampled the weights anew in every step: this is the greedy reading, the "
             "option of the highest score of each connection."
         )
-    table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("weights", table, "\n".join([*sentences(table), *reservations]), plot)
+    return Result("weights", table, in_lines([*sentences(table), *reservations]), plot)
 
 
 def _rows(course: Course, sample: int, data: Mapping[str, Path | str | None]) -> tuple[list[Row], str]:

@@ -110,6 +110,13 @@ def test_a_setting_that_narrows_the_gap_does_not_explain_it(tmp_path: Path) -> N
     assert "The update rule explains most at the ends: all instead of selected is" in found.summary
 
 
+def test_settings_that_only_cost_points_explain_nothing(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(factors=["update rule", "option bound"]), linear(-2, -7)))
+    assert picked(found.table, "gap")["value"] == pytest.approx(-9)
+    assert "explains most" not in found.summary
+    assert "No setting explains the gap: at both ends together each of them costs points" in found.summary
+
+
 def test_steps_are_taken_at_the_ends(tmp_path: Path) -> None:
     # The option bound helps the selected rule by 2 points and costs the other 1.
     def accuracy(cell: Cell, seed: int) -> float:
