@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from slotkit.analyses.common.comparison import group_labels, run_names, seeds_of
+from slotkit.analyses.common.comparison import group_labels, run_names, seeds_of, untold
 
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
@@ -21,13 +21,13 @@ class Counted(Generic[Found]):
     Attributes:
         names: what tables and sentences call them.
         found: what was found in each.
-        left_out: a sentence for each run that does not count.
+        notes: a sentence for each run that does not count, and what else is to be known of their groups.
     """
 
     folders: list[RunFolder]
     names: list[str]
     found: list[Found]
-    left_out: list[str]
+    notes: list[str]
 
 
 def look_at(folders: Sequence[RunFolder], look: Callable[[RunFolder, str], Found]) -> Counted[Found]:
@@ -57,8 +57,9 @@ def look_at(folders: Sequence[RunFolder], look: Callable[[RunFolder, str], Found
         for name, first in equal.items()
     ]
     kept = [one for one in there if one[1] not in equal]
+    folders = [folder for folder, _, _ in kept]
     return Counted(
-        [folder for folder, _, _ in kept], [name for _, name, _ in kept], [one for *_, one in kept], left_out
+        folders, [name for _, name, _ in kept], [one for *_, one in kept], [*left_out, untold(folders)]
     )
 
 

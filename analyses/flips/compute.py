@@ -64,7 +64,7 @@ def analyze(
     labels = reading_labels(counted.folders, [one.reading for one in counted.found])
     frames = [one.frame.assign(group=label) for one, label in zip(counted.found, labels, strict=True)]
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    reservations = [lengths(table[table["quantity"] == "flip rate"]), *counted.left_out]
+    reservations = [lengths(table[table["quantity"] == "flip rate"]), *counted.notes]
     reservations += (told for one in counted.found for told in one.reservations)
     partial = [name for name, one in zip(counted.names, counted.found, strict=True) if one.partial]
     if partial:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from slotkit.analyses.common.comparison import group_labels
 from slotkit.analyses.common.recorded import Run, check_slot_machine, open_runs, read_any
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
 from slotkit.analyses.common.several import look_at
 from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.ps_variance.random_effects import components
@@ -82,7 +82,7 @@ def analyze(
         frames, reservations = _frames(folders, changes, checkpoints, split, draws)
     measured = pd.concat(frames, ignore_index=True)
     table = pd.concat([measured, _components(measured)], ignore_index=True)[COLUMNS]
-    return Result("ps-variance", table, "\n".join([*sentences(table, split), *reservations]), plot)
+    return Result("ps-variance", table, in_lines([*sentences(table, split), *reservations]), plot)
 
 
 def _frames(
@@ -105,7 +105,7 @@ def _frames(
     counted = look_at(folders, of_run)
     labels = group_labels(counted.folders)
     frames = [frame.assign(group=label) for (frame, _), label in zip(counted.found, labels, strict=True)]
-    return frames, [*counted.left_out, *(told for _, ones in counted.found for told in ones)]
+    return frames, [*counted.notes, *(told for _, ones in counted.found for told in ones)]
 
 
 def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None:

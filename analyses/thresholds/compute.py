@@ -77,7 +77,7 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     labels = reading_labels(counted.folders, [str(frame["reading"].iloc[0]) for frame, _ in counted.found])
     frames = [frame.assign(group=label) for (frame, _), label in zip(counted.found, labels, strict=True)]
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    reservations = [lengths(table[table["quantity"] == "margin"]), *counted.left_out]
+    reservations = [lengths(table[table["quantity"] == "margin"]), *counted.notes]
     reservations += (told for _, ones in counted.found for told in ones)
     return Result("thresholds", table, in_lines([*sentences(table), *reservations]), plot)
 
@@ -169,8 +169,10 @@ def _restarts(recorded: Recorded) -> Iterator[Row]:
 
 def _reachable(recorded: Recorded) -> Iterator[Row]:
     """Expected number of reachable options by K, for reels like those of the run's largest tensor."""
-    from slotkit.analyses.thresholds.envelope import expected_reachable
+    from slotkit.analyses.thresholds.envelope import expected_reachable, reachable_law
 
     reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]
     for count, value in expected_reachable(reel, sorted({*KS, reel.k})).items():
         yield ANY, "reachable options", np.nan, float(count), value
+        if reel.bound is not None:  # the law is that of uniform options
+            yield ANY, "reachable, by law", np.nan, float(count), reachable_law(count)

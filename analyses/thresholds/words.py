@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
 from slotkit.analyses.common.statistics import mean_and_interval
-from slotkit.analyses.thresholds.envelope import reachable_law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,12 +49,13 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
     yield from _rate_at_the_end(rows)
     yield from _restarts(rows, largest)
     k = int(rows["k"].iloc[0])
-    reachable = rows[(rows["quantity"] == "reachable options") & (rows["at"] == k)]
+    reachable, law = (
+        rows[(rows["quantity"] == name) & (rows["at"] == k)]
+        for name in ("reachable options", "reachable, by law")
+    )
     if len(reachable):
-        yield (
-            f"  Of K = {k} options {_mean(reachable):.2f} are reachable on average; the law of large K, "
-            f"(4/3) ln K + 0.845, has {reachable_law(k):.2f}."
-        )
+        by_law = f"; the law of large K, (4/3) ln K + 0.845, has {_mean(law):.2f}" if len(law) else ""
+        yield f"  Of K = {k} options {_mean(reachable):.2f} are reachable on average{by_law}."
 
 
 def _verdict(mine: pd.DataFrame) -> str:

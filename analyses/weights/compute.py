@@ -93,7 +93,7 @@ def analyze(
     labels = group_labels(counted.folders)
     frames = [frame.assign(group=label) for (frame, *_), label in zip(counted.found, labels, strict=True)]
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    reservations = [lengths(table.assign(at=table["step"])), *counted.left_out]
+    reservations = [lengths(table.assign(at=table["step"])), *counted.notes]
     reservations += (told for *_, ones in counted.found for told in ones)
     pairs = zip(counted.names, counted.found, strict=True)
     sampled = [name for name, (_, config, _) in pairs if config.probabilistic]

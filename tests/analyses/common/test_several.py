@@ -70,4 +70,24 @@ def test_other_seeds_or_settings_are_no_equal_runs(tmp_path: Path) -> None:
     one = measured(tmp_path, "one")
     other_order = measured(tmp_path, "order", seeds__data=1)
     other_rate = measured(tmp_path, "rate", training__lr=0.2)
-    assert not look_at([one, other_order, other_rate], lambda folder, name: name).left_out
+    assert look_at([one, other_order, other_rate], lambda folder, name: name).names == [
+        "one",
+        "order",
+        "rate",
+    ]
+
+
+def test_what_the_names_of_groups_do_not_say_is_told(tmp_path: Path) -> None:
+    """A curve "by K" may be one by learning rate."""
+    runs = [
+        measured(tmp_path, "k2", k=2, training__lr=0.3),
+        measured(tmp_path, "k4", k=4),
+        measured(tmp_path, "k8", k=8),
+    ]
+    told = "The groups differ in lr, too, which their names don't say."
+    found = flips.analyze(runs)
+    assert set(found.table["group"]) == {"K = 2", "K = 4", "K = 8"}
+    assert told in found.summary.splitlines()
+    assert "The groups differ" not in flips.analyze(runs[1:]).summary
+    other = measured(tmp_path, "other", data__dataset="mnist", data__mean=(0.5,), data__std=(0.5,))
+    assert "The groups differ" not in flips.analyze([runs[1], other]).summary

@@ -123,6 +123,16 @@ def test_one_option_has_no_thresholds(tmp_path: Path) -> None:
     found.figure()
 
 
+def test_the_law_of_uniform_options_is_told_of_no_others(tmp_path: Path) -> None:
+    uniform = steady(tmp_path, k=8)
+    mask = steady(tmp_path, "mask", k=8, slots__kind="mask")
+    assert "; the law of large K, (4/3) ln K + 0.845, has 3.62." in thresholds.analyze(uniform).summary
+    found = thresholds.analyze(mask)
+    assert found.summary.endswith(" are reachable on average.")
+    assert "the law" not in found.summary
+    found.figure()
+
+
 @pytest.mark.long
 def test_twenty_runs_and_their_figure(tmp_path: Path) -> None:
     folders = [steady(tmp_path, f"k{k}-{seed}", k=k, seeds__reels=seed) for k in (4, 8) for seed in range(10)]
