@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from slotkit.analyses.common.comparison import INCIDENTAL, tell_data_apart
+from slotkit.analyses.common.comparison import INCIDENTAL, seeds_of, tell_data_apart
 
 from slotkit import recipes
 from slotkit.config import Config, Overrides, flatten, nest, resolve, short_name
 from slotkit.errors import SlotkitError
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
-from slotkit.runs.listing import SEEDS, check, left_out
+from slotkit.runs.listing import check, left_out
 from slotkit.runs.schema import naming
 from slotkit.sweeps.manifest import ADVICE, MANIFEST, Entry
 from slotkit.sweeps.plan import cell_of
@@ -255,18 +255,11 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
     for group in groups.values():
         by_seeds: dict[tuple[int, ...], Row] = {}
         for row in sorted(group, key=lambda row: row.status != "finished"):
-            by_seeds.setdefault(_seeds(row), row)
+            by_seeds.setdefault(seeds_of(row.folder), row)
         kept = tuple(row for row in group if row in by_seeds.values())
         readings = list(dict.fromkeys(reading for row in kept for reading in row.readings()))
         found += [Cell(kept, reading, len(group) - len(kept)) for reading in readings or [""]]
     return found
-
-
-def _seeds(row: Row) -> tuple[Any, ...]:
-    """Those of a run. Of a loop of one's own not all are known, and it is not taken for any other one."""
-    settings = row.folder.settings()
-    known = all(path in settings for path in SEEDS)
-    return tuple(settings[path] for path in SEEDS) if known else (row.folder.path,)
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

@@ -359,6 +359,14 @@ class DenseForm:
         inside = tuple(f"{prefix}." for prefix, module in everything if id(module) in lists)
         return {name for name in model.state_dict() if name.startswith(inside)}
 
+    def ties(self, model: nn.Module) -> dict[str, str]:
+        firsts, found = {id(shared): name for name, shared in self._lists.items()}, {}
+        for place, module in model.named_modules(remove_duplicate=False):
+            if id(module) in firsts:
+                prefix, _, last = place.rpartition("parametrizations.")
+                found[prefix + last] = firsts[id(module)]
+        return {name: first for name, first in found.items() if name != first}
+
     def state(self) -> dict[str, Any]:
         return {
             "scores": {name: scores.detach() for name, scores in self._scores.items()},

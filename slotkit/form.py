@@ -119,6 +119,9 @@ class Form(Protocol):
     def entries(self, model: nn.Module) -> set[str]:
         """Names in model.state_dict() that are this form's own."""
 
+    def ties(self, model: nn.Module) -> dict[str, str]:
+        """Further name -> first name of each tied tensor of which model.state_dict() has neither."""
+
     def state(self) -> dict[str, Any]:
         """Tables (name -> tensor) and plain values that training changes."""
 

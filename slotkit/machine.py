@@ -273,16 +273,19 @@ class SlotMachine:
 
         Keys: "settings" (plain values), "draws" (int), "waiting" (the tensors that the next training
         forward draws), "others" (every entry of the model's own
-        state_dict that is not the form's), and the form's tables (tensor name -> tensor): "scores"
+        state_dict that is not the form's), "ties" (further name -> first name of tied tensors that "others"
+        has not, if there are any), and the form's tables (tensor name -> tensor): "scores"
         and "held" in the dense form; "latent", "velocity", "lower", "upper" and "lines" in the
         latent form. The options are not in it: they are a function of the settings.
         """
         self.form.check()
+        ties = self.form.ties(self.model)
         return {
             "settings": self._settings(),
             "draws": self.draws,
             "waiting": sorted(self.drawing.waiting),
             "others": self._others(),
+            **({"ties": ties} if ties else {}),
             **self.form.state(),
         }
 

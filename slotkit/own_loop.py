@@ -75,17 +75,27 @@ def record(
         raise SlotkitError(f"every is {every!r}. Give the steps between two measurements, an integer from 2.")
     optimizers = optimizers_of(optimizer)
     own = {id(parameter) for parameter in machine.form.parameters()}
-    trained = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
-    if not own & trained:
+    own_ones = [one for one in optimizers if own & _trained(one)]
+    if optimizers[0] not in own_ones:
         raise SlotkitError(
             f"The {type(optimizers[0]).__name__} given trains no weight of this machine, so its steps are "
             "not the machine's. Give the one that machine.optimizer(...) made, and of several that one first."
+        )
+    if len(own_ones) > 1 and trace != "off":
+        raise SlotkitError(
+            f"{len(own_ones)} of the optimizers given train weights of this machine, and a trace is one of "
+            "the steps of the first: it would have what the others do a step late. Give one optimizer with a "
+            'param group for each, or record with trace="off".'
         )
     settings = RecordingSettings.model_validate({"trace": trace, "every": every, "keep_last": keep_last})
     registry.check([one for one in loggers if isinstance(one, str)])
     given = plain(config or {})
     kind = Recording if _leads() else _Follower
     return kind(machine, optimizers, Path(path), settings, given, dict(also or {}), loggers, resume)
+
+
+def _trained(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 class _Follower(Recording):

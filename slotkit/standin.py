@@ -78,7 +78,8 @@ def ties_of(state: Mapping[str, Any]) -> dict[str, str]:
         for name in names
         if others[name].numel()
     }
-    return {name: first for name, first in found.items() if name != first}
+    others_have = {name: first for name, first in found.items() if name != first}
+    return others_have | dict(state.get("ties", {}))
 
 
 def _holder(root: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -82,6 +82,23 @@ def test_refusals(tmp_path: Path) -> None:
     assert not (tmp_path / "open").exists()
 
 
+def test_one_trace_is_of_the_steps_of_one_optimizer(tmp_path: Path) -> None:
+    """Of a second one that trains weights of the machine, every replayed step was one step behind."""
+    machine = slotkit.slotify(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), k=4, form="dense")
+    parts = [torch.optim.SGD([scores], lr=0.1) for scores in machine.parameters()]
+    with pytest.raises(SlotkitError) as caught:
+        slotkit.record(machine, parts, tmp_path / "a", trace="summary")
+    assert str(caught.value) == (
+        "2 of the optimizers given train weights of this machine, and a trace is one of the steps of the "
+        "first: it would have what the others do a step late. Give one optimizer with a param group for "
+        'each, or record with trace="off".'
+    )
+    slotkit.record(machine, parts, tmp_path / "a", trace="off")
+    others = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    whole = torch.optim.SGD([{"params": [scores]} for scores in machine.parameters()], lr=0.1)
+    slotkit.record(machine, [whole, others], tmp_path / "b", trace="full")
+
+
 def test_refusals_inside_of_the_block(tmp_path: Path) -> None:
     machine, optimizer = make()
     with slotkit.record(machine, optimizer, tmp_path / "mine") as run:

@@ -10,22 +10,25 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 from slotkit.analyses import ps_variance, weights
+from slotkit.analyses.ps_variance.sampled_networks import expected_network
 from slotkit.cli.main import app
 from torch import nn
 from typer.testing import CliRunner
 
 import slotkit
-from slotkit.config import Overrides
+from slotkit.config import Overrides, resolve
 from slotkit.data import sources
 from slotkit.errors import SlotkitError
 from slotkit.export import SLOT_FILE, WEIGHTS, export
 from slotkit.models import create, own_network
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate, resume
 from slotkit.training.finetune import finetune
 from slotkit.training.loop import Epoch, Event
+from slotkit.training.prepare import own_settings, reopen
 
 DIGITS = Overrides("--dataset", {"data.dataset": "digits"})
 
@@ -269,13 +272,22 @@ class Tied(nn.Module):
         return found
 
 
+def weights_of(model: Tied) -> dict[str, torch.Tensor]:
+    """What the network computes with, under all names: its state in the dense form has scores."""
+    layers = {name: layer for name, layer in model.named_children() if isinstance(layer, nn.Linear)}
+    named = {f"{name}.weight": layer.weight for name, layer in layers.items()}
+    named |= {f"{name}.bias": layer.bias for name, layer in layers.items() if layer.bias is not None}
+    return {name: value.detach().clone() for name, value in named.items()}
+
+
+@pytest.mark.parametrize("form", ["latent", "dense"])
 @pytest.mark.parametrize(("selection", "lr"), [("greedy", 0.5), ("probabilistic", 50.0)])
 def test_a_tied_weight_is_one_weight_in_exports_and_replays(
-    selection: str, lr: float, tmp_path: Path
+    selection: str, lr: float, form: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     model = Tied()
-    machine = slotkit.slotify(model, k=4, selection=selection)
+    machine = slotkit.slotify(model, k=4, selection=selection, form=form)
     optimizer = machine.optimizer(lr=lr)
     seen: list[dict[str, torch.Tensor]] = []
     with slotkit.record(machine, optimizer, tmp_path / "mine", trace="full", every=2) as run:
@@ -284,7 +296,7 @@ def test_a_tied_weight_is_one_weight_in_exports_and_replays(
             optimizer.step()
             optimizer.zero_grad()
             with machine.using("greedy"):
-                seen.append({name: value.clone() for name, value in model.state_dict().items()})
+                seen.append(weights_of(model))
     assert not torch.equal(seen[1]["middle.weight"], seen[-1]["middle.weight"])
     export(run.folder, "last")
     plain, again = Tied(), Tied()
@@ -296,6 +308,13 @@ def test_a_tied_weight_is_one_weight_in_exports_and_replays(
     replayed.load_state_dict(state["weights"])
     for network, then in ((plain, seen[-1]), (again, seen[-1]), (replayed, seen[1])):
         assert all(torch.equal(value, then[name]) for name, value in network.state_dict().items())
+    with own_network(Tied):
+        prepared = reopen(run.folder, resolve([own_settings(run.folder), DIGITS]))
+    prepared.trainee.load(load(run.folder, "last")[0])
+    with own_network(Tied):
+        expected = expected_network(prepared).model.get_parameter("again.weight")
+    mean = (machine.scores("middle.weight").softmax(dim=-1) * machine.options("middle.weight")).sum(dim=-1)
+    torch.testing.assert_close(expected, mean)
 
 
 class Needing(nn.Sequential):

@@ -16,6 +16,7 @@ from slotkit.data.identity import Identity, differences
 from slotkit.models import OWN
 from slotkit.recording.replay import settings_of
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.listing import SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,10 @@ TELLING = {
     "training.epochs": "epochs",
 }
 
+# What settings bring with them, by the beginnings of names.
+FROM_DATA = ("data.mean", "data.std", "data.validation", "data.size")
+BROUGHT = {"model.name": ("model.options.",), "data.dataset": FROM_DATA, "data": FROM_DATA}
+
 NO_RECIPE = "no recipe"
 
 
@@ -53,29 +58,52 @@ def group_labels(folders: Sequence[RunFolder]) -> list[str]:
 
     One group alone is called by its recipe, else by model and dataset, and by K.
     """
-    settings = [_settings(folder) for folder in folders]
-    tell_data_apart(folders, settings)
-    _shorten_datasets(settings)
-    keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
-    groups = list(dict.fromkeys(keys))
-    ones = [settings[keys.index(group)] for group in groups]
-    if len(groups) == 1:
+    group_of, ones = _groups(folders)
+    if len(ones) == 1:
         first = ones[0]
         of_run = f"{first.get('model.name')} on {first.get('data.dataset')}"
         what = "a recorded machine" if first.get("model.name") in (None, OWN) else of_run
         return [f"{what if first['recipe'] == NO_RECIPE else first['recipe']}, K = {first['slots.k']}"] * len(
             folders
         )
-    told: list[list[str]] = [[] for _ in ones]
+    paths = _telling(ones)
+    told = [", ".join(f"{TELLING.get(path, path)} = {one.get(path)}" for path in paths) for one in ones]
+    return [told[group].replace("recipe = ", "") for group in group_of]
+
+
+def untold(folders: Sequence[RunFolder]) -> str:
+    """A sentence on settings that differ from group to group though no name of a group says so; else nothing.
+
+    What a recipe, a network or a dataset brings with it is left out where that is told.
+    """
+    _, ones = _groups(folders)
+    paths = _telling(ones)
+    brought = tuple(part for path in paths for part in BROUGHT.get(path, ()))
+    several = sorted({path for one in ones for path in one if len({str(o.get(path)) for o in ones}) > 1})
+    left = [path for path in several if path not in (*paths, "recipe") and not path.startswith(brought)]
+    if not left or "recipe" in paths:
+        return ""
+    named = ", ".join(TELLING.get(path, path) for path in left)
+    return f"The groups differ in {named}, too, which their names don't say."
+
+
+def _groups(folders: Sequence[RunFolder]) -> tuple[list[int], list[dict[str, Any]]]:
+    """For each run the number of its group, and for each group its settings."""
+    settings = [_settings(folder) for folder in folders]
+    tell_data_apart(folders, settings)
+    _shorten_datasets(settings)
+    keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
+    groups = list(dict.fromkeys(keys))
+    return [groups.index(key) for key in keys], [settings[keys.index(group)] for group in groups]
+
+
+def _telling(ones: Sequence[dict[str, Any]]) -> list[str]:
+    """The fewest settings that tell groups apart."""
+    paths: list[str] = []
     for path in [*TELLING, *sorted({path for one in ones for path in one} - TELLING.keys())]:
-        with_it = [
-            [*words, f"{TELLING.get(path, path)} = {one.get(path)}"]
-            for words, one in zip(told, ones, strict=True)
-        ]
-        if _distinct(with_it) > _distinct(told):
-            told = with_it
-    labels = [", ".join(words).replace("recipe = ", "") for words in told]
-    return [labels[groups.index(key)] for key in keys]
+        if _distinct(ones, [*paths, path]) > _distinct(ones, paths):
+            paths.append(path)
+    return paths
 
 
 def reading_labels(folders: Sequence[RunFolder], readings: Sequence[str]) -> list[str]:
@@ -122,6 +150,13 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
     }
 
 
+def seeds_of(folder: RunFolder) -> tuple[Any, ...]:
+    """Those of a run. Of a loop of one's own not all are known, and it is not taken for any other one."""
+    settings = folder.settings() if folder.has_config() else {}
+    known = all(path in settings for path in SEEDS)
+    return tuple(settings[path] for path in SEEDS) if known else (folder.path,)
+
+
 def _is_own_seed(path: str) -> bool:
     """A seed among what slotkit.record was told."""
     return path.startswith("config.") and "seed" in path.rpartition(".")[2].lower()
@@ -163,5 +198,6 @@ def _of_trace(folder: RunFolder) -> dict[str, Any]:
     return {f"slots.{name}": value for name, value in settings_of(folder).items() if name != "seed"}
 
 
-def _distinct(words: list[list[str]]) -> int:
-    return len({tuple(word) for word in words})
+def _distinct(ones: Sequence[dict[str, Any]], paths: Sequence[str]) -> int:
+    """How many groups these settings tell apart."""
+    return len({tuple(str(one.get(path)) for path in paths) for one in ones})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,11 @@ class Result:
                 paths.append(folder / f"{self.name}.{ending}")
                 write_whole(paths[-1], write)
         return paths
+
+
+def in_lines(sentences: Iterable[str]) -> str:
+    """A verdict of these sentences, those that say nothing left out."""
+    return "\n".join(filter(None, sentences))
 
 
 def _write_png(figure: Figure, path: Path) -> None:

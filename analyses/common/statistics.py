@@ -27,10 +27,19 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
     return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
 
 
+UNKNOWN = "no number"
+
+
 def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
     """The mean of one number of several runs, and its interval unless both ends read the same."""
     mean, low, high = mean_and_interval(values)
     if np.isnan(mean):
-        return "no number"
+        return UNKNOWN
     same = word(low) == word(mean) == word(high)
     return word(mean) if same else f"{word(mean)} [{word(low)}, {word(high)}]"
+
+
+def share_in_words(values: NDArray[np.float64]) -> str:
+    """The mean of one fraction of several runs in per cents, as `in_words` has it."""
+    told = in_words(values, lambda value: f"{100 * value:.1f}")
+    return told if told == UNKNOWN else f"{told} %"

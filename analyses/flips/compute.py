@@ -6,18 +6,21 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import at_its_own, reading_labels, run_names
-from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read, reading_of
-from slotkit.analyses.common.result import Result
-from slotkit.analyses.common.statistics import in_words
+from slotkit.analyses.common.comparison import at_its_own, reading_labels
+from slotkit.analyses.common.findings import lengths
+from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
+from slotkit.analyses.common.result import Result, in_lines
+from slotkit.analyses.common.several import look_at
+from slotkit.analyses.common.statistics import in_words, share_in_words
 from slotkit.analyses.flips.spells import LayerCounts, count_layers, half_life, kaplan_meier
 
 from slotkit.errors import SlotkitError
 from slotkit.recording.trace import DECIDED
+from slotkit.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +50,9 @@ def analyze(
         within: longest time in steps between the two flips of a flip-flop.
         windows: pieces that the steps are divided into, for what is shown over time.
 
-    Raises SlotkitError for runs that are no slot machines or have no whole trace.
+    Runs that are no slot machines or have no whole trace are left out.
+
+    Raises SlotkitError if no run is left.
     """
     import pandas as pd
     from slotkit.analyses.flips.figure import plot
@@ -55,33 +60,46 @@ def analyze(
     for name, value in (("within", within), ("windows", windows)):
         if value < 1:
             raise SlotkitError(f"{name} is {value}. Give an integer from 1 up.")
-    folders = open_runs(runs, runs_dir)
-    labels = reading_labels(folders, [reading_of(folder) for folder in folders])
-    frames: list[pd.DataFrame] = []
-    partial: list[str] = []
-    reservations: list[str] = []
-    for folder, name, group in zip(folders, run_names(folders), labels, strict=True):
-        recorded = read(folder, events=True)
-        for layer, rows in _layers(recorded, within, windows):
-            frame = pd.DataFrame(rows, columns=["quantity", "at", "value"])
-            about: dict[str, Any] = {
-                "run": name,
-                "group": group,
-                "reading": recorded.reading,
-                "k": recorded.reels["k"],
-                "seed": recorded.reels["seed"],
-            }
-            frame[[*about, "layer"]] = [*about.values(), layer]
-            frames.append(frame)
-        reservations += recorded.reservations
-        partial += [name] if recorded.events is None else []
+    counted = look_at(open_runs(runs, runs_dir), lambda folder, name: _of_run(folder, name, within, windows))
+    labels = reading_labels(counted.folders, [one.reading for one in counted.found])
+    frames = [one.frame.assign(group=label) for one, label in zip(counted.found, labels, strict=True)]
+    table = pd.concat(frames, ignore_index=True)[COLUMNS]
+    reservations = [lengths(table[table["quantity"] == "flip rate"]), *counted.notes]
+    reservations += (told for one in counted.found for told in one.reservations)
+    partial = [name for name, one in zip(counted.names, counted.found, strict=True) if one.partial]
     if partial:
         reservations.append(
             f"The trace of {', '.join(partial)} has counts only (--trace summary), so this is a partial "
             "answer: flip rates, nothing on single reels. Train with --trace full for the rest."
         )
-    table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("flips", table, "\n".join([*_sentences(table, within), *reservations]), plot)
+    return Result("flips", table, in_lines([*_sentences(table, within), *reservations]), plot)
+
+
+class _OfRun(NamedTuple):
+    """The rows of a run, all but their group."""
+
+    frame: pd.DataFrame
+    reading: str
+    partial: bool
+    reservations: tuple[str, ...]
+
+
+def _of_run(folder: RunFolder, name: str, within: int, windows: int) -> _OfRun:
+    import pandas as pd
+
+    recorded = read(folder, events=True)
+    frames: list[pd.DataFrame] = []
+    about = {
+        "run": name,
+        "reading": recorded.reading,
+        "k": recorded.reels["k"],
+        "seed": recorded.reels["seed"],
+    }
+    for layer, rows in _layers(recorded, within, windows):
+        frame = pd.DataFrame(rows, columns=["quantity", "at", "value"])
+        frames.append(frame.assign(**about, layer=layer))
+    whole = pd.concat(frames, ignore_index=True)
+    return _OfRun(whole, recorded.reading, recorded.events is None, recorded.reservations)
 
 
 def _layers(recorded: Recorded, within: int, windows: int) -> Iterator[tuple[str, list[Row]]]:
@@ -131,7 +149,7 @@ def _rates(flips: NDArray[Any], connections: int, edges: NDArray[np.int64]) -> I
 def _reel_rows(counts: LayerCounts, edges: NDArray[np.int64]) -> Iterator[Row]:
     reels, n = counts.connections, len(counts.flips) - 1
     yield from (("reels by flips", i, float(count / reels)) for i, count in enumerate(counts.times))
-    yield "still flipping", np.nan, float(counts.last[n - n // 10 + 1 :].sum() / reels)
+    yield "still flipping", np.nan, float(counts.last[n - max(1, n // 10) + 1 :].sum() / reels)
     settled, agreement = np.cumsum(counts.last) / reels, counts.agreeing / reels
     for name, share in (("settled", settled), ("agreement", agreement)):
         yield from ((name, float(at), float(share[at])) for at in edges)
@@ -218,16 +236,16 @@ class _Told:
         self.rows = rows
 
     def __call__(self, quantity: str, at: float | None = None, decimals: int = 0) -> str:
-        return self._words(quantity, at, lambda value: _number(value, decimals))
+        return in_words(self._values(quantity, at), lambda value: _number(value, decimals))
 
     def share(self, quantity: str, at: float | None = None) -> str:
-        return self._words(quantity, at, lambda value: f"{100 * value:.1f}") + " %"
+        return share_in_words(self._values(quantity, at))
 
-    def _words(self, quantity: str, at: float | None, word: Any) -> str:
+    def _values(self, quantity: str, at: float | None) -> NDArray[np.float64]:
         rows = self.rows[self.rows["quantity"] == quantity]
         if at is not None:
             rows = rows[rows["at"] == at]
-        return in_words(rows["value"].to_numpy(), word)
+        return np.asarray(rows["value"])
 
 
 def _number(value: float, decimals: int) -> str:

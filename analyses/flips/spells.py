@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.recorded import Events, Recorded
 
-from slotkit.recording.replay import first_selection, reels_of
+from slotkit.recording.replay import start_selections
 
 Counts = NDArray[np.int64]
 
@@ -57,14 +57,13 @@ def count_layers(recorded: Recorded, within: int) -> list[LayerCounts]:
     # Stable: the flips of one connection stay in the order of time.
     order = np.argsort(events.connection, kind="stable")
     ordered = Events(*(getattr(events, f.name)[order] for f in fields(events)))
-    ends = np.cumsum(recorded.sizes)
+    ends, start = np.cumsum(recorded.sizes), start_selections(recorded.folder)
     found = []
-    for reel, size, end in zip(reels_of(recorded.folder).values(), recorded.sizes, ends, strict=True):
+    for name, size, end in zip(recorded.layers, recorded.sizes, ends, strict=True):
         part = slice(*np.searchsorted(ordered.connection, [end - size, end]))
         layer = Events(ordered.step[part], ordered.connection[part] - (end - size), ordered.option[part])
-        found.append(
-            _count(layer, first_selection(reel).numpy().astype(np.int32), recorded.steps, reel.k, within)
-        )
+        initial = start[name].numpy().astype(np.int32)
+        found.append(_count(layer, initial, recorded.steps, recorded.reels["k"], within))
     return found
 
 

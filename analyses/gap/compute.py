@@ -16,6 +16,8 @@ from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT, SAMPLING, Factor
 
 from slotkit.errors import SlotkitError
+from slotkit.runs.listing import left_out
+from slotkit.sweeps.sweep import DAMAGED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,8 @@ Row = dict[str, Any]
 def analyze(sweep: Path | str, runs_dir: Path | None = None) -> Result:
     """Main effects and interactions of a sweep that `slotkit analyze gap` trained. Trains nothing.
 
-    Runs that are missing or diverged are left out, and the verdict says so.
+    Runs that are missing, diverged, damaged or trained with other settings are left out, and the verdict says
+    so.
 
     Args:
         sweep: its folder, or its name in `runs_dir`.
@@ -47,12 +50,16 @@ def analyze(sweep: Path | str, runs_dir: Path | None = None) -> Result:
     from slotkit.analyses.gap.words import sentences
 
     found = Sweep.open(find(sweep, runs_dir))
-    table = _tabulate(found.plan, list(_runs(found)))
-    return Result("gap", table, "\n".join(sentences(found.plan, table)), plot)
+    runs = list(_runs(found))
+    table = _tabulate(found.plan, runs)
+    faults = [left_out(run["run"], run["status"], run["fault"]) for run in runs if run["fault"]]
+    return Result("gap", table, "\n".join(sentences(found.plan, table, faults)), plot)
 
 
 def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
-    """The table, from the runs' rows: run, cell (a tuple), seed, status, readings (see `Sweep.readings`)."""
+    """The table, from the runs' rows: run, cell (a tuple), seed, status, readings (see `Sweep.readings`),
+    fault.
+    """
     import pandas as pd
 
     accuracies = [
@@ -72,22 +79,28 @@ def _tabulate(plan: Plan, runs: list[Row]) -> pd.DataFrame:
     finished = [run for run in runs if run["readings"] is not None]
     inside = [run for run in finished if run["status"] == "finished" and run["cell"] in design]
     if not inside:
-        raise SlotkitError(
+        nothing = (
             "No run of the design is finished, so there is nothing to estimate from. Train the sweep with "
             "`slotkit analyze gap` and the options that it was started with."
         )
+        raise SlotkitError(next((run["fault"] for run in runs if run["fault"]), nothing))
     steps = list(_steps(plan, finished))
     rows = [*_ranked(_effects(plan, inside), steps), *steps, *_ends(plan, finished), *accuracies]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"name": object})
 
 
 def _runs(sweep: Sweep) -> Iterator[Row]:
-    for cell, seed, folder in sweep.runs():
-        reached = folder.status() if (folder.path / "summary.json").is_file() else "missing"
-        readings = sweep.readings(folder) if reached == "finished" else None
-        if readings and any(map(_collapsed, folder.summary()["validation"].values())):
+    for cell, seed, state in sweep.states():
+        folder, reached, fault, readings = state.run.folder, state.status, state.fault, None
+        if reached == "finished":
+            try:
+                readings = sweep.readings(folder)
+            except SlotkitError as unread:
+                reached, fault = DAMAGED, str(unread)
+        if readings and any(map(_collapsed, state.summary["validation"].values())):
             reached = "collapsed"
-        yield {"run": folder.name, "cell": cell, "seed": seed, "status": reached, "readings": readings}
+        about = {"run": folder.name, "cell": cell, "seed": seed}
+        yield about | {"status": reached, "readings": readings, "fault": fault}
 
 
 def _collapsed(validation: Mapping[str, float]) -> bool:

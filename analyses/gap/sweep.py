@@ -20,7 +20,9 @@ from slotkit.runs.schema import Finite, Told, naming, read_json
 from slotkit.sweeps import registry
 from slotkit.sweeps import run as engine
 from slotkit.sweeps.contract import Options
-from slotkit.sweeps.plan import Planned
+from slotkit.sweeps.manifest import Entry
+from slotkit.sweeps.plan import Planned, key_of
+from slotkit.sweeps.sweep import State, SweepRun
 from slotkit.sweeps.sweep import start as start_runs
 from slotkit.training.experiment import evaluate
 from slotkit.training.loop import Note
@@ -76,6 +78,15 @@ class Sweep:
             Planned(tuple(self.plan.layers(cell, seed)), _levels(self.plan, cell), seed, folder.name)
             for cell, seed, folder in self.runs()
         ]
+
+    def states(self) -> Iterator[tuple[Cell, int, State]]:
+        """(cell, seed, how far the run is), in the same order. A damaged run, or one that was trained with
+        other settings than its cell has, says so.
+        """
+        for (cell, seed, folder), planned in zip(self.runs(), self.planned(), strict=True):
+            settings = planned.settings()
+            entry = Entry(name=folder.name, settings=settings)
+            yield cell, seed, SweepRun(key_of(settings), entry, folder).state()
 
     def readings(self, folder: RunFolder) -> dict[str, dict[str, float]]:
         """Test accuracies (fractions) of a run's best checkpoint: by dropout ("off", "on"), then kind."""

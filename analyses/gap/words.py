@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def sentences(plan: Plan, table: pd.DataFrame) -> Iterator[str]:
-    """What was trained, the gap, each effect, the interactions, and what is missing."""
+def sentences(plan: Plan, table: pd.DataFrame, faults: Sequence[str] = ()) -> Iterator[str]:
+    """What was trained, the gap, each effect, the interactions, and what is missing.
+
+    `faults` has a sentence for each run that is damaged, or is another one than the sweep asks for.
+    """
     n = len(plan.seeds)
     yield (
         f"{plan.model} on {plan.dataset}, K = {plan.k}, {plan.epochs} epochs: {_design(plan)}, "
@@ -30,7 +33,8 @@ def sentences(plan: Plan, table: pd.DataFrame) -> Iterator[str]:
         yield from (f"  {_effect(row)}" for _, row in others.iterrows())
     yield from _sum(table)
     yield from _interactions(table)
-    yield from _reservations(plan, table)
+    yield from _reservations(plan, table, len(faults))
+    yield from faults
 
 
 def _design(plan: Plan) -> str:
@@ -59,18 +63,24 @@ def _verdict(table: pd.DataFrame) -> Iterator[str]:
     if known:
         # A setting that makes the reference worse can't explain the gap, however large its effect is.
         best = max(known, key=lambda name: up["value"][name] + down["value"][name])
-        first = up.loc[best]
-        yield (
-            f"The {best} explains most at the ends: {first['high_level']} instead of "
-            f"{first['low_level']} is worth {_number(first, '+.2f')} points to the reproduction and "
-            f"{_number(down.loc[best], '+.2f')} to the reference."
-        )
+        yield _most(best, up.loc[best], down.loc[best])
     yield "Points gained by changing one setting alone, in the reproduction; in the reference:"
     for name in ranked:
         yield (
             f"  {name} ({up['low_level'][name]} → {up['high_level'][name]}): "
             f"{_number(up.loc[name], '+.2f')}; {_number(down.loc[name], '+.2f')}"
         )
+
+
+def _most(name: str, up: Any, down: Any) -> str:
+    if up["value"] + down["value"] <= 0:
+        return (
+            "No setting explains the gap: at both ends together each of them costs points, or is worth none."
+        )
+    return (
+        f"The {name} explains most at the ends: {up['high_level']} instead of {up['low_level']} is worth "
+        f"{_number(up, '+.2f')} points to the reproduction and {_number(down, '+.2f')} to the reference."
+    )
 
 
 def _sum(table: pd.DataFrame) -> Iterator[str]:
@@ -103,10 +113,10 @@ def _interactions(table: pd.DataFrame) -> Iterator[str]:
         yield from (f"  {row['name']}: {_number(row, '+.2f')} points" for _, row in pairs.iterrows())
 
 
-def _reservations(plan: Plan, table: pd.DataFrame) -> Iterator[str]:
+def _reservations(plan: Plan, table: pd.DataFrame, faulty: int) -> Iterator[str]:
     runs = table[table["quantity"] == "accuracy"]
     wanted = len(plan.trained()) * len(plan.seeds)
-    if missing := wanted - len(runs):
+    if missing := wanted - len(runs) - faulty:
         yield f"{missing} of {wanted} runs are not finished: estimated from the others."
     for status, why in (("diverged", ""), ("collapsed", " to chance")):
         named = list(runs.loc[runs["name"] == status, "run"])

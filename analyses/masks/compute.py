@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
 from slotkit.analyses.masks.folders import find
 from slotkit.analyses.masks.words import ALL, FIRST, HIGH, LOW, OVER, sentences
 
@@ -42,8 +42,10 @@ def analyze(
             population's masks come from are looked at too, if they are still there.
         rules: of the graph scores.
 
-    Raises SlotkitError for other folders, for damaged ones, for populations that can't be compared, and where
-    no mask is trained that can be compared.
+    A damaged search is left out, and named in the summary.
+
+    Raises SlotkitError for other folders, for damaged populations and those that can't be compared, and where
+    nothing is left.
     """
     import pandas as pd
     from slotkit.analyses.masks.figure import plot
@@ -55,13 +57,21 @@ def analyze(
     found = trained(sweeps, chosen)
     where = _searches([place for place in places if (place / SETTINGS).is_file()], found)
     told = report_of(found)
-    if not (where or told.groups):
-        raise SlotkitError(_nothing(sweeps, found))
-    rows = [row for name, place in where.items() for row in _of_search(name, SearchFolder(place).open())]
+    rows: list[Row] = []
+    faults: dict[str, SlotkitError] = {}
+    for name, place in where.items():
+        try:
+            rows += list(_of_search(name, SearchFolder(place).open()))
+        except SlotkitError as fault:
+            faults[name] = fault
+    if not (rows or told.groups):
+        raise next(iter(faults.values()), None) or SlotkitError(_nothing(sweeps, found))
+    where = {name: place for name, place in where.items() if name not in faults}
     rows += [row for one in found.outcomes for row in _of_mask(one, one is found.baseline)]
     rows += _over_masks(told, found)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return Result("masks", table, "\n".join(sentences(table, told, where)), plot)
+    left_out = [f"{name} is left out: {fault}" for name, fault in faults.items()]
+    return Result("masks", table, in_lines([*sentences(table, told, where), *left_out]), plot)
 
 
 def _searches(named: Sequence[Path], found: Trained) -> dict[str, Path]:

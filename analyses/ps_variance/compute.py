@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import group_labels, run_names
+from slotkit.analyses.common.comparison import group_labels
 from slotkit.analyses.common.recorded import Run, check_slot_machine, open_runs, read_any
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
+from slotkit.analyses.common.several import look_at
 from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.ps_variance.random_effects import components
 from slotkit.analyses.ps_variance.sampled_networks import initial_spreads, read_networks, read_reels
@@ -65,15 +66,15 @@ def analyze(
         dataset, model_factory: of runs that slotkit.record has made: the dataset's name, and a function that
             makes the network, or its "package.module:name".
 
-    Raises SlotkitError for runs that are no slot machines, and for checkpoints that are missing or damaged.
+    Runs that are no slot machines, or have not these checkpoints or damaged ones, are left out.
+
+    Raises SlotkitError if no run is left.
     """
     import pandas as pd
     from slotkit.analyses.ps_variance.figure import plot
 
     _check_arguments(draws, checkpoints, split)
     folders = open_runs(runs, runs_dir)
-    for folder in folders:
-        check_slot_machine(folder, folder.config())
     given = {"data.dir": str(data_dir) if data_dir else None, "training.device": device}
     given["data.dataset"] = dataset
     changes = Overrides("analyze", {path: value for path, value in given.items() if value is not None})
@@ -81,7 +82,7 @@ def analyze(
         frames, reservations = _frames(folders, changes, checkpoints, split, draws)
     measured = pd.concat(frames, ignore_index=True)
     table = pd.concat([measured, _components(measured)], ignore_index=True)[COLUMNS]
-    return Result("ps-variance", table, "\n".join([*sentences(table, split), *reservations]), plot)
+    return Result("ps-variance", table, in_lines([*sentences(table, split), *reservations]), plot)
 
 
 def _frames(
@@ -90,21 +91,21 @@ def _frames(
     """The rows of each run, and sentences on what is missing."""
     import pandas as pd
 
-    frames: list[pd.DataFrame] = []
-    reservations: list[str] = []
-    for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
+    def of_run(folder: RunFolder, name: str) -> tuple[pd.DataFrame, list[str]]:
+        check_slot_machine(folder, folder.config())
         names, missing = _checkpoints(folder, checkpoints)
         prepared = reopen(folder, resolve([own_settings(folder), changes]))
         layers = _initial(prepared)
         read = _at_checkpoints(folder, prepared, layers, names, split, draws)
         traced, untraced = _trace(folder, layers)
         frame = pd.concat([read, traced]) if len(traced) else read
-        about = {"run": name, "group": group, "k": prepared.config.slots.k}
-        about["seed"] = prepared.config.seeds.reels
-        frame[list(about)] = list(about.values())
-        frames.append(frame)
-        reservations += [*missing, *untraced, *_greedy(prepared, name)]
-    return frames, reservations
+        about = {"run": name, "k": prepared.config.slots.k, "seed": prepared.config.seeds.reels}
+        return frame.assign(**about), [*missing, *untraced, *_greedy(prepared, name)]
+
+    counted = look_at(folders, of_run)
+    labels = group_labels(counted.folders)
+    frames = [frame.assign(group=label) for (frame, _), label in zip(counted.found, labels, strict=True)]
+    return frames, [*counted.notes, *(told for _, ones in counted.found for told in ones)]
 
 
 def _check_arguments(draws: int, checkpoints: Sequence[str], split: str) -> None:

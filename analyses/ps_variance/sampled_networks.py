@@ -13,6 +13,7 @@ from slotkit.config import Config
 from slotkit.data.images import Images
 from slotkit.machine import SlotMachine
 from slotkit.reel import Reel
+from slotkit.standin import ties_of
 from slotkit.training.evaluation import evaluation_mode, outputs
 from slotkit.training.prepare import Prepared
 from slotkit.training.trainee import Trainee, build
@@ -94,7 +95,10 @@ def expected_network(prepared: Prepared) -> Trainee:
         )
         for name, reel in machine.reels.items()
     }
-    network.model.load_state_dict({**machine.state_dict()["others"], **weights})
+    state = machine.state_dict()
+    # Under its further names a tied tensor has these weights, too.
+    ties = {name: weights[first] for name, first in ties_of(state).items() if first in weights}
+    network.model.load_state_dict({**state["others"], **weights, **ties})
     return network
 
 

@@ -16,6 +16,7 @@ value. By quantity:
     c, lr             factor of the initial scores; learning rate  at a step (lr: layer "all")
     c forgotten       steps in which c falls to 1/e, over the trace until it underflows; infinite if c stays 1
     reachable options mean number that can ever win                at K (layer "any")
+    reachable, by law the same by the law of large K, of uniform options   at K
     rate before restart, rate after restart, speed before restart, speed after restart   at the restart's step
 
 In the dense form there is no u: the margin is the gap between the highest score and the next one (score

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from slotkit.analyses.common.comparison import reading_labels, run_names
-from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read, reading_of
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.comparison import reading_labels
+from slotkit.analyses.common.findings import lengths
+from slotkit.analyses.common.recorded import Recorded, Run, open_runs, read
+from slotkit.analyses.common.result import Result, in_lines
+from slotkit.analyses.common.several import look_at
 
 from slotkit.errors import SlotkitError
 from slotkit.recording.replay import reels_of
+from slotkit.runs.folder import RunFolder
 
 ALL, ANY = "all", "any"
 
 QUANTITIES = ("margin", "speed", "steps_to_flip")
 PREDICTING = (0.05, 0.1, 0.25)
 
-# A restart: the learning rate doubles, at least, from one step to the next.
+# A restart: from one step to the next the learning rate doubles, at least, having fallen to a half or less. A
+# warm-up doubles it, too, and a rate of 0 is twice itself.
 RESTART = 2.0
 
 KS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -38,24 +42,24 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
     Args:
         runs: folders, paths, or names in `runs_dir`.
 
-    Raises SlotkitError for runs that are no slot machines, or have no whole trace or no measurement.
+    Runs that are no slot machines, or have no whole trace or no measurement, are left out.
+
+    Raises SlotkitError if no run is left.
     """
     import pandas as pd
     from slotkit.analyses.thresholds.figure import plot
     from slotkit.analyses.thresholds.words import sentences
 
-    folders = open_runs(runs, runs_dir)
-    labels = reading_labels(folders, [reading_of(folder) for folder in folders])
-    frames: list[pd.DataFrame] = []
-    reservations: list[str] = []
-    counted: dict[Any, list[Row]] = {}
-    for folder, name, group in zip(folders, run_names(folders), labels, strict=True):
+    reachable: dict[Any, list[Row]] = {}
+
+    def of_run(folder: RunFolder, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """The rows of a run, all but their group, and its reservations."""
         recorded = read(folder, events=False)
         _check_measured(recorded)
         reels = recorded.reels
         kind = tuple(value for name, value in reels.items() if name != "seed")
-        if kind not in counted:
-            counted[kind] = list(_reachable(recorded))
+        if kind not in reachable:
+            reachable[kind] = list(_reachable(recorded))
         rows = [
             *_connections(recorded),
             *_distributions(recorded),
@@ -63,21 +67,19 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
             *_lines(recorded),
             *_restarts(recorded),
             # On a line only some options can ever win; scores of the dense form need not be on one.
-            *([] if recorded.about.get("form") == "dense" else counted[kind]),
+            *([] if recorded.about.get("form") == "dense" else reachable[kind]),
         ]
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "level", "at", "value"])
-        about = {
-            "run": name,
-            "group": group,
-            "reading": recorded.reading,
-            "k": reels["k"],
-            "seed": reels["seed"],
-        }
-        frame[list(about)] = list(about.values())
-        frames.append(frame)
-        reservations += recorded.reservations
+        about = {"run": name, "reading": recorded.reading, "k": reels["k"], "seed": reels["seed"]}
+        return frame.assign(**about), recorded.reservations
+
+    counted = look_at(open_runs(runs, runs_dir), of_run)
+    labels = reading_labels(counted.folders, [str(frame["reading"].iloc[0]) for frame, _ in counted.found])
+    frames = [frame.assign(group=label) for (frame, _), label in zip(counted.found, labels, strict=True)]
     table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("thresholds", table, "\n".join([*sentences(table), *reservations]), plot)
+    reservations = [lengths(table[table["quantity"] == "margin"]), *counted.notes]
+    reservations += (told for _, ones in counted.found for told in ones)
+    return Result("thresholds", table, in_lines([*sentences(table), *reservations]), plot)
 
 
 def _check_measured(recorded: Recorded) -> None:
@@ -146,7 +148,9 @@ def _lines(recorded: Recorded) -> Iterator[Row]:
 
 def _restarts(recorded: Recorded) -> Iterator[Row]:
     """Flip rate in the steps before and after each restart of the learning rate, and the median speed."""
-    steps = np.flatnonzero(recorded.lr[1:] >= RESTART * recorded.lr[:-1]) + 2  # the first at the new rate
+    lr, highest = recorded.lr, np.maximum.accumulate(recorded.lr)
+    back = np.minimum(lr[1:], highest[:-1])
+    steps = np.flatnonzero((back > lr[:-1]) & (back >= RESTART * lr[:-1])) + 2  # the first at the new rate
     every = recorded.about["every"]
     middle = list(recorded.about["levels"]).index(0.5)
     for step in steps:
@@ -165,8 +169,10 @@ def _restarts(recorded: Recorded) -> Iterator[Row]:
 
 def _reachable(recorded: Recorded) -> Iterator[Row]:
     """Expected number of reachable options by K, for reels like those of the run's largest tensor."""
-    from slotkit.analyses.thresholds.envelope import expected_reachable
+    from slotkit.analyses.thresholds.envelope import expected_reachable, reachable_law
 
     reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]
     for count, value in expected_reachable(reel, sorted({*KS, reel.k})).items():
         yield ANY, "reachable options", np.nan, float(count), value
+        if reel.bound is not None:  # the law is that of uniform options
+            yield ANY, "reachable, by law", np.nan, float(count), reachable_law(count)

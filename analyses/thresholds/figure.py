@@ -34,7 +34,6 @@ from slotkit.analyses.common.style import (
     say,
     shown,
 )
-from slotkit.analyses.thresholds.envelope import reachable_law
 from slotkit.analyses.thresholds.words import quantile_at
 
 if TYPE_CHECKING:
@@ -166,14 +165,15 @@ def _reachable(axes: Axes, table: pd.DataFrame) -> None:
         return
     expected = rows.groupby("at")["value"].mean()
     ks = expected.index.to_numpy()
-    axes.plot(ks, [reachable_law(k) for k in ks], color=GREY, linestyle=DOTTED)
+    law = table[table["quantity"] == "reachable, by law"].groupby("at")["value"].mean()
+    axes.plot(law.index, law, color=GREY, linestyle=DOTTED)
     axes.plot(ks, expected, "o", color=COLOURS[0])
     used = sorted(rows["k"].unique())
     circles: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.2}
     axes.plot(used, expected[used], "o", color=COLOURS[2], **circles)
     axes.set_xscale("log", base=2)
     told = {f"K = {k}": float(expected[k]) for k in used}
-    y = "options that can ever win (dotted: (4/3) ln K + 0.845)"
+    y = f"options that can ever win{' (dotted: (4/3) ln K + 0.845)' if len(law) else ''}"
     say(axes, f"{span(told, plain)} options can ever win", "options K (circles: of these runs)", y)
 
 

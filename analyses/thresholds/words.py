@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
 from slotkit.analyses.common.statistics import mean_and_interval
-from slotkit.analyses.thresholds.envelope import reachable_law
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,29 +42,39 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
             f"({margin[0]:.2g} at step {first:,.0f}), moves {speed[1]:.2g} a step ({speed[0]:.2g}), and has "
             f"the threshold ahead of it {_steps(wait[1])} steps away ({_steps(wait[0])})."
         )
-        yield f"    {_verdict(mine, first, margin[1] / margin[0], speed[1] / speed[0])}"
+        yield f"    {_verdict(mine)}{_changes(first, margin, speed)}"
         yield f"    {_prediction(mine)}"
     largest = largest_layer(rows)
     yield from _line(rows, largest)
     yield from _rate_at_the_end(rows)
     yield from _restarts(rows, largest)
     k = int(rows["k"].iloc[0])
-    reachable = rows[(rows["quantity"] == "reachable options") & (rows["at"] == k)]
+    reachable, law = (
+        rows[(rows["quantity"] == name) & (rows["at"] == k)]
+        for name in ("reachable options", "reachable, by law")
+    )
     if len(reachable):
-        yield (
-            f"  Of K = {k} options {_mean(reachable):.2f} are reachable on average; the law of large K, "
-            f"(4/3) ln K + 0.845, has {reachable_law(k):.2f}."
-        )
+        by_law = f"; the law of large K, (4/3) ln K + 0.845, has {_mean(law):.2f}" if len(law) else ""
+        yield f"  Of K = {k} options {_mean(reachable):.2f} are reachable on average{by_law}."
 
 
-def _verdict(mine: pd.DataFrame, first: float, margin: float, speed: float) -> str:
-    """Slow if most reels can't reach a threshold within as many steps as were trained; and why."""
+def _verdict(mine: pd.DataFrame) -> str:
+    """Slow if most reels can't reach a threshold within as many steps as were trained."""
     waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
     by_level = waits.groupby("level")["value"].mean()
     late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
     return (
         f"{'Slow' if late > 0.5 else 'Not slow'}: {100 * late:.0f} % of the reels would need longer than the "
-        f"whole training to get there. Margins are {margin:.2g} times, speeds {speed:.2g} times those of "
+        "whole training to get there."
+    )
+
+
+def _changes(first: float, margin: Sequence[float], speed: Sequence[float]) -> str:
+    """What made them so, from margins and speeds at the first step and the last; nothing of what was 0."""
+    if not (margin[0] and speed[0]):
+        return ""
+    return (
+        f" Margins are {margin[1] / margin[0]:.2g} times, speeds {speed[1] / speed[0]:.2g} times those of "
         f"step {first:,.0f}."
     )
 
@@ -105,11 +114,11 @@ def _line(rows: pd.DataFrame, layer: str) -> Iterator[str]:
 
 def _rate_at_the_end(rows: pd.DataFrame) -> Iterator[str]:
     lr = rows[rows["quantity"] == "lr"]
-    share = _mean(at_its_own(lr, "max")) / lr["value"].max()
-    if share < 0.5:
+    end, highest = _mean(at_its_own(lr, "max")), lr["value"].max()
+    if end < 0.5 * highest:
         yield (
-            f"  The learning rate ends at {100 * share:.2g} % of the highest measured: the speeds of the "
-            "end say as much about the schedule as about the gradients."
+            f"  The learning rate ends at {100 * end / highest:.2g} % of the highest measured: the speeds of "
+            "the end say as much about the schedule as about the gradients."
         )
 
 

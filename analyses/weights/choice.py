@@ -103,13 +103,17 @@ def compare(reel: Reel, chosen: Tensor, values: Tensor, ranked: list[int], bound
     )
 
 
+def rank_groups(k: int) -> list[NDArray[np.int64]]:
+    """The ranks that are shown as one, counted from 0: each alone up to K = RANKS."""
+    return np.array_split(np.arange(k), min(k, RANKS))
+
+
 def rank_shares(ranks: NDArray[np.int64], k: int) -> list[tuple[float, float, float]]:
     """Ranks (n,) of 1 .. K -> (rank, share of connections, that over the share of a random choice).
 
     One entry a rank up to K = RANKS; above, RANKS entries, each the mean of its ranks.
     """
     counts = np.bincount(ranks, minlength=k + 1)[1:]
-    groups = np.array_split(np.arange(k), min(k, RANKS))
     total = max(len(ranks), 1)
     return [
         (
@@ -117,5 +121,5 @@ def rank_shares(ranks: NDArray[np.int64], k: int) -> list[tuple[float, float, fl
             float(counts[group].sum() / total),
             float(counts[group].mean() * k / total),
         )
-        for group in groups
+        for group in rank_groups(k)
     ]

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from slotkit.analyses.common.comparison import group_labels, run_names
+from slotkit.analyses.common.comparison import group_labels
+from slotkit.analyses.common.findings import lengths
 from slotkit.analyses.common.recorded import Run, open_runs
-from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.result import Result, in_lines
+from slotkit.analyses.common.several import look_at
 from slotkit.analyses.weights.activity import dead_units
 from slotkit.analyses.weights.choice import EDGES, Choice, compare, rank_shares, sample_of
 from slotkit.analyses.weights.snapshots import Course, Weights, open_course
 from slotkit.analyses.weights.spectra import as_matrix, edge, effective_rank, singular_values
 from torch import Tensor, nn
 
+from slotkit.config import Config
 from slotkit.errors import SlotkitError
 from slotkit.inits import NAMED_INITS, init_name
 from slotkit.models import own_network
 from slotkit.reel import Reel
+from slotkit.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +68,9 @@ def analyze(
         dataset, model_factory: of runs that slotkit.record has made, for dead units: the dataset's name, and
             a function that makes the network, or its "package.module:name".
 
-    Raises SlotkitError for runs without slots, missing or damaged checkpoints, damaged traces.
+    Runs without slots, with missing or damaged checkpoints or damaged traces are left out.
+
+    Raises SlotkitError if no run is left.
     """
     import pandas as pd
     from slotkit.analyses.weights.figure import plot
@@ -73,28 +79,30 @@ def analyze(
     for name, value, least in (("moments", moments, 0), ("sample", sample, 1)):
         if value < least:
             raise SlotkitError(f"{name} is {value}. Give an integer from {least} up.")
-    folders = open_runs(runs, runs_dir)
-    frames: list[pd.DataFrame] = []
-    reservations: list[str] = []
-    sampled: list[str] = []
-    for folder, name, group in zip(folders, run_names(folders), group_labels(folders), strict=True):
+
+    def of_run(folder: RunFolder, name: str) -> tuple[pd.DataFrame, Config, list[str]]:
+        """The rows of a run, all but their group, its settings and its reservations."""
         course = open_course(folder, checkpoint, moments)
         with own_network(model_factory):
             rows, sentence = _rows(course, sample, {"data.dir": data_dir, "data.dataset": dataset})
         frame = pd.DataFrame(rows, columns=["layer", "quantity", "step", "at", "value"])
-        about = {"run": name, "group": group, "k": course.config.slots.k, "seed": course.config.seeds.reels}
-        frame[list(about)] = list(about.values())
-        frames.append(frame)
-        if course.config.probabilistic:
-            sampled.append(name)
-        reservations += [*course.reservations, *([sentence] if sentence else [])]
+        about = {"run": name, "k": course.config.slots.k, "seed": course.config.seeds.reels}
+        return frame.assign(**about), course.config, [*course.reservations, *([sentence] if sentence else [])]
+
+    counted = look_at(open_runs(runs, runs_dir), of_run)
+    labels = group_labels(counted.folders)
+    frames = [frame.assign(group=label) for (frame, *_), label in zip(counted.found, labels, strict=True)]
+    table = pd.concat(frames, ignore_index=True)[COLUMNS]
+    reservations = [lengths(table.assign(at=table["step"])), *counted.notes]
+    reservations += (told for *_, ones in counted.found for told in ones)
+    pairs = zip(counted.names, counted.found, strict=True)
+    sampled = [name for name, (_, config, _) in pairs if config.probabilistic]
     if sampled:
         reservations.append(
             f"{', '.join(sampled)} sampled the weights anew in every step: this is the greedy reading, the "
             "option of the highest score of each connection."
         )
-    table = pd.concat(frames, ignore_index=True)[COLUMNS]
-    return Result("weights", table, "\n".join([*sentences(table), *reservations]), plot)
+    return Result("weights", table, in_lines([*sentences(table), *reservations]), plot)
 
 
 def _rows(course: Course, sample: int, data: Mapping[str, Path | str | None]) -> tuple[list[Row], str]:

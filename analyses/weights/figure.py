@@ -77,8 +77,11 @@ def _distribution(
     axes.set_ylim(0, None)
     outermost = np.isclose(rows["at"].abs(), rows["at"].abs().max())
     edges = there[np.isclose(np.abs(there.index), np.abs(there.index).max())]
-    times = {name: value / edges.mean() for name, value in by_name(rows[outermost], hue, order).items()}
+    used, at_bound = by_name(rows[outermost], hue, order), edges.mean()
+    times = {name: value / at_bound for name, value in used.items() if at_bound}
     finding = f"values at the bound are used {span(times, '{:.2f}'.format)} times as often as offered"
+    if not times:  # where many connections share few options
+        finding = "no option lies at the bound"
     say(axes, finding, "value over the options' bound", "density: selected (line), offered (dotted)")
 
 

@@ -152,7 +152,7 @@ def _weights(state: Mapping[str, Any], reels: Mapping[str, Reel]) -> Weights:
     for name, reel in reels.items():
         if settings["form"] == "dense":
             found[name] = reel.chosen(greedy(state["scores"][name].cpu()))
-        elif settings["selection"] == "greedy":
+        elif settings["selection"] == "greedy" and state["others"][name].dtype.itemsize >= 4:
             found[name] = state["others"][name].cpu()
         else:
             latent = state["latent"][name].cpu()

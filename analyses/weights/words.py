@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import differ_by_k, largest_layer
-from slotkit.analyses.common.statistics import in_words, mean_and_interval
+from slotkit.analyses.common.statistics import in_words, mean_and_interval, share_in_words
+from slotkit.analyses.weights.choice import rank_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ class _Layer:
         return in_words(self.values(quantity, when, at), lambda value: f"{value:{form}}")
 
     def share(self, quantity: str, when: str = "", at: float | None = None) -> str:
-        return in_words(self.values(quantity, when, at), lambda value: f"{100 * value:.1f}") + " %"
+        return share_in_words(self.values(quantity, when, at))
 
 
 def _layer(told: _Layer, layer: str) -> Iterator[str]:
@@ -68,17 +69,18 @@ def _layer(told: _Layer, layer: str) -> Iterator[str]:
             f"{told('preference, extreme')} if a coin chose between both ends)."
         )
         if len(told.values("preference, mirrored")):
-            added = told.mean("preference", "end") - told.mean("preference, mirrored") > PLAIN
+            added = told.mean("preference", "end") - told.mean("preference, mirrored")
+            direction = f"the direction of the latents {'adds to' if added > 0 else 'takes from'} it"
             yield (
                 f"    With all latents of the opposite sign it would be {told('preference, mirrored')}: "
-                f"{'the direction of the latents adds to it' if added else 'it comes with any movement'}."
+                f"{direction if abs(added) > PLAIN else 'it comes with any movement'}."
             )
         if told.mean("moved", "end") > 0:
             yield (
                 f"    {told.share('moved', 'end')} of the connections left their initial option; of these it "
                 f"is {told('preference, moved', 'end')}, and {told.share(*_first(told, ', moved'))} have "
                 f"{_top(told.k)} (of all {told.share(*_first(told, ''))}, at random "
-                f"{100 / min(told.k, 16):.1f} %)."
+                f"{100 * _of_first(told.k) / told.k:.1f} %)."
             )
     yield (
         f"    Norm {told('frobenius / random', 'end')} times that of a random choice; that of a unit from "
@@ -107,8 +109,15 @@ def _ranks(told: _Layer, kind: str) -> pd.Series:
     return told.rows["quantity"] == f"rank of magnitude{kind}"
 
 
+def _of_first(k: int) -> int:
+    """How many ranks the first group of ranks has."""
+    return len(rank_groups(k)[0])
+
+
 def _top(k: int) -> str:
-    return "the largest magnitude of their options" if k <= 16 else "a magnitude of the highest sixteenth"
+    first = _of_first(k)
+    which = "the largest magnitude" if first == 1 else f"one of the {first} largest magnitudes"
+    return f"{which} of their options"
 
 
 def _verdict(preference: float) -> str:

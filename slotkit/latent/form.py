@@ -193,6 +193,9 @@ class LatentForm:
     def entries(self, model: nn.Module) -> set[str]:
         return set()
 
+    def ties(self, model: nn.Module) -> dict[str, str]:
+        return {}  # the model's own state_dict has every name
+
     def state(self) -> dict[str, Any]:
         tables = {key: {name: getattr(weight, key) for name, weight in self.weights.items()} for key in STATE}
         lines = {name: weight.line.state() for name, weight in self.weights.items()}

@@ -67,6 +67,16 @@ def first_selection(reel: Reel) -> Tensor:
     return torch.cat([greedy(reel.rows(part)[1]) for part in parts])
 
 
+def start_selections(folder: RunFolder, init: Init | None = None) -> dict[str, Tensor]:
+    """The options in use when the recording of a run began: name -> int64 (connections,). Of a PS run they
+    are those of its greedy reading.
+
+    Raises SlotkitError if the run has no trace, or it is damaged.
+    """
+    start = Trace(folder.path / "trace").start()
+    return start or {name: first_selection(reel) for name, reel in reels_of(folder, init).items()}
+
+
 def selections(folder: RunFolder, step: int, init: Init | None = None) -> dict[str, Tensor]:
     """The options in use after `step` steps (0: before the first): name -> int64 of the tensor's shape. Of a
     PS run they are those of its greedy reading.
@@ -92,12 +102,9 @@ def selections_at(
             f"The trace of {folder.name} is {about['level']!r}, and a replay needs every flip. Train with "
             "--trace full."
         )
-    reels = reels_of(folder, init)
-    start = trace.start()
-    selected = [start[name] if start else first_selection(reel) for name, reel in reels.items()]
-    shaped = {
-        name: index.view(reel.shape) for (name, reel), index in zip(reels.items(), selected, strict=True)
-    }
+    start, tensors = start_selections(folder, init), about["tensors"]
+    selected = [start[name] for name in tensors]
+    shaped = {name: start[name].view(tensor["shape"]) for name, tensor in tensors.items()}
     waiting, last = list(steps), 0
     for first, columns in trace.chunks(until=max(steps, default=0)):
         last = first + len(columns["lr"]) - 1

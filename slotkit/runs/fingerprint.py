@@ -31,12 +31,20 @@ FREE = (
     "recording.loggers",
 )
 
+# Where dropout is kept in evaluation, its masks are drawn batch by batch: there this decides, too.
+OF_MASKS = "evaluation.batch_size"
+
 # What else a checkpoint does not hold a run to: epochs may be added, and the device and how often a loss is
 # told do not change what is trained.
-NOT_HELD = (*FREE, "training.epochs", "training.device", "training.log_every")
+CHANGEABLE = ("training.epochs", "training.device", "training.log_every")
 
 # Where a run keeps the identity of its data, if it does.
 DATA = "data.json"
+
+
+def free_of(config: Config) -> tuple[str, ...]:
+    """FREE, for a run with these settings."""
+    return tuple(path for path in FREE if path != OF_MASKS or not config.evaluation.keep_dropout)
 
 
 def fingerprint(folder: RunFolder, config: Config) -> dict[str, Any]:
@@ -53,17 +61,17 @@ def check(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> None:
     there: dict[str, Any] = dict(about.get("settings") or {})
     if "slots.init" in there:
         there["slots.init"] = plain_init(there["slots.init"])
-    usual, here = _deciding(Config()), _deciding(config)
+    usual, here, free = _deciding(Config()), _deciding(config), (*free_of(config), *CHANGEABLE)
     different = [
         f"{name} was {there[name]!r} and is {here.get(name)!r}"
         for name in there
-        if name not in NOT_HELD and here.get(name) != there[name]
+        if name not in free and here.get(name) != there[name]
     ]
     # Settings that were added to slotkit since then are at their defaults, or were put there.
     different += [
         f"{name} was not set and is {value!r}"
         for name, value in here.items()
-        if there and name not in there and usual.get(name) != value
+        if there and name not in there and name != OF_MASKS and usual.get(name) != value
     ]
     epochs = about.get("epochs") or 0
     if config.training.epochs < epochs:
@@ -82,7 +90,8 @@ def check(folder: RunFolder, path: Path, about: Mapping[str, Any]) -> None:
 
 
 def _deciding(config: Config) -> dict[str, Any]:
-    told = {name: value for name, value in flatten(config.model_dump(mode="json")) if name not in NOT_HELD}
+    free = (*free_of(config), *CHANGEABLE)
+    told = {name: value for name, value in flatten(config.model_dump(mode="json")) if name not in free}
     # A folder of one's own may lie elsewhere; what is in it is compared by data.json.
     return told | {"data.dataset": config.data.dataset.partition(":")[0]}
 

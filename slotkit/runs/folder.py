@@ -189,6 +189,8 @@ class RunFolder:
         path = self.path / "config.toml"
         with naming(path, RESTORE):
             told = tomllib.loads(read_text(path))
+            if not told:
+                raise ValueError("it is empty")
             Tables.model_validate(told)
             return {"origins": {}, "environment": {}} | told
 

@@ -14,7 +14,7 @@ from slotkit.errors import SlotkitError
 from slotkit.recording.trace import Trace
 from slotkit.runs.commits import Commit
 from slotkit.runs.environment import environment
-from slotkit.runs.fingerprint import FREE
+from slotkit.runs.fingerprint import free_of
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import Recorded, naming
 from slotkit.training.loop import Note
@@ -101,11 +101,12 @@ def record_data(folder: RunFolder, data: Identity) -> None:
 
 def check_changes(before: Resolved, after: Resolved) -> None:
     """Raise SlotkitError, with the differences, if settings differ that decide the bits of a run."""
+    free = free_of(before.config)
     pairs = zip(before.explain(), after.explain(), strict=True)
     different = [
         (path, old, new)
         for (path, old, _), (_, new, _) in pairs
-        if old != new and path not in FREE and not (path == "training.epochs" and new > old)
+        if old != new and path not in free and not (path == "training.epochs" and new > old)
     ]
     if different:
         told = "; ".join(f"{path} was {_show(old)} and is {_show(new)}" for path, old, new in different)

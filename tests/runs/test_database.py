@@ -64,6 +64,18 @@ def edit(folder: RunFolder, path: str, value: Any) -> None:
     (folder.path / "config.toml").write_text(tomli_w.dumps(tables))
 
 
+def test_what_decides_the_masks_of_a_dropout_that_is_kept_is_held(tmp_path: Path) -> None:
+    """The images of one batch share a mask's draw. Without such a dropout the batch of evaluation is free."""
+    batch = "evaluation.batch_size"
+    folder = started(tmp_path, evaluation__keep_dropout=True)
+    assert f"differ: {batch} was None and is 100. Leave" in refused(folder, Overrides("-", {batch: 100}))
+    edit(folder, batch, 100)
+    assert f"{batch} was None and is 100. Put the old values back" in refused(folder)
+    free = started(tmp_path / "free")
+    edit(free, batch, 100)
+    assert resume(free, [Overrides("-", {batch: 50})]).config().evaluation.batch_size == 50
+
+
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_metrics_that_were_cut_are_noticed(tmp_path: Path, share: float) -> None:
     folder = started(tmp_path, recording__keep_last=1)

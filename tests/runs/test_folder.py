@@ -180,6 +180,9 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
     (folder.path / "config.toml").write_text("a = ")
     with pytest.raises(SlotkitError, match=r"config.toml can't be read"):
         folder.config()
+    (folder.path / "config.toml").write_text("")  # all settings at their defaults, which no run has
+    with pytest.raises(SlotkitError, match=r"config.toml can't be read: it is empty"):
+        folder.settings()
     (folder.path / "metrics.jsonl").write_text('{"kind": "step"}\n{"kind": "st')
     assert list(folder.metrics()) == [{"kind": "step"}]
 

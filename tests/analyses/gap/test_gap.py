@@ -16,7 +16,7 @@ from slotkit.analyses.gap import compute
 from slotkit.analyses.gap.plan import Cell, Plan, plan
 from slotkit.analyses.gap.sweep import PLAN, READINGS, Sweep, start, train
 
-from slotkit.config import Overrides
+from slotkit.config import Overrides, resolve
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.runs.folder import RunFolder
 from slotkit.sweeps import training
@@ -43,6 +43,7 @@ def made(
         if told == "missing":
             continue
         folder.path.mkdir()
+        folder.write_config(resolve(planned.layers(cell, seed)), {})
         value = accuracy(cell, seed) / 100
         # Half a point less with dropout on, one point more when sampled.
         reading = {"greedy": {"accuracy": value}, "sample": {"accuracy": value + 0.01}}
@@ -109,6 +110,13 @@ def test_a_setting_that_narrows_the_gap_does_not_explain_it(tmp_path: Path) -> N
     assert "The update rule explains most at the ends: all instead of selected is" in found.summary
 
 
+def test_settings_that_only_cost_points_explain_nothing(tmp_path: Path) -> None:
+    found = gap.analyze(made(tmp_path / "s", lenet(factors=["update rule", "option bound"]), linear(-2, -7)))
+    assert picked(found.table, "gap")["value"] == pytest.approx(-9)
+    assert "explains most" not in found.summary
+    assert "No setting explains the gap: at both ends together each of them costs points" in found.summary
+
+
 def test_steps_are_taken_at_the_ends(tmp_path: Path) -> None:
     # The option bound helps the selected rule by 2 points and costs the other 1.
     def accuracy(cell: Cell, seed: int) -> float:
@@ -169,6 +177,31 @@ def test_missing_and_diverged_runs_are_said_and_left_out(tmp_path: Path) -> None
     diverged = found.table[found.table["run"] == "cell-01-seed-0"].iloc[0]
     assert np.isnan(diverged["value"])
     assert "don't tell" not in found.summary
+
+
+def test_a_run_that_is_damaged_or_another_one_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    """A run that somebody has extended by hand is not that of its cell any more."""
+    planned = lenet(factors=["update rule", "option bound"], seeds=(0, 1, 2))
+    place = made(tmp_path / "s", planned, linear(5, 1))
+    folders = {folder.name: folder for _, _, folder in Sweep.open(place).runs()}
+    (folders["cell-01-seed-0"].path / "summary.json").write_text("{")
+    (folders["cell-02-seed-1"].path / READINGS).write_text("{")
+    longer = [*planned.layers(planned.trained()[2], 0), Overrides("test", {"training.epochs": 9})]
+    folders["cell-03-seed-0"].write_config(resolve(longer), {})
+    found = gap.analyze(place)
+    assert picked(found.table, "effect", "update rule")["value"] == pytest.approx(5)
+    assert picked(found.table, "effect", "update rule")["n"] == 9
+    assert "cell-01-seed-0 is left out (damaged): " in found.summary
+    assert (
+        f"cell-02-seed-1 is left out (damaged): {folders['cell-02-seed-1'].path / READINGS}" in found.summary
+    )
+    assert "cell-03-seed-0 is left out (other): " in found.summary
+    assert "training.epochs is 9 there and 3 here" in found.summary
+    assert "not finished" not in found.summary
+    for folder in folders.values():
+        (folder.path / "summary.json").write_text("{")
+    with pytest.raises(SlotkitError, match=r"cell-01-seed-0/summary\.json can't be read"):
+        gap.analyze(place)
 
 
 def test_a_cell_that_is_lost_with_all_seeds_costs_an_interaction(tmp_path: Path) -> None:

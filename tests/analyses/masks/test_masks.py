@@ -16,6 +16,7 @@ from made_runs import value  # type: ignore[import-not-found]
 from slotkit.analyses.masks.compute import COLUMNS, analyze, overlap
 from slotkit.analyses.masks.words import OVER, verdict
 
+from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.members import BY_SCORE, FILES
 from slotkit.masks.search_folder import SearchFolder
@@ -67,6 +68,19 @@ def test_a_population_finds_its_searches_and_says_what_is_missing(place: Path) -
     assert "The controls reinitialised, erk-random are missing" in found.summary
     trained = found.table[found.table["quantity"] == "accuracy"]
     assert {"first mask", "acceptance random", "shuffled"} <= set(trained["group"])
+
+
+def test_a_damaged_search_is_named_and_hides_nothing(tmp_path: Path) -> None:
+    made_population(tmp_path)
+    history = tmp_path / "random" / "history.jsonl"
+    history.write_text("{")
+    for named in (["trained"], ["both", "random"]):
+        found = analyze([tmp_path / name for name in named])
+        assert "both" in set(found.table.loc[found.table["quantity"] == "explored", "search"])
+        assert f"random is left out: {history} can't be read" in found.summary
+        found.figure()
+    with pytest.raises(SlotkitError, match=f"^{history} can't be read"):
+        analyze(tmp_path / "random")
 
 
 def test_without_a_training_it_says_what_makes_one(place: Path) -> None:

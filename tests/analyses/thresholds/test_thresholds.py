@@ -86,9 +86,32 @@ def test_restarts_are_found(tmp_path: Path) -> None:
     assert "learning rate ends at 1.2 % of the highest measured" in found.summary
 
 
-def test_a_constant_rate_has_no_restart(tmp_path: Path) -> None:
-    table = thresholds.analyze(steady(tmp_path)).table
-    assert not table["quantity"].str.contains("restart").any()
+RATES = {
+    "constant": np.full(100, 0.1),
+    "warm-up": np.linspace(0.001, 0.1, 100),
+    "warm-up from 0": np.linspace(0, 0.1, 100),
+    "held at 0": np.concatenate([np.linspace(0.1, 0, 50), np.zeros(50)]),
+    "0 throughout": np.zeros(100),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_rate_that_does_not_come_back_has_no_restart(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path, "run", SHAPES, level="summary")
+    write_measurements(folder, RATES[name], np.ones((100, 2)), 30.0, 1.0)
+    found = thresholds.analyze(folder)
+    assert not found.table["quantity"].str.contains("restart").any()
+    assert "Restart" not in found.summary
+
+
+def test_a_median_reel_that_does_not_move_has_no_ratio(tmp_path: Path) -> None:
+    """As in a batch of one image without momentum, where most gradients are 0."""
+    folder = make_run(tmp_path, "still", SHAPES, level="summary")
+    write_measurements(folder, np.full(20, 0.1), np.zeros((20, 2)), np.inf, 1.0, speed=0.0)
+    found = thresholds.analyze(folder)
+    assert "moves 0 a step (0)" in found.summary
+    assert "100 % of the reels would need longer than the whole training to get there.\n" in found.summary
+    found.figure()
 
 
 def test_one_option_has_no_thresholds(tmp_path: Path) -> None:
@@ -97,6 +120,16 @@ def test_one_option_has_no_thresholds(tmp_path: Path) -> None:
     found = thresholds.analyze(folder)
     assert "no thresholds" in found.summary
     assert value(found.table, "reachable options", 1, "any") == 1
+    found.figure()
+
+
+def test_the_law_of_uniform_options_is_told_of_no_others(tmp_path: Path) -> None:
+    uniform = steady(tmp_path, k=8)
+    mask = steady(tmp_path, "mask", k=8, slots__kind="mask")
+    assert "; the law of large K, (4/3) ln K + 0.845, has 3.62." in thresholds.analyze(uniform).summary
+    found = thresholds.analyze(mask)
+    assert found.summary.endswith(" are reachable on average.")
+    assert "the law" not in found.summary
     found.figure()
 
 
@@ -122,9 +155,9 @@ def test_no_mean_over_different_experiments_of_one_k(tmp_path: Path) -> None:
 def test_runs_of_different_lengths_each_end_at_their_own_end(tmp_path: Path) -> None:
     long, short = steady(tmp_path), make_run(tmp_path, "short", SHAPES, level="summary", seeds__reels=1)
     write_measurements(short, np.full(50, 0.1), np.zeros((50, 2)), 50.0, 1.0, margin=3.0)
-    assert (
-        "the median reel is 2 from its next threshold at the end" in thresholds.analyze([long, short]).summary
-    )
+    told = thresholds.analyze([long, short]).summary
+    assert "the median reel is 2 from its next threshold at the end" in told
+    assert "Runs end at different steps: lenet on digits, K = 4 at steps 50 to 100 (a mean over" in told
 
 
 def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:

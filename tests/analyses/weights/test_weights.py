@@ -176,6 +176,21 @@ def test_ranks_come_in_groups_where_there_are_many(tmp_path: Path) -> None:
     assert end(table, "rank of value / random", at=2 / 64) == 16
 
 
+def test_a_group_of_ranks_is_told_with_its_share_at_random(tmp_path: Path) -> None:
+    """Of 24 options in 16 groups the first group has two."""
+    found = weights.analyze(made(tmp_path, k=24, latents={"a.weight": FAR}))
+    assert "have one of the 2 largest magnitudes of their options (of all" in found.summary
+    assert "at random 8.3 %)." in found.summary
+
+
+def test_the_opposite_latents_may_prefer_more(tmp_path: Path) -> None:
+    offered = options(made(tmp_path, "before"), "a.weight")
+    away = torch.where(offered.amax(dim=-1) > -offered.amin(dim=-1), -FAR, FAR)
+    found = weights.analyze(made(tmp_path, latents={"a.weight": away}))
+    assert value(found.table, "preference, mirrored", None, "a.weight") > end(found.table, "preference")
+    assert "the direction of the latents takes from it." in found.summary
+
+
 def test_a_sample_stands_for_the_connections(tmp_path: Path) -> None:
     found = weights.analyze(made(tmp_path, latents={"a.weight": FAR}), sample=30)
     assert value(found.table, "sampled", None, "a.weight") == 30

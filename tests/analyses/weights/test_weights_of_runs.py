@@ -11,7 +11,9 @@ import torch
 from made_runs import make_run, value  # type: ignore[import-not-found]
 from slotkit.analyses import weights
 from slotkit.analyses.weights import activity, snapshots
+from torch import nn
 
+import slotkit
 from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.recording import replay
@@ -87,6 +89,27 @@ def test_all_kinds_of_runs(kind: str, trained: dict[str, RunFolder]) -> None:
     # The last layer has no ReLU.
     dead = found.table[(found.table["quantity"] == "dead units") & (found.table["step"] == 8)]
     assert dead["layer"].tolist() == layers[:-1]
+
+
+@pytest.mark.parametrize("form", ["latent", "dense"])
+def test_a_network_in_half_precision(form: str, tmp_path: Path) -> None:
+    """Its weights are rounded options, and are compared as the options that they are."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)).to(torch.bfloat16)
+    machine = slotkit.slotify(model, k=4, form=form)
+    optimizer = machine.optimizer(lr=1.0)
+    with slotkit.record(machine, optimizer, tmp_path / "mine", trace="full", every=5) as recorded:
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(torch.randn(16, 12, dtype=torch.bfloat16)).float().logsumexp(dim=-1).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    table = weights.analyze(recorded.folder).table
+    last = replay.replay(recorded.folder, 20)["0.weight"]
+    offered = replay.reels_of(recorded.folder)["0.weight"].options()
+    assert value(table, "moved", None, "0.weight", step=20) > 0
+    assert value(table, "preference", None, "0.weight", step=20) == pytest.approx(
+        float(last.abs().mean() / offered.abs().mean())
+    )
 
 
 def test_dead_units(trained: dict[str, RunFolder], tmp_path: Path) -> None:

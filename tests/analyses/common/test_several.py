@@ -1,0 +1,93 @@
+"""Several runs put together: a damaged one is named and hides no other, and equal runs count once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import make_run, write_measurements  # type: ignore[import-not-found]
+from slotkit.analyses import flips, thresholds
+from slotkit.analyses.common.recorded import open_runs
+from slotkit.analyses.common.result import Result
+from slotkit.analyses.common.several import look_at
+
+from slotkit.errors import SlotkitError
+from slotkit.runs.folder import RunFolder
+
+ANALYSES = [flips.analyze, thresholds.analyze]
+
+
+def measured(place: Path, name: str, **settings: Any) -> RunFolder:
+    folder: RunFolder = make_run(place, name, {"a": (4, 5)}, level="summary", **settings)
+    write_measurements(folder, np.full(40, 0.1), np.ones((40, 1)), np.ones((4, 1, 9)), 1.0)
+    return folder
+
+
+def trace(folder: RunFolder) -> Path:
+    return folder.path / "trace" / "steps-00000001.npz"
+
+
+@pytest.mark.parametrize("analyze", ANALYSES)
+@pytest.mark.parametrize("damaged", ["trace", "config.toml", "data.json"])
+def test_a_damaged_run_is_named_and_hides_no_other(
+    tmp_path: Path, analyze: Callable[..., Result], damaged: str
+) -> None:
+    folders = [measured(tmp_path, f"r{seed}", seeds__reels=seed) for seed in range(3)]
+    file = trace(folders[0]) if damaged == "trace" else folders[0].path / damaged
+    file.write_text("no such file")
+    found = analyze(folders)
+    assert set(found.table["run"]) == {"r1", "r2"}
+    assert set(found.table["group"]) == {"lenet on digits, K = 4"}
+    (told,) = [line for line in found.summary.splitlines() if "left out" in line]
+    assert told.startswith(f"r0 is left out: {file} ")
+    with pytest.raises(SlotkitError, match=f"^{file} "):
+        analyze(folders[:1])
+
+
+@pytest.mark.parametrize("analyze", ANALYSES)
+def test_equal_runs_count_once(tmp_path: Path, analyze: Callable[..., Result]) -> None:
+    folders = [measured(tmp_path, name, seeds__reels=seed) for name, seed in (("a", 0), ("b", 1), ("c", 0))]
+    found = analyze(folders)
+    assert set(found.table["run"]) == {"a", "b"}
+    assert (
+        "c is left out: it has the settings and the seeds of a, and equal runs count once."
+        in found.summary.splitlines()
+    )
+
+
+def test_of_equal_runs_the_finished_one_counts(tmp_path: Path) -> None:
+    folders = [measured(tmp_path, name) for name in "ab"]
+    test = {"best": {"greedy": {"accuracy": 0.5}}}
+    folders[1].write_summary({"status": "finished", "test": test})
+    counted = look_at(open_runs(folders), lambda folder, name: name)
+    assert (counted.names, counted.found) == (["b"], ["b"])
+
+
+def test_other_seeds_or_settings_are_no_equal_runs(tmp_path: Path) -> None:
+    one = measured(tmp_path, "one")
+    other_order = measured(tmp_path, "order", seeds__data=1)
+    other_rate = measured(tmp_path, "rate", training__lr=0.2)
+    assert look_at([one, other_order, other_rate], lambda folder, name: name).names == [
+        "one",
+        "order",
+        "rate",
+    ]
+
+
+def test_what_the_names_of_groups_do_not_say_is_told(tmp_path: Path) -> None:
+    """A curve "by K" may be one by learning rate."""
+    runs = [
+        measured(tmp_path, "k2", k=2, training__lr=0.3),
+        measured(tmp_path, "k4", k=4),
+        measured(tmp_path, "k8", k=8),
+    ]
+    told = "The groups differ in lr, too, which their names don't say."
+    found = flips.analyze(runs)
+    assert set(found.table["group"]) == {"K = 2", "K = 4", "K = 8"}
+    assert told in found.summary.splitlines()
+    assert "The groups differ" not in flips.analyze(runs[1:]).summary
+    other = measured(tmp_path, "other", data__dataset="mnist", data__mean=(0.5,), data__std=(0.5,))
+    assert "The groups differ" not in flips.analyze([runs[1], other]).summary
