@@ -102,7 +102,7 @@ def _left_out(states: Sequence[State]) -> list[str]:
     """A sentence for each run that counts nowhere."""
     from slotkit.runs.listing import left_out
 
-    return [left_out(state.run.entry.name, state.status, state.fault) for state in states if state.fault]
+    return [left_out(state.run.entry.name, state.fault, state.status) for state in states if state.fault]
 
 
 def _print_lines(lines: Sequence[str]) -> None:

@@ -159,7 +159,7 @@ class Material:
 
     def left_out(self) -> list[str]:
         """A sentence for each run that counts nowhere."""
-        return [left_out(path.name, one.status, one.fault) for path, one in self.missing.items() if one.fault]
+        return [left_out(path.name, one.fault, one.status) for path, one in self.missing.items() if one.fault]
 
 
 def collect(names: Sequence[str], runs_dir: Path | None = None) -> Material:

@@ -10,6 +10,7 @@ from slotkit.analyses.common.comparison import group_labels, run_names, seeds_of
 
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import RunFolder
+from slotkit.runs.listing import left_out
 
 Found = TypeVar("Found")
 
@@ -50,16 +51,16 @@ def look_at(folders: Sequence[RunFolder], look: Callable[[RunFolder, str], Found
             faults.append((name, fault))
     if not there:
         raise faults[0][1]
-    left_out = [f"{name} is left out: {fault}" for name, fault in faults]
+    notes = [left_out(name, fault) for name, fault in faults]
     equal = _equal([(folder, name) for folder, name, _ in there])
-    left_out += [
-        f"{name} is left out: it has the settings and the seeds of {first}, and equal runs count once."
+    notes += [
+        left_out(name, f"it has the settings and the seeds of {first}, and equal runs count once.")
         for name, first in equal.items()
     ]
     kept = [one for one in there if one[1] not in equal]
     folders = [folder for folder, _, _ in kept]
     return Counted(
-        folders, [name for _, name, _ in kept], [one for *_, one in kept], [*left_out, untold(folders)]
+        folders, [name for _, name, _ in kept], [one for *_, one in kept], [*notes, untold(folders)]
     )
 
 

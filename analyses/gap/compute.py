@@ -52,7 +52,7 @@ def analyze(sweep: Path | str, runs_dir: Path | None = None) -> Result:
     found = Sweep.open(find(sweep, runs_dir))
     runs = list(_runs(found))
     table = _tabulate(found.plan, runs)
-    faults = [left_out(run["run"], run["status"], run["fault"]) for run in runs if run["fault"]]
+    faults = [left_out(run["run"], run["fault"], run["status"]) for run in runs if run["fault"]]
     return Result("gap", table, "\n".join(sentences(found.plan, table, faults)), plot)
 
 

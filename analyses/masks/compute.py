@@ -25,6 +25,7 @@ from slotkit.masks.saliency import shapes_of
 from slotkit.masks.scores import find_rules
 from slotkit.masks.search import explored_by_chance
 from slotkit.masks.search_folder import SETTINGS, SearchFolder
+from slotkit.runs.listing import left_out
 from slotkit.sweeps.sweep import Sweep
 
 COLUMNS = ["search", "group", "mask", "seed", "at", "layer", "quantity", "level", "value"]
@@ -70,8 +71,8 @@ def analyze(
     rows += [row for one in found.outcomes for row in _of_mask(one, one is found.baseline)]
     rows += _over_masks(told, found)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    left_out = [f"{name} is left out: {fault}" for name, fault in faults.items()]
-    return Result("masks", table, in_lines([*sentences(table, told, where), *left_out]), plot)
+    notes = [left_out(name, fault) for name, fault in faults.items()]
+    return Result("masks", table, in_lines([*sentences(table, told, where), *notes]), plot)
 
 
 def _searches(named: Sequence[Path], found: Trained) -> dict[str, Path]:

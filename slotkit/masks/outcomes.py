@@ -125,7 +125,7 @@ class _Mask:
         self.path, self.runs = path, runs
         self.told: Mapping[str, Any] = runs[0].entry.varied
         told = [run.state() for run in runs]
-        self.left_out = [left_out(one.run.entry.name, one.status, one.fault) for one in told if one.fault]
+        self.left_out = [left_out(one.run.entry.name, one.fault, one.status) for one in told if one.fault]
         states = {one.status for one in told}
         self.state = "diverged" if "diverged" in states else "finished" if states == {"finished"} else "left"
 

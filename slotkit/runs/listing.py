@@ -147,9 +147,9 @@ def counted(statuses: Sequence[str]) -> str:
     return f"{len(statuses)} run{'' if len(statuses) == 1 else 's'}: {counts}"
 
 
-def left_out(name: str, status: str, fault: str) -> str:
-    """The sentence for a run that is left out, and why."""
-    return f"{name} is left out ({status}): {fault}"
+def left_out(name: str, fault: object, status: str = "") -> str:
+    """The sentence for a run that is left out, and why: a sentence or an error."""
+    return f"{name} is left out{f' ({status})' if status else ''}: {fault}"
 
 
 def _read(folder: RunFolder) -> Listed:
