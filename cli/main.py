@@ -25,6 +25,7 @@ from slotkit.cli import (
 from slotkit.cli.output import check_utf8, print_anything, show_log
 
 from slotkit.errors import SlotkitError
+from slotkit.memory_policy import keep_freed_memory
 from slotkit.training.processes import refuse_several
 from slotkit.wait_policy import bound_waiting
 
@@ -77,6 +78,7 @@ def main() -> None:
     # A command opens no window, and a backend that a notebook left in the environment may not be here.
     os.environ["MPLBACKEND"] = "agg"
     bound_waiting(os.environ)  # before a command imports torch
+    keep_freed_memory(os.environ)
     print_anything()
     try:
         check_utf8()

@@ -63,6 +63,12 @@ def test_waiting_on_a_shared_machine_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert [line[:14].strip() for line in told[1:]] == ["ms a step", "one thread", "1000"]
 
 
+def test_what_freed_memory_costs_is_told() -> None:
+    told = run("freed_memory.py", "--model", "lenet", "--rounds", "1", "--steps", "2").splitlines()
+    assert told[0] == "lenet, fp32, 2 steps, n = 1 rounds"
+    assert [line[:14].strip() for line in told[1:]] == ["freed memory", "given back", "kept"]
+
+
 def test_what_a_gpu_has_to_prove_runs_without_one(
     tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

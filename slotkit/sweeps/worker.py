@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from slotkit.files import write_bytes
+from slotkit.memory_policy import keep_freed_memory
 from slotkit.runs.folder import RunFolder
 from slotkit.sweeps.contract import Ended, Job, Progress, Told
 from slotkit.sweeps.parcel import pack
@@ -44,6 +45,7 @@ def main(threads: int, copy_seconds: float | None) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import torch
 
+    keep_freed_memory(os.environ)
     torch.set_num_threads(threads)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     busy = threading.Event()
