@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def dead_units(
     found = []
     for weights in networks:
         _put(trainee.model, course.others, weights)
-        watch = _Watch(trainee.model, {name: reel.channel_dim for name, reel in course.reels.items()})
+        watch = _Watch(trainee.model, course.reels)
         mean, std = prepared.config.data.mean, prepared.config.data.std
         batches = ordered_batches(
             some,
@@ -85,29 +85,30 @@ class _Watch:
         active: tensor name -> bool (units,).
     """
 
-    def __init__(self, model: nn.Module, channel_dims: Mapping[str, int]) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         self.active: dict[str, Tensor] = {}
-        self._model, self._channel_dims = model, channel_dims
+        self._model, self._names = model, tuple(names)
         self._behind: tuple[str, int, int] | None = None  # layer, its units, their dimension
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> None:
-        for name, channel_dim in self._channel_dims.items():
+    def __enter__(self) -> _Watch:
+        for name in self._names:
             owner = self._model.get_submodule(name.rpartition(".")[0])
-            units = self._model.get_parameter(name).shape[channel_dim]
             dimension = -1 if isinstance(owner, nn.Linear) else 1
-            self._hooks.append(owner.register_forward_hook(self._layer((name, units, dimension))))
+            self._hooks.append(owner.register_forward_hook(self._layer(name, dimension)))
         for module in self._model.modules():
             if isinstance(module, nn.ReLU):
                 self._hooks.append(module.register_forward_hook(self._relu))
+        return self
 
     def __exit__(self, *fault: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _layer(self, behind: tuple[str, int, int]) -> Any:
+    def _layer(self, name: str, dimension: int) -> Any:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._behind = behind
+            # Counted in what comes out: a grouped transposed convolution has more units than its weight says.
+            self._behind = (name, output.shape[dimension], dimension) if isinstance(output, Tensor) else None
 
         return look
 

@@ -112,6 +112,18 @@ def test_a_network_in_half_precision(form: str, tmp_path: Path) -> None:
     )
 
 
+def test_units_are_counted_in_what_comes_out() -> None:
+    """A transposed convolution in groups has a weight of (in, out / groups, ...)."""
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
+    with torch.no_grad():
+        layer.bias[[1, 5]] = -100.0  # never above 0
+    network = nn.Sequential(layer, nn.ReLU())
+    with activity._Watch(network, ["0.weight"]) as watch, torch.no_grad():
+        network(torch.rand(3, 4, 5, 5))
+    assert watch.active["0.weight"].tolist() == [True, False, True, True, True, False]
+
+
 def test_dead_units(trained: dict[str, RunFolder], tmp_path: Path) -> None:
     """Unit 7 has the smallest option everywhere, and pixels are positive: its ReLU stays 0."""
     shutil.copytree(trained["kept"].path, tmp_path / "run")
