@@ -12,6 +12,7 @@ from slotkit.reports.paper import Paper
 
 from slotkit import recipes
 from slotkit.config import Config
+from slotkit.errors import are, many
 from slotkit.masks.correlations import Estimate, difference
 from slotkit.runs.folder import RunFolder
 
@@ -113,10 +114,10 @@ def _too_short(cells: Sequence[Cell]) -> list[str]:
         return []
     epochs = sorted({(cell.config.training.epochs, _length(cell)) for cell in short})
     told = ", ".join(f"{has} of {full}" for has, full in epochs)
-    are = "1 finished run is" if len(runs) == 1 else f"{len(runs)} finished runs are"
+    who = f"{many(len(runs), 'finished run')} {are(len(runs))}"
     limited = any(cell.config.training.limit_batches is not None for cell in short)
     ends = "; limit_batches ends epochs early" if limited else ""
-    return [f"{are} too short for the claims ({told} epochs{ends}). Figures and table have all runs."]
+    return [f"{who} too short for the claims ({told} epochs{ends}). Figures and table have all runs."]
 
 
 def claims(

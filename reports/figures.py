@@ -12,6 +12,7 @@ from slotkit.reports.chart import Chart, Line, Point, mean_point
 from slotkit.reports.collect import Cell, ToCome
 from slotkit.reports.paper import Paper, Read
 
+from slotkit.errors import many
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.listing import shown
 
@@ -258,7 +259,7 @@ def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
     if scratch:
         point = (mean_point(0, scratch),)
         lines.append(Line("learned from scratch, equal epochs in total", point, 5, level=True))
-    n = f"{len(comparisons)} comparison{'s' if len(comparisons) > 1 else ''} of `slotkit finetune`."
+    n = f"{many(len(comparisons), 'comparison')} of `slotkit finetune`."
     chart = Chart(at_most(lines[:2], "epoch "), "epochs of selection before", TEST, tuple(lines))
     return Figure("finetuning", chart, (n, "The paper's numbers for finetuning were not found."))
 

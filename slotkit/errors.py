@@ -20,3 +20,13 @@ class DivergedError(SlotkitError):
 def is_text(name: str) -> bool:
     """Whether a name of a file is text that UTF-8 can hold: Python keeps bytes that are not as surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def many(count: int, noun: str) -> str:
+    """A count and what is counted, as a sentence has it: "1 run", "2 runs", "1,000 steps"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def are(count: int) -> str:
+    """The verb after `many`: "1 run is", "2 runs are"."""
+    return "is" if count == 1 else "are"

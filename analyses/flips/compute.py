@@ -18,7 +18,7 @@ from slotkit.analyses.common.several import look_at
 from slotkit.analyses.common.statistics import in_words, share_in_words
 from slotkit.analyses.flips.spells import LayerCounts, count_layers, half_life, kaplan_meier
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.recording.trace import DECIDED
 from slotkit.runs.folder import RunFolder
 
@@ -183,7 +183,7 @@ def _sentences(table: pd.DataFrame, within: int) -> Iterator[str]:
         never, once, more = (told.share("reels by flips", i) for i in range(3))
         half, most, nearly_all = (told("agreed", level) for level in (0.5, 0.9, 0.99))
         yield (
-            f"{group} ({runs} run{'s' if runs > 1 else ''}, {steps:,} steps): {told('flips', decimals=2)} "
+            f"{group} ({many(runs, 'run')}, {many(steps, 'step')}): {told('flips', decimals=2)} "
             f"flips a reel; {start:,.0f} a step and million reels at the start, {end:,.0f} at the end."
         )
         yield from _softmax(rows)

@@ -12,7 +12,7 @@ from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT
 
 from slotkit.config import Overrides
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.files import write_whole
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -150,7 +150,7 @@ def train(sweep: Sweep, report: Report = lambda event: None) -> None:
     if failed:
         first = failed[0].entry
         raise SlotkitError(
-            f"{len(failed)} of {len(planned)} runs failed. The first is {first.name}: "
+            f"{len(failed)} of {many(len(planned), 'run')} failed. The first is {first.name}: "
             f"{first.failures[-1].error}"
         )
 
@@ -161,8 +161,8 @@ def _design(plan: Plan, runs: int) -> str:
     more = len(plan.trained()) - cells
     ends = f" and {more} more at the ends" if more else ""
     return (
-        f"{p} factor{'s' if p > 1 else ''} in {cells} cells ({kind}){ends}, {len(plan.seeds)} "
-        f"seed{'s' if len(plan.seeds) > 1 else ''}: {runs} runs of {plan.epochs} epochs."
+        f"{many(p, 'factor')} in {cells} cells ({kind}){ends}, {many(len(plan.seeds), 'seed')}: "
+        f"{many(runs, 'run')} of {many(plan.epochs, 'epoch')}."
     )
 
 

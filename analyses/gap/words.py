@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from slotkit.analyses.gap.plan import Plan
 
+from slotkit.errors import are, many
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -19,8 +21,8 @@ def sentences(plan: Plan, table: pd.DataFrame, faults: Sequence[str] = ()) -> It
     """
     n = len(plan.seeds)
     yield (
-        f"{plan.model} on {plan.dataset}, K = {plan.k}, {plan.epochs} epochs: {_design(plan)}, "
-        f"{n} seed{'s' if n > 1 else ''}."
+        f"{plan.model} on {plan.dataset}, K = {plan.k}, {many(plan.epochs, 'epoch')}: {_design(plan)}, "
+        f"{many(n, 'seed')}."
     )
     yield from _ends(table)
     effects = table[table["quantity"].isin(["effect", "reading"])]
@@ -40,7 +42,7 @@ def sentences(plan: Plan, table: pd.DataFrame, faults: Sequence[str] = ()) -> It
 def _design(plan: Plan) -> str:
     p, cells = len(plan.factors), len(plan.cells)
     if cells == 2**p:
-        return f"all {cells} combinations of {p} setting{'s' if p > 1 else ''}"
+        return f"all {cells} combinations of {many(p, 'setting')}"
     return (
         f"{cells} of the {2**p} combinations of {p} settings (resolution IV: an effect of one setting is "
         "aliased with interactions of three, and pairs of settings with each other)"
@@ -117,12 +119,12 @@ def _reservations(plan: Plan, table: pd.DataFrame, faulty: int) -> Iterator[str]
     runs = table[table["quantity"] == "accuracy"]
     wanted = len(plan.trained()) * len(plan.seeds)
     if missing := wanted - len(runs) - faulty:
-        yield f"{missing} of {wanted} runs are not finished: estimated from the others."
+        yield f"{missing} of {many(wanted, 'run')} {are(missing)} not finished: estimated from the others."
     for status, why in (("diverged", ""), ("collapsed", " to chance")):
         named = list(runs.loc[runs["name"] == status, "run"])
         if named:
             yield (
-                f"{len(named)} {status}{why} and {'are' if len(named) > 1 else 'is'} left out of the "
+                f"{len(named)} {status}{why} and {are(len(named))} left out of the "
                 f"effects: {', '.join(named)}."
             )
     effects = table[table["quantity"].isin(["effect", "interaction"])]
@@ -139,8 +141,8 @@ def _reservations(plan: Plan, table: pd.DataFrame, faulty: int) -> Iterator[str]
         first = min(factor.high.get("training.restart_epochs") or (0,))
         if first >= plan.epochs:
             yield (
-                f"The restarts of the schedule begin at epoch {first}, which {plan.epochs} epochs don't "
-                "reach: it is one cosine here."
+                f"The restarts of the schedule begin at epoch {first}, and training ends with epoch "
+                f"{plan.epochs}: it is one cosine here."
             )
 
 

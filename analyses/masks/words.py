@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slotkit.errors import are, many
 from slotkit.masks.controls import CONTROLS
 from slotkit.masks.correlations import Estimate
 from slotkit.masks.members import BY_SCORE, GROUPS, NO_CONTROLS
@@ -73,7 +74,7 @@ def verdict(table: pd.DataFrame) -> str:
         told = "; ".join(_ahead(name, one) for name, one in lost.items())
         return f"No graph score is shown to beat its controls here: masks that one kept are {told}."
     if missing or unknown:
-        why = [f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+        why = [f"{' and '.join(missing)} {are(len(missing))} missing"] if missing else []
         if unknown:
             why.append(
                 f"the lead over {', '.join(unknown)} has no interval, which takes two masks of each kind "
@@ -131,7 +132,7 @@ def _accuracies(told: Report) -> Iterator[str]:
     first = [] if told.baseline is None else [f"the first mask {100 * told.baseline.accuracy:.2f} %"]
     means = "; ".join([*first, *map(_mean, told.groups)])
     yield (
-        f"Test accuracy ({told.seeds} training{'s' if told.seeds > 1 else ''} a mask): {means}. The best by "
+        f"Test accuracy ({many(told.seeds, 'training')} a mask): {means}. The best by "
         f"validation, {told.best.name}, has {100 * told.best.accuracy:.2f} %."
     )
     yield (
@@ -176,7 +177,10 @@ def _missing(table: pd.DataFrame, told: Report, searches: Mapping[str, Path]) ->
         paths = " ".join(map(str, without))
         yield f"Not trained yet: {paths}. `slotkit masks train {paths} --controls all` does it."
     if told.left or told.diverged:
-        yield f"{told.left} masks are not trained to the end yet, and {told.diverged} diverged."
+        yield (
+            f"{many(told.left, 'mask')} {are(told.left)} not trained to the end yet, and {told.diverged} "
+            "diverged."
+        )
     yield from told.left_out
     there = groups_of(table)
     if BY_SCORE not in there:

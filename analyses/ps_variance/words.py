@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from slotkit.analyses.common.statistics import mean_and_interval
 
+from slotkit.errors import many
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,7 +38,7 @@ def latest(table: pd.DataFrame) -> pd.DataFrame:
 def _group(group: str, rows: pd.DataFrame, end: pd.DataFrame, split: str) -> Iterator[str]:
     runs, draws = end["run"].nunique(), int(1 + end.loc[end["quantity"] == "sample accuracy", "level"].max())
     yield (
-        f"{group} ({runs} run{'s' if runs > 1 else ''}, {draws} draw{'s' if draws > 1 else ''} each, {split} "
+        f"{group} ({many(runs, 'run')}, {many(draws, 'draw')} each, {split} "
         f"images), at step {end['at'].mean():,.0f}:"
     )
     yield from _readings(end, draws)

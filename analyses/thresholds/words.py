@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
 from slotkit.analyses.common.statistics import mean_and_interval
 
+from slotkit.errors import many
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,7 +29,7 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
     runs = rows["run"].nunique()
     margins = rows[rows["quantity"] == "margin"]
     first, last = margins["at"].min(), margins["at"].max()
-    yield f"{group} ({runs} run{'s' if runs > 1 else ''}, {last:,.0f} steps):"
+    yield f"{group} ({many(runs, 'run')}, {last:,.0f} steps):"
     for layer in layers:
         mine = rows[rows["layer"] == layer]
         margin, speed, wait = (

@@ -11,6 +11,8 @@ from slotkit.analyses.common.comparison import differ_by_k, largest_layer
 from slotkit.analyses.common.statistics import in_words, mean_and_interval, share_in_words
 from slotkit.analyses.weights.choice import rank_groups
 
+from slotkit.errors import many
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,7 +24,7 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
     """A paragraph for each group; means over runs, with intervals where there are several."""
     for group, rows in table.groupby("group", sort=False):
         runs, last = rows["run"].nunique(), rows["step"].max()
-        yield f"{group} ({runs} run{'s' if runs > 1 else ''}, checkpoint of step {last:,.0f}):"
+        yield f"{group} ({many(runs, 'run')}, checkpoint of step {last:,.0f}):"
         for layer in rows.loc[rows["quantity"] == "connections", "layer"].unique():
             yield from _layer(_Layer(rows[rows["layer"] == layer]), layer)
         yield _sampled(rows)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from slotkit.config import Overrides, Resolved, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.models import OWN, create
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
@@ -125,7 +125,7 @@ class Comparison:
     def _train(self, branch: Branch) -> dict[str, Any]:
         own = RunFolder(self.folder.path / branch.name)
         if not own.path.exists():
-            self.tell(f"{branch.name}: {branch.network}, {branch.epochs} epochs")
+            self.tell(f"{branch.name}: {branch.network}, {many(branch.epochs, 'epoch')}")
             self._begin(branch)
         else:
             self.tell(f"{branch.name}: goes on")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
-from slotkit.errors import DivergedError, SlotkitError, UnreadableError
+from slotkit.errors import DivergedError, SlotkitError, UnreadableError, many
 from slotkit.files import write_bytes, write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
@@ -355,8 +355,8 @@ class _Training:
         if there != self.state.lr:
             notes.append(
                 Note(
-                    f"The schedule now spans {self.config.training.epochs} epochs: the next learning rate is "
-                    f"{self.state.lr:.4g}, and would have been {there:.4g} in the run as it was."
+                    f"The schedule now spans {many(self.config.training.epochs, 'epoch')}: the next learning "
+                    f"rate is {self.state.lr:.4g}, and would have been {there:.4g} in the run as it was."
                 )
             )
         return notes

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from slotkit.config import Overrides, Resolved, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.files import remove
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs import checkpoint
@@ -267,8 +267,8 @@ def _within_epochs(parent: RunFolder, found: Mapping[str, tuple[int, int]]) -> l
         return []
     ends = {0: 0} | {entry["epoch"]: entry["step"] for entry in parent.metrics() if entry["kind"] == "epoch"}
     return [
-        f"{one} is {step - ends[epoch]} steps into epoch {epoch + 1}. They count as no epoch, so this "
-        "network is trained for that much longer than the others."
+        f"{one} is {many(step - ends[epoch], 'step')} into epoch {epoch + 1}. They count as no epoch, so "
+        "this network is trained for that much longer than the others."
         for one, (step, epoch) in found.items()
         if step > ends.get(epoch, step)
     ]
@@ -280,6 +280,6 @@ def _unfinished(parent: RunFolder) -> list[str]:
         return []
     epochs = parent.config().training.epochs
     return [
-        f"The run {parent.name} is {status}, {summary.get('epochs', 0)} of {epochs} epochs done: "
+        f"The run {parent.name} is {status}, {summary.get('epochs', 0)} of {many(epochs, 'epoch')} done: "
         "its checkpoints are taken as they are now."
     ]

@@ -13,7 +13,7 @@ import torch
 from slotkit.config import Config
 from slotkit.data.batches import batches
 from slotkit.data.images import Images
-from slotkit.errors import DivergedError
+from slotkit.errors import DivergedError, many
 from slotkit.masks.topology import Change
 from slotkit.recording.recorder import Recorder
 from slotkit.settings import TrainingSettings
@@ -95,7 +95,7 @@ def fit(
         if settings.patience and state.validated - state.best_epoch >= settings.patience:
             yield Note(
                 f"Stopped early: no better validation accuracy than that of epoch {state.best_epoch} in "
-                f"{settings.patience} epochs."
+                f"{many(settings.patience, 'epoch')}."
             )
             return
         started = time.perf_counter()

@@ -23,13 +23,11 @@ def test_a_sweep_from_one_command(one_thread: None) -> None:
     done = invoke(*TINY, "--seeds", "0")
     assert done.exit_code == 0
     assert done.stderr.splitlines()[:2] == [
-        "1 factor in 2 cells (full factorial), 1 seed: 2 runs of 1 epochs.",
+        "1 factor in 2 cells (full factorial), 1 seed: 2 runs of 1 epoch.",
         "2 runs, 2 of them left to train.",
     ]
     assert "cell-02-seed-0: option bound √(6/(in+out)), seed 0" in done.stderr
-    assert done.stdout.startswith(
-        "lenet on digits, K = 2, 1 epochs: all 2 combinations of 1 setting, 1 seed."
-    )
+    assert done.stdout.startswith("lenet on digits, K = 2, 1 epoch: all 2 combinations of 1 setting, 1 seed.")
     for ending in ("csv", "png", "svg", "txt"):
         assert (SWEEP / "analyses" / f"gap.{ending}").stat().st_size > 0
     # Again, and by the name of the sweep: nothing is trained, and the same is said.

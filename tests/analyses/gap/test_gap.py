@@ -263,7 +263,7 @@ def test_settings_that_were_held_are_said(tmp_path: Path) -> None:
     assert "Held at the setting of authors-lenet-greedy, though the ends differ in it: momentum" in summary
     assert "one cosine" not in summary
     assert (
-        "begin at epoch 25, which 3 epochs don't reach"
+        "begin at epoch 25, and training ends with epoch 3"
         in gap.analyze(made(tmp_path / "t", lenet(), linear(5))).summary
     )
 

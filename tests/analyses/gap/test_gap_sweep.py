@@ -57,7 +57,7 @@ def test_a_sweep_is_trained_once_and_grows_by_seeds(tmp_path: Path, one_thread: 
     sweep = start(tiny(), tmp_path / "s")
     notes = told(sweep)
     assert notes[:4] == [
-        "2 factors in 4 cells (full factorial), 1 seed: 4 runs of 1 epochs.",
+        "2 factors in 4 cells (full factorial), 1 seed: 4 runs of 1 epoch.",
         "4 left",
         "cell-01-seed-0: update rule selected, option bound √(2/(in+out)), seed 0",
         "cell-01-seed-0 finished",
@@ -76,7 +76,7 @@ def test_a_sweep_is_trained_once_and_grows_by_seeds(tmp_path: Path, one_thread: 
     more = start(tiny(seeds=(1,)), tmp_path / "s")
     assert more.plan.seeds == (0, 1)
     assert [line for line in told(more) if "left" in line or "seeds" in line] == [
-        "2 factors in 4 cells (full factorial), 2 seeds: 8 runs of 1 epochs.",
+        "2 factors in 4 cells (full factorial), 2 seeds: 8 runs of 1 epoch.",
         "4 left",
     ]
     assert len(gap.analyze("s", tmp_path).table.query("quantity == 'accuracy'")) == 8
