@@ -103,7 +103,9 @@ class LatentWeight(LatentState):
         """What engines see. It is made again only if the weight or the state has other memory."""
         memory, in_place = self.parameter.data_ptr(), self.parameter.is_contiguous()
         if self._arrays is None or self._arrays_of != memory or not in_place:
-            flat = self.parameter.detach().reshape(-1)
+            # Of a column of a larger tensor a flat view has gaps: engines get a copy, and `written` puts it
+            # back.
+            flat = self.parameter.detach().reshape(-1).contiguous()
             state = self.latent, self.velocity, self.lower, self.upper
             if self._spec is None:
                 self._spec = self._spec_and_bounds()
@@ -288,7 +290,8 @@ def sample(weights: Sequence[LatentWeight], stream: int, number: int | Tensor) -
 def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
     """A gradient as engines take it: (n,), in the state's dtype."""
     same = gradient.dtype == weight.latent.dtype
-    return (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
+    flat = (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
+    return flat.contiguous()  # an expanded number, or a column of a larger tensor, is a view with gaps
 
 
 def check_finite(gradients: Iterable[tuple[LatentWeight, Tensor]]) -> None:
