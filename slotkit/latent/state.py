@@ -100,13 +100,15 @@ class LatentState:
         found = torch.cat([self.scores_of(part) for part in self.parts()])
         return found.to(self.latent.dtype).reshape(*self.reel.shape, self.reel.k)
 
-    def selected_in(self, weight: Tensor) -> Tensor:
-        """Which options a weight (n,) holds: int64 (n,); among options of its value the best score."""
+    def selected_in(self, weight: Tensor, by: torch.dtype | None = None) -> Tensor:
+        """Which options a weight (n,) holds: int64 (n,); among options of its value the best score. `by` is
+        a dtype that its numbers had before its own one.
+        """
         found = []
         for part in self.parts():
             options, initial = self.rows(part)
             scores = line_scores(options, initial, self.latent[part], self.line.c)
-            inside = options.to(weight.dtype) == weight[part].unsqueeze(-1)
+            inside = options.to(by or weight.dtype).to(weight.dtype) == weight[part].unsqueeze(-1)
             found.append(greedy(torch.where(inside, scores, -math.inf)))
         return torch.cat(found)
 

@@ -183,15 +183,16 @@ class LatentWeight(LatentState):
 
         The cast itself has rounded options that the old dtype had rounded already.
         """
-        found, touched = self.parameter.detach().clone(), self.guard.is_touched()
-        narrow = min(before, found.dtype, key=lambda dtype: dtype.itemsize)
+        found, touched = self.parameter.detach().clone().reshape(-1), self.guard.is_touched()
         if self.follows:
             self.choose_all()
-        else:
-            self.put(self.options_at(self.selected_in(found.reshape(-1).to(narrow))))
-        if touched and not torch.equal(found.to(narrow), self.parameter.detach().to(narrow)):
+        selected = self.selected_in(*((self._values(),) if self.follows else (found, before)))
+        options = self.options_at(selected)
+        if not self.follows:
+            self.put(options)
+        if touched and not torch.equal(options.to(before).to(found.dtype), found):
             with torch.no_grad():
-                self.parameter.copy_(found)
+                self.parameter.copy_(found.view(self.parameter.shape))
             raise self.guard.changed()
 
     def undo_casts(self) -> None:
@@ -207,6 +208,9 @@ class LatentWeight(LatentState):
             if not torch.equal(self.parameter.detach().to(narrow).to(found.dtype), found):
                 with torch.no_grad():
                     self.parameter.copy_(found)
+
+    def _values(self) -> Tensor:
+        return self.parameter.detach().reshape(-1)
 
     def _uniform(self, stream: int, number: int) -> Tensor:
         return self.reel.draw(stream, number, self.latent.device).reshape(-1)
