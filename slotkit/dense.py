@@ -373,6 +373,9 @@ class DenseForm:
             "held": {name: weight.held for name, weight in self._weights.items() if weight.held is not None},
         }
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        pass  # the weights come from the scores
+
     def load(self, state: Mapping[str, Any]) -> None:
         with torch.no_grad():
             for name, scores in self._scores.items():

@@ -290,12 +290,16 @@ class SlotMachine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict` of a machine with the same settings.
+        """Take over a `state_dict` of a machine with the same settings, of any dtype.
 
-        Raises SlotkitError, before anything is changed, if the settings or shapes differ.
+        Weights that follow their scores and do not agree with them are chosen anew.
+
+        Raises SlotkitError, before anything is changed, if the settings or shapes differ, or if sampled
+        weights are no options.
         """
         own = {"settings": self._settings(), "others": self._others(), **self.form.state()}
         check_machine_state(state, own, self.selection == "greedy" and not state.get("held"))
+        self.form.check_state(state)
         before = {
             name: value.clone() if isinstance(value, Tensor) else value
             for name, value in own["others"].items()

@@ -145,6 +145,15 @@ class LatentWeight(LatentState):
             self.parameter.copy_(values.view(self.parameter.shape))
         self.guard.mark()
 
+    def are_options(self, values: Tensor) -> bool:
+        """Whether all are options in the dtype of the values, which may be another one than the weight's."""
+        flat = values.to(self.latent.device).reshape(-1)
+        return torch.equal(self.options_at(self.selected_in(flat)).to(flat.dtype), flat)
+
+    def put_options(self, values: Tensor) -> None:
+        """Write the options that these are, as `are_options` has it, as the weight's dtype has them."""
+        self.put(self.options_at(self.selected_in(values.to(self.latent.device).reshape(-1))))
+
     def restart(self, c: float, latent: Tensor) -> None:
         super().restart(c, latent)
         if self.follows:
@@ -234,28 +243,39 @@ class LatentWeight(LatentState):
 
 
 def relocate(weights: Sequence[LatentWeight]) -> None:
-    """Move the state of weights that have gone to another device or dtype there.
+    """Move the state of weights that have gone to another device or dtype there, and round their options
+    anew.
 
     Raises SlotkitError if a weight was replaced or changed.
     """
     for weight in weights:
         weight.guard.check_in_place()
-    relocated = [weight for weight in weights if weight.guard.has_relocated()]
     for weight in weights:
-        if weight.guard.is_elsewhere() and weight not in relocated:
+        if weight.guard.is_elsewhere() and not weight.guard.has_relocated():
             weight.undo_casts()
-    if not relocated:
-        return
+    for weight, before in move_states(weights):
+        if before != weight.parameter.dtype:
+            weight.round_anew(before)
+
+
+def move_states(weights: Sequence[LatentWeight]) -> list[tuple[LatentWeight, torch.dtype]]:
+    """Move the state of weights that have gone to another device or dtype there, and nothing else.
+
+    Returns these weights, with the dtype that each had before.
+    """
+    relocated = [weight for weight in weights if weight.guard.has_relocated()]
     engines = [
         find_engine(weight.engine_name, weight.parameter, weight.reel, weight.tables is not None)
         for weight in relocated
     ]
-    pack(weights, [(weight.parameter.device, weight.state_dtype) for weight in weights])
+    if relocated:
+        pack(weights, [(weight.parameter.device, weight.state_dtype) for weight in weights])
+    found = []
     for weight, engine in zip(relocated, engines, strict=True):
         weight.engine, (_, before) = engine, weight.guard.placement
         weight.guard.placement = weight.parameter.device, weight.parameter.dtype
-        if before != weight.parameter.dtype:
-            weight.round_anew(before)
+        found.append((weight, before))
+    return found
 
 
 def step(steps: Sequence[WeightStep]) -> None:
