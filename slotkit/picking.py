@@ -116,7 +116,7 @@ def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Modu
     elif callable(where):
         names = [name for name, holders in by_name.items() if where(name, _parameter(holders))]
     else:
-        names = _matching([where] if isinstance(where, str) else list(where), list(by_name))
+        names = _matching([where] if isinstance(where, str) else list(where), first_names(model))
     if not names:
         if where is None and any(is_claimed(_parameter(one), one) for one in by_name.values()):
             raise SlotkitError(
@@ -133,14 +133,23 @@ def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Modu
 
 def holders_of(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """First full name of each parameter -> every (module, name) that holds it."""
-    first_name: dict[int, str] = {}
     by_name: dict[str, list[tuple[nn.Module, str]]] = {}
+    modules = dict(model.named_modules())
+    for full, first in first_names(model).items():
+        prefix, _, name = full.rpartition(".")
+        by_name.setdefault(first, []).append((modules[prefix], name))
+    return by_name
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every full name of each parameter -> its first one: a tied parameter has several."""
+    first_name: dict[int, str] = {}
+    found: dict[str, str] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
-            first = first_name.setdefault(id(parameter), full)
-            by_name.setdefault(first, []).append((module, name))
-    return by_name
+            found[full] = first_name.setdefault(id(parameter), full)
+    return found
 
 
 def _is_layer_weight(holders: list[tuple[nn.Module, str]]) -> bool:
@@ -158,14 +167,16 @@ def _parameter(holders: list[tuple[nn.Module, str]]) -> nn.Parameter:
     return parameter
 
 
-def _matching(patterns: list[str], names: list[str]) -> list[str]:
+def _matching(patterns: list[str], firsts: dict[str, str]) -> list[str]:
+    """First names of the parameters that have a name which a pattern matches."""
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+        if not any(fnmatchcase(name, pattern) for name in firsts):
+            near = difflib.get_close_matches(pattern, firsts, n=3, cutoff=0.3) or list(firsts)[:3]
             raise SlotkitError(
                 f"`where` names {pattern!r}, which matches no parameter. Near it: {', '.join(near)}."
             )
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    found = {first for name, first in firsts.items() if any(fnmatchcase(name, each) for each in patterns)}
+    return [name for name in dict.fromkeys(firsts.values()) if name in found]
 
 
 def _picked(name: str, holders: list[tuple[nn.Module, str]]) -> Picked:
