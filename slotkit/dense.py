@@ -214,7 +214,7 @@ class DenseForm:
         for one, reel in zip(picked, reels, strict=True):
             weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype, share)
             self._weights[reel.name] = weight
-            self._lists[reel.name] = attach(one.holders, weight).requires_grad_(one.is_trained)
+            self._lists[reel.name] = attach(one.holders, weight).requires_grad_(one.take())
         self.mark()
 
     def __setstate__(self, state: dict[str, Any]) -> None:

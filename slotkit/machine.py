@@ -17,7 +17,7 @@ from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.optim import SlotSGD
 from slotkit.others import Treated
-from slotkit.picking import is_claimed, unfreeze
+from slotkit.picking import holders_of, is_claimed, unfreeze
 from slotkit.reel import (
     EVALUATION_DRAWS,
     Reel,
@@ -253,20 +253,18 @@ class SlotMachine:
         self.drawing.end()
         for hook in self._hooks:
             hook.remove()
-        for name in self._others_are.frozen:
-            self._unfreeze(name)
+        self._unfreeze()
         self._form = None
         for ending in self.endings:
             ending()
         return self.model
 
-    def _unfreeze(self, name: str) -> None:
-        """Give a parameter a gradient again, unless another machine has taken it since."""
-        prefix, _, last = name.rpartition(".")
-        holder = self.model.get_submodule(prefix)
-        value = holder._parameters.get(last)
-        if value is not None and not is_claimed(value, [(holder, last)]):
-            unfreeze(value)
+    def _unfreeze(self) -> None:
+        """Give parameters a gradient again, unless another machine has taken them since."""
+        parameters = dict(self.model.named_parameters())
+        for name, holders in holders_of(self.model).items():
+            if name in self._others_are.frozen and not is_claimed(parameters[name], holders):
+                unfreeze(parameters[name], holders)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, and what the options were made from.

@@ -10,7 +10,7 @@ from torch import nn
 
 from slotkit.errors import SlotkitError
 from slotkit.neutral import may_be_meant, neutral_values
-from slotkit.picking import Picked, freeze, is_claimed
+from slotkit.picking import Picked, freeze, holders_of, is_claimed
 
 OTHERS = ("frozen", "trained", "kept")
 
@@ -55,8 +55,9 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> Treated
     if others == "trained":
         return Treated(others, [name for name, value in non_slot.items() if value.requires_grad], [])
     frozen = [name for name, value in non_slot.items() if value.requires_grad]
-    for value in non_slot.values():
-        freeze(value)
+    holders = holders_of(model)
+    for name, value in non_slot.items():
+        freeze(value, holders[name])
     if others == "frozen":
         _neutralize(model, reels)
     return Treated(others, [], frozen)

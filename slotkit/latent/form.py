@@ -48,7 +48,7 @@ class LatentForm:
             self.stored |= 8 * reels[0].k * connections <= STORED_BYTES
         self.weights: dict[str, LatentWeight] = {}
         for one, reel in zip(picked, reels, strict=True):
-            claim(one.parameter.requires_grad_(one.is_trained), one.holders)
+            claim(one.parameter.requires_grad_(one.take()), one.holders)
             self.weights[reel.name] = LatentWeight(
                 reel, one.parameter, one.holders, engine, self.stored, selection == "greedy"
             )

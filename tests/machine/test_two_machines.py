@@ -67,6 +67,36 @@ def test_a_second_machine_takes_what_is_left(first_form: str, second_form: str, 
     assert not ids(first) & ids(second), "two optimizers would step on one parameter"
 
 
+@pytest.mark.parametrize("way", ["a deep copy", "assigned"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_machine_trains_in_a_copy_too(form: str, way: str) -> None:
+    """Other Parameters, without the attributes of those that the first machine froze."""
+    first = slotify(network(), "latent", k=4, where="fc1.weight")
+    if way == "a deep copy":
+        first = copy.deepcopy(first)
+    else:
+        others = {name: value for name, value in first.model.state_dict().items() if name != "fc1.weight"}
+        first.model.load_state_dict(copy.deepcopy(others), strict=False, assign=True)
+    second = slotify(first.model, form, k=4, where="fc2.weight")
+    before = scores_of(second)
+    train(second, 3)
+    assert not equal(scores_of(second), before)
+    for machine in (second, first):
+        machine.to_learned()
+    assert all(value.requires_grad for value in first.model.parameters())
+    assert not any("slot_machine" in key for module in first.model.modules() for key in vars(module))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_user_freezes_later_stays_frozen(form: str) -> None:
+    model = network()
+    slotify(model, "latent", k=4, where="fc1.weight")
+    slotify(model, form, k=4, where="fc2.weight").to_learned()
+    model.get_parameter("fc2.weight").requires_grad_(False)
+    last = slotify(model, form, k=4, where="fc2.weight")
+    assert [value.requires_grad for value in last.parameters()] == [False]
+
+
 @pytest.mark.parametrize("second_form", FORMS)
 @pytest.mark.parametrize("first_form", FORMS)
 def test_both_machines_train(first_form: str, second_form: str) -> None:
