@@ -79,6 +79,7 @@ class Mark(NamedTuple):
 
 CLAIMED = Mark("belongs_to_a_slot_machine", "of_a_slot_machine")
 FROZEN = Mark("frozen_by_a_slot_machine", "frozen_by_slot_machines")
+TRAINED = Mark("trained_by_a_slot_machine", "trained_by_slot_machines")
 
 
 def claim(parameter: Tensor, holders: Holders = ()) -> None:
