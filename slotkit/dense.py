@@ -214,7 +214,7 @@ class DenseForm:
         for one, reel in zip(picked, reels, strict=True):
             weight = SlotWeight(reel, selection, update, one.parameter.device, one.parameter.dtype, share)
             self._weights[reel.name] = weight
-            self._lists[reel.name] = attach(one.holders, weight).requires_grad_(one.is_trained)
+            self._lists[reel.name] = attach(one.holders, weight).requires_grad_(one.take())
         self.mark()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -372,6 +372,9 @@ class DenseForm:
             "scores": {name: scores.detach() for name, scores in self._scores.items()},
             "held": {name: weight.held for name, weight in self._weights.items() if weight.held is not None},
         }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        pass  # the weights come from the scores
 
     def load(self, state: Mapping[str, Any]) -> None:
         with torch.no_grad():

@@ -125,6 +125,9 @@ class Form(Protocol):
     def state(self) -> dict[str, Any]:
         """Tables (name -> tensor) and plain values that training changes."""
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise SlotkitError for a state of the right names and shapes with weights that none can have."""
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over a `state` of the same reels."""
 

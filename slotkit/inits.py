@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -62,8 +62,14 @@ class UniformInit:
     numerator: float
     convolution_scores: float = 1.0
     linear_scores: float = 1.0
-    # Whether the options are uniform in (-bound, bound), too, so that engines can make them from the bound.
-    is_uniform: ClassVar[bool] = True
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether options and scores are those above, so that engines can make them from b and l: a subclass
+        may have methods of its own.
+        """
+        own = type(self)
+        return own.options is UniformInit.options and own.scores is UniformInit.scores
 
     def bound(self, fans: Fans) -> float:
         """b, rounded to float32 once."""
@@ -110,8 +116,6 @@ class FanInInit(UniformInit):
 class SignedConstant(FanInInit):
     """Options -d and d with d = sqrt(2 / fan_in), half of each; scores as those of `FanInInit`."""
 
-    is_uniform: ClassVar[bool] = False
-
     def options(self, uniform: Tensor, fans: Fans) -> Tensor:
         deviation = float(np.float32(math.sqrt(2.0 / fans.fan_in)))
         return uniform.sign() * deviation  # no uniform number is 0
@@ -124,8 +128,6 @@ class KaimingNormal(FanInInit):
     The inverse of the normal distribution is taken on the CPU, number by number in float64, so that the bits
     are those of every device and do not depend on the numbers beside them.
     """
-
-    is_uniform: ClassVar[bool] = False
 
     def options(self, uniform: Tensor, fans: Fans) -> Tensor:
         from scipy.special import ndtri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from slotkit.errors import SlotkitError
 from slotkit.form import Form
 from slotkit.optim import SlotSGD
 from slotkit.others import Treated
-from slotkit.picking import is_claimed, unfreeze
+from slotkit.picking import TRAINED, Holders, holders_of, is_claimed, unfreeze
 from slotkit.reel import (
     EVALUATION_DRAWS,
     Reel,
@@ -115,9 +115,16 @@ class SlotMachine:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """Name -> those of the non-slot parameters that are trained."""
+        """Name -> those of the non-slot parameters that are trained, and that no other machine has since."""
         # Looked up each time: load_state_dict(assign=True) puts other Parameters in the model.
-        return {name: self.model.get_parameter(name) for name in self._others_are.trained}
+        return {name: value for name, value, _ in self._still_ordinary(self._others_are.trained)}
+
+    def _still_ordinary(self, names: Collection[str]) -> Iterator[tuple[str, nn.Parameter, Holders]]:
+        """Those of the parameters that no machine has taken since, and who holds them."""
+        holders = holders_of(self.model)
+        for name, value in self.model.named_parameters():
+            if name in names and not is_claimed(value, holders[name]):
+                yield name, value, holders[name]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What an optimizer trains: the form's, and the non-slot parameters that are trained.
@@ -253,20 +260,14 @@ class SlotMachine:
         self.drawing.end()
         for hook in self._hooks:
             hook.remove()
-        for name in self._others_are.frozen:
-            self._unfreeze(name)
+        for _, value, holders in self._still_ordinary(self._others_are.frozen):
+            unfreeze(value, holders)
+        for _, value, holders in self._still_ordinary(self._others_are.trained):
+            TRAINED.take_off(value, holders)
         self._form = None
         for ending in self.endings:
             ending()
         return self.model
-
-    def _unfreeze(self, name: str) -> None:
-        """Give a parameter a gradient again, unless another machine has taken it since."""
-        prefix, _, last = name.rpartition(".")
-        holder = self.model.get_submodule(prefix)
-        value = holder._parameters.get(last)
-        if value is not None and not is_claimed(value, [(holder, last)]):
-            unfreeze(value)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes, and what the options were made from.
@@ -290,12 +291,16 @@ class SlotMachine:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a `state_dict` of a machine with the same settings.
+        """Take over a `state_dict` of a machine with the same settings, of any dtype.
 
-        Raises SlotkitError, before anything is changed, if the settings or shapes differ.
+        Weights that follow their scores and do not agree with them are chosen anew.
+
+        Raises SlotkitError, before anything is changed, if the settings or shapes differ, or if sampled
+        weights are no options.
         """
         own = {"settings": self._settings(), "others": self._others(), **self.form.state()}
         check_machine_state(state, own, self.selection == "greedy" and not state.get("held"))
+        self.form.check_state(state)
         before = {
             name: value.clone() if isinstance(value, Tensor) else value
             for name, value in own["others"].items()

@@ -63,7 +63,7 @@ def slotify(
             patterns, or a predicate (name, parameter) -> bool.
         others: what becomes of the non-slot parameters: "frozen" (biases 0, norms identity, as in the
             paper's networks), "trained" (from the values that they have), or "kept" (as they are, untrained:
-            for pretrained ones).
+            for pretrained ones). What another machine of the model has or trains is left to it.
         update: "all" scores get a gradient (the paper) or only the "selected" one (CENG501).
         symmetric: options in pairs +v, -v. Worth it with sharing: a few plain uniform values shared
             by a layer don't average to zero, and can leave every ReLU dead.

@@ -135,7 +135,7 @@ def _proven_biases(twin: nn.Module) -> dict[str, float]:
 
 
 def _is_added(twin: nn.Module, bias: Tensor, x: Tensor) -> bool:
-    numbers = torch.linspace(-1, 2, len(bias), device=bias.device)
+    numbers = torch.linspace(-1, 2, len(bias), dtype=bias.dtype, device=bias.device)
     bias.copy_(numbers)
     with_it = _output(twin, x)
     bias.zero_()
@@ -151,14 +151,18 @@ def _is_added(twin: nn.Module, bias: Tensor, x: Tensor) -> bool:
 
 
 def _inputs(parameters: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    """Inputs of the shapes that layers are given, for every size that the parameters have."""
-    generator = torch.Generator().manual_seed(0)
+    """Inputs of the shapes that layers are given, for every size that the parameters have.
+
+    They are float32 and on the device of the twin: torch's default dtype and device have no say.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
     for size in {length for value in parameters.values() for length in value.shape}:
         one, two = [other for other in (7, 8, 9) if other != size][:2]
         shapes = ((6, size), (2, one, size), (2, size, one), (2, size, one, two), (2, one, two, size))
         for shape in shapes:
             device = next(iter(parameters.values())).device
-            yield (20 * torch.randn(shape, generator=generator) + 3).to(device)
+            numbers = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+            yield (20 * numbers + 3).to(device)
 
 
 def _output(twin: nn.Module, x: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from slotkit.errors import SlotkitError
 from slotkit.neutral import may_be_meant, neutral_values
-from slotkit.picking import Picked, freeze, is_claimed
+from slotkit.picking import TRAINED, Picked, freeze, holders_of, is_claimed
 
 OTHERS = ("frozen", "trained", "kept")
 
@@ -42,32 +42,29 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> Treated
         PyTorch initialised them. So do pretrained ones.
     "trained": all keep their values for now and are trained, but for those that do not require a gradient.
 
-    The parameters of another slot machine in the same model are left alone.
+    The parameters of another slot machine in the same model are left alone: its reels, and what it trains.
     """
-    reels = {id(one.parameter) for one in picked}
-    reels |= {
-        id(value)
-        for module in model.modules()
-        for name, value in module.named_parameters(recurse=False)
-        if is_claimed(value, [(module, name)])
-    }
-    non_slot = {name: value for name, value in model.named_parameters() if id(value) not in reels}
+    left, holders = {id(one.parameter) for one in picked}, holders_of(model)
+    for name, value in model.named_parameters():
+        if is_claimed(value, holders[name]) or TRAINED.is_on(value, holders[name]):
+            left.add(id(value))
+    non_slot = {name: value for name, value in model.named_parameters() if id(value) not in left}
+    with_gradient = [name for name, value in non_slot.items() if value.requires_grad]
     if others == "trained":
-        return Treated(others, [name for name, value in non_slot.items() if value.requires_grad], [])
-    frozen = [name for name, value in non_slot.items() if value.requires_grad]
-    for value in non_slot.values():
-        freeze(value)
+        for name in with_gradient:
+            TRAINED.put(non_slot[name], holders[name])
+        return Treated(others, with_gradient, [])
+    for name, value in non_slot.items():
+        freeze(value, holders[name])
     if others == "frozen":
-        _neutralize(model, reels)
-    return Treated(others, [], frozen)
+        _neutralize(model, left)
+    return Treated(others, [], with_gradient)
 
 
-def _neutralize(model: nn.Module, reels: set[int]) -> None:
-    done, doubtful = set(reels), {}
+def _neutralize(model: nn.Module, left: set[int]) -> None:
+    done, doubtful = set(left), {}
     for prefix, module in model.named_modules():
-        own = {
-            name: value for name, value in module.named_parameters(recurse=False) if id(value) not in reels
-        }
+        own = {name: value for name, value in module.named_parameters(recurse=False) if id(value) not in left}
         values = neutral_values(module) if own else {}
         for name, value in own.items():
             if name in values:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -32,49 +33,79 @@ class Picked:
     @property
     def is_trained(self) -> bool:
         """Whether it has a gradient, or would if another machine in the model had not frozen it."""
-        return self.parameter.requires_grad or hasattr(self.parameter, "frozen_by_a_slot_machine")
+        return self.parameter.requires_grad or FROZEN.is_on(self.parameter, self.holders)
+
+    def take(self) -> bool:
+        """`is_trained`, for the machine that takes it: that another one had frozen it is forgotten."""
+        trained = self.is_trained
+        FROZEN.take_off(self.parameter, self.holders)
+        return trained
 
 
 Holders = Iterable[tuple[nn.Module, str]]
 
 
-def claim(parameter: Tensor, holders: Holders = ()) -> None:
-    """Mark a parameter as a slot machine's, so that no second machine takes or freezes it.
+class Mark(NamedTuple):
+    """What slot machines note of a parameter: an attribute of it, and one of the modules that hold it.
 
-    The modules that hold it are marked too: a deep copy and load_state_dict(assign=True) make other
-    Parameters, without the attributes of the old ones.
+    A deep copy and load_state_dict(assign=True) make other Parameters, without the attributes of the old
+    ones.
     """
-    parameter.belongs_to_a_slot_machine = True  # type: ignore[attr-defined]
-    for module, name in holders:
-        module.__dict__.setdefault("of_a_slot_machine", set()).add(name)
+
+    on_parameter: str
+    on_module: str
+
+    def put(self, parameter: Tensor, holders: Holders) -> None:
+        """Put it on the parameter and its holders."""
+        setattr(parameter, self.on_parameter, True)
+        for module, name in holders:
+            module.__dict__.setdefault(self.on_module, set()).add(name)
+
+    def take_off(self, parameter: Tensor, holders: Holders) -> None:
+        """Undo `put`."""
+        parameter.__dict__.pop(self.on_parameter, None)
+        for module, name in holders:
+            names = module.__dict__.get(self.on_module, set())
+            names.discard(name)
+            if not names:
+                module.__dict__.pop(self.on_module, None)
+
+    def is_on(self, parameter: Tensor, holders: Holders) -> bool:
+        """Whether the parameter has it, or the one in its place before a copy had."""
+        return getattr(parameter, self.on_parameter, False) or any(
+            name in module.__dict__.get(self.on_module, ()) for module, name in holders
+        )
+
+
+CLAIMED = Mark("belongs_to_a_slot_machine", "of_a_slot_machine")
+FROZEN = Mark("frozen_by_a_slot_machine", "frozen_by_slot_machines")
+TRAINED = Mark("trained_by_a_slot_machine", "trained_by_slot_machines")
+
+
+def claim(parameter: Tensor, holders: Holders = ()) -> None:
+    """Mark a parameter as a slot machine's, so that no second machine takes or freezes it."""
+    CLAIMED.put(parameter, holders)
 
 
 def release(parameter: Tensor, holders: Holders = ()) -> None:
     """Undo `claim`."""
-    parameter.__dict__.pop("belongs_to_a_slot_machine", None)
-    for module, name in holders:
-        names = module.__dict__.get("of_a_slot_machine", set())
-        names.discard(name)
-        if not names:
-            module.__dict__.pop("of_a_slot_machine", None)
-
-
-def freeze(parameter: Tensor) -> None:
-    """Switch the gradient of a parameter off for as long as no machine takes it."""
-    if parameter.requires_grad:
-        parameter.requires_grad_(False).frozen_by_a_slot_machine = True  # type: ignore[attr-defined]
-
-
-def unfreeze(parameter: Tensor) -> None:
-    """Undo `freeze`."""
-    parameter.requires_grad_(True).__dict__.pop("frozen_by_a_slot_machine", None)
+    CLAIMED.take_off(parameter, holders)
 
 
 def is_claimed(parameter: Tensor, holders: Holders = ()) -> bool:
     """Whether a slot machine has the parameter, or had the one in its place before a copy."""
-    return getattr(parameter, "belongs_to_a_slot_machine", False) or any(
-        name in module.__dict__.get("of_a_slot_machine", ()) for module, name in holders
-    )
+    return CLAIMED.is_on(parameter, holders)
+
+
+def freeze(parameter: Tensor, holders: Holders) -> None:
+    """Switch the gradient of a parameter off for as long as no machine takes it."""
+    if parameter.requires_grad:
+        FROZEN.put(parameter.requires_grad_(False), holders)
+
+
+def unfreeze(parameter: Tensor, holders: Holders) -> None:
+    """Undo `freeze`."""
+    FROZEN.take_off(parameter.requires_grad_(True), holders)
 
 
 def is_sharded(parameter: Tensor | None) -> bool:
@@ -116,7 +147,7 @@ def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Modu
     elif callable(where):
         names = [name for name, holders in by_name.items() if where(name, _parameter(holders))]
     else:
-        names = _matching([where] if isinstance(where, str) else list(where), list(by_name))
+        names = _matching([where] if isinstance(where, str) else list(where), first_names(model))
     if not names:
         if where is None and any(is_claimed(_parameter(one), one) for one in by_name.values()):
             raise SlotkitError(
@@ -133,14 +164,23 @@ def _names(model: nn.Module, where: Where, by_name: dict[str, list[tuple[nn.Modu
 
 def holders_of(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """First full name of each parameter -> every (module, name) that holds it."""
-    first_name: dict[int, str] = {}
     by_name: dict[str, list[tuple[nn.Module, str]]] = {}
+    modules = dict(model.named_modules())
+    for full, first in first_names(model).items():
+        prefix, _, name = full.rpartition(".")
+        by_name.setdefault(first, []).append((modules[prefix], name))
+    return by_name
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """Every full name of each parameter -> its first one: a tied parameter has several."""
+    first_name: dict[int, str] = {}
+    found: dict[str, str] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{prefix}.{name}" if prefix else name
-            first = first_name.setdefault(id(parameter), full)
-            by_name.setdefault(first, []).append((module, name))
-    return by_name
+            found[full] = first_name.setdefault(id(parameter), full)
+    return found
 
 
 def _is_layer_weight(holders: list[tuple[nn.Module, str]]) -> bool:
@@ -158,14 +198,16 @@ def _parameter(holders: list[tuple[nn.Module, str]]) -> nn.Parameter:
     return parameter
 
 
-def _matching(patterns: list[str], names: list[str]) -> list[str]:
+def _matching(patterns: list[str], firsts: dict[str, str]) -> list[str]:
+    """First names of the parameters that have a name which a pattern matches."""
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+        if not any(fnmatchcase(name, pattern) for name in firsts):
+            near = difflib.get_close_matches(pattern, firsts, n=3, cutoff=0.3) or list(firsts)[:3]
             raise SlotkitError(
                 f"`where` names {pattern!r}, which matches no parameter. Near it: {', '.join(near)}."
             )
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    found = {first for name, first in firsts.items() if any(fnmatchcase(name, each) for each in patterns)}
+    return [name for name in dict.fromkeys(firsts.values()) if name in found]
 
 
 def _picked(name: str, holders: list[tuple[nn.Module, str]]) -> Picked:

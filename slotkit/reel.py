@@ -277,6 +277,8 @@ class Reel:
         if symmetric is None or not isinstance(init, UniformInit) or not init.is_uniform:
             return None
         bound, scale = init.bound(self.fans), init.score_scale(self.fans)
+        if bound < 0 or scale < 0:
+            return None  # engines take the bounds for sizes
         return ReelSpec(self.k, symmetric, *self.owner_rule, *self.key, bound, scale, *self.option_key)
 
     def rows(self, connections: Tensor) -> tuple[Tensor, Tensor]:

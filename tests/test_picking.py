@@ -82,6 +82,15 @@ def test_a_tied_weight_is_picked_once_under_its_first_name() -> None:
     assert picked.holders == [(tied[0], "weight"), (tied[1], "weight")]
 
 
+@pytest.mark.parametrize("where", ["1.weight", "1.*", ["1.weight", "0.weight"]], ids=str)
+def test_a_tied_weight_is_picked_by_any_of_its_names(where: Where) -> None:
+    tied = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 3, bias=False), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    assert [picked.name for picked in pick(tied, where)] == ["0.weight"]
+    with pytest.raises(SlotkitError, match=r"Near it: 1\.weight, "):
+        pick(tied, "1.wait")
+
+
 def test_nothing_to_pick() -> None:
     with pytest.raises(
         SlotkitError,

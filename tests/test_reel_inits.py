@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from oracle import distinct_sets, same_bits
-from torch import Tensor
+from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
+from slotkit.making import slotify
 from slotkit.reel import (
     EVALUATION_DRAWS,
     INITIAL_PICK,
@@ -20,9 +21,11 @@ from slotkit.reel import (
     TRAINING_DRAWS,
     Fans,
     Reel,
+    UniformInit,
     find_init,
     init_name,
 )
+from slotkit.selection import greedy, take
 
 REEL = Reel("fc1.weight", (7, 5), 4, seed=11)
 
@@ -86,6 +89,36 @@ def test_a_mixed_init_has_the_options_of_one_and_the_scores_of_the_other(
     assert same_bits(mixed.options(), options.options())
     # Its bound is a product of two float32 numbers, so it may be a last bit away.
     torch.testing.assert_close(mixed.scores(), scores.scores(), rtol=3e-7, atol=0)
+
+
+class Halved(UniformInit):
+    """Options half as long, and nothing said of it but in the method."""
+
+    def options(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return super().options(uniform, fans) * 0.5
+
+
+class Lowered(UniformInit):
+    def scores(self, uniform: Tensor, fans: Fans) -> Tensor:
+        return super().scores(uniform, fans) - 1.0
+
+
+OWN = {
+    "options": Halved(6.0),
+    "scores": Lowered(6.0),
+    "negative scores": UniformInit(6.0, -1.0, -1.0),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_an_engine_gets_no_numbers_that_say_something_else(what: str) -> None:
+    """A compiled engine made uniform options, and positive scores, of the bound."""
+    assert Reel("weight", (4, 3), 5, init=UniformInit(6.0)).compiled_spec() is not None
+    assert Reel("weight", (4, 3), 5, init=OWN[what]).compiled_spec() is None
+    machine = slotify(nn.Linear(3, 4), 5, init=OWN[what])
+    reel = machine.reels["weight"]
+    chosen = take(reel.options(), greedy(reel.scores()))
+    assert same_bits(machine.model.get_parameter("weight").detach(), chosen)
 
 
 ONE_METHOD = type("OneMethod", (), {"options": Plain.options})()

@@ -13,7 +13,7 @@ from slotkit.errors import SlotkitError
 from slotkit.latent.engines.registry import find_engine
 from slotkit.latent.guard import fingerprint
 from slotkit.latent.state import STATE, pack
-from slotkit.latent.weight import LatentWeight, is_finite, relocate, sample
+from slotkit.latent.weight import LatentWeight, is_finite, move_states, relocate, sample
 from slotkit.picking import Picked, claim, release
 from slotkit.reel import Reel
 
@@ -48,7 +48,7 @@ class LatentForm:
             self.stored |= 8 * reels[0].k * connections <= STORED_BYTES
         self.weights: dict[str, LatentWeight] = {}
         for one, reel in zip(picked, reels, strict=True):
-            claim(one.parameter.requires_grad_(one.is_trained), one.holders)
+            claim(one.parameter.requires_grad_(one.take()), one.holders)
             self.weights[reel.name] = LatentWeight(
                 reel, one.parameter, one.holders, engine, self.stored, selection == "greedy"
             )
@@ -90,6 +90,7 @@ class LatentForm:
 
     def take_scores(self, scores: Mapping[str, Tensor]) -> None:
         lines = {name: weight.line_of(scores[name]) for name, weight in self.weights.items()}
+        move_states(list(self.weights.values()))
         for name, weight in self.weights.items():
             weight.restart(*lines[name])
 
@@ -202,11 +203,26 @@ class LatentForm:
         follows = {name: weight.follows for name, weight in self.weights.items()}
         return {**tables, "lines": lines, "follows": follows}
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        for name, weight in self.weights.items():
+            # Those that follow their scores are chosen anew if need be.
+            if not state["follows"][name] and not weight.are_options(state["others"][name]):
+                raise SlotkitError(
+                    f"This state has others/{name} with numbers that are no options of {weight.reel}. It is "
+                    "damaged, or was put together by hand."
+                )
+
     def load(self, state: Mapping[str, Any]) -> None:
+        move_states(list(self.weights.values()))
         for name, weight in self.weights.items():
             weight.load({key: state[key][name] for key in STATE} | state["lines"][name])
             weight.follows = state["follows"][name]
-            weight.guard.mark()
+            if weight.is_consistent():
+                weight.guard.mark()
+            elif weight.follows:
+                weight.choose_all()
+            else:  # another dtype has rounded them
+                weight.put_options(state["others"][name])
 
     def end(self, model: nn.Module) -> None:
         for weight in self.weights.values():

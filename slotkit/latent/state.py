@@ -100,15 +100,19 @@ class LatentState:
         found = torch.cat([self.scores_of(part) for part in self.parts()])
         return found.to(self.latent.dtype).reshape(*self.reel.shape, self.reel.k)
 
-    def selected_in(self, weight: Tensor) -> Tensor:
-        """Which options a weight (n,) holds: int64 (n,); among options of its value the best score."""
-        found = []
-        for part in self.parts():
-            options, initial = self.rows(part)
-            scores = line_scores(options, initial, self.latent[part], self.line.c)
-            inside = options.to(weight.dtype) == weight[part].unsqueeze(-1)
-            found.append(greedy(torch.where(inside, scores, -math.inf)))
-        return torch.cat(found)
+    def selected_in(self, weight: Tensor, by: torch.dtype | None = None) -> Tensor:
+        """Which options a weight (n,) holds: int64 (n,); among options of its value the best score. `by` is
+        a dtype that its numbers had before its own one.
+        """
+        return torch.cat([self._holding(part, weight, *self.rows(part), by) for part in self.parts()])
+
+    def _holding(
+        self, part: Tensor, weight: Tensor, options: Tensor, initial: Tensor, by: torch.dtype | None = None
+    ) -> Tensor:
+        """`selected_in` for some connections (m,), whose options and initial scores are (m, K)."""
+        scores = line_scores(options, initial, self.latent[part], self.line.c)
+        inside = options.to(by or weight.dtype).to(weight.dtype) == weight[part].unsqueeze(-1)
+        return greedy(torch.where(inside, scores, -math.inf))
 
     def options_at(self, selected: Tensor) -> Tensor:
         """The options (n,), float32, of indices (n,)."""
@@ -120,13 +124,13 @@ class LatentState:
         If the weight was chosen `greedily`, `lower` and `upper` must also be the interval of that option. A
         sampled weight has no interval.
         """
-        selected = self.selected_in(weight)
         for part in self.parts():
             options, initial = self.rows(part)
-            if not torch.equal(take(options, selected[part]).to(weight.dtype), weight[part]):
+            selected = self._holding(part, weight, options, initial)
+            if not torch.equal(take(options, selected).to(weight.dtype), weight[part]):
                 return False
             if greedily:
-                lower, upper = interval(options, initial, selected[part], self.line.sign)
+                lower, upper = interval(options, initial, selected, self.line.sign)
                 same_lower = torch.equal(lower.to(self.lower.dtype), self.lower[part])
                 if not (same_lower and torch.equal(upper.to(self.upper.dtype), self.upper[part])):
                     return False

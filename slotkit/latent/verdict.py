@@ -28,8 +28,9 @@ class Verdict:
         """
         self._names = list(names)
         self._nothing = torch.zeros((), dtype=torch.float64, device=device)
-        self.skip = torch.zeros(1, device=device)
-        self._stopped = torch.zeros(1, device=device)
+        # Kernels read float32, whatever torch.set_default_dtype says.
+        self.skip = torch.zeros(1, dtype=torch.float32, device=device)
+        self._stopped = torch.zeros_like(self.skip)
         self._fine = torch.full((1,), float(steps), dtype=torch.float64, device=device)
         self._bad = torch.zeros(len(names), dtype=torch.bool, device=device)
         self._told: Tensor | None = None
@@ -65,7 +66,8 @@ class Verdict:
         if torch.cuda.is_current_stream_capturing():
             return
         if self._event is None or self._told is None:
-            self._told, self._event = torch.zeros(1).pin_memory(), torch.cuda.Event()  # type: ignore[no-untyped-call]
+            told = torch.zeros(1, dtype=torch.float32, device="cpu")
+            self._told, self._event = told.pin_memory(), torch.cuda.Event()  # type: ignore[no-untyped-call]
         elif self._event.query():  # type: ignore[no-untyped-call]
             self._raise(self._told)
         else:

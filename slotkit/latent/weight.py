@@ -103,7 +103,9 @@ class LatentWeight(LatentState):
         """What engines see. It is made again only if the weight or the state has other memory."""
         memory, in_place = self.parameter.data_ptr(), self.parameter.is_contiguous()
         if self._arrays is None or self._arrays_of != memory or not in_place:
-            flat = self.parameter.detach().reshape(-1)
+            # Of a column of a larger tensor a flat view has gaps: engines get a copy, and `written` puts it
+            # back.
+            flat = self.parameter.detach().reshape(-1).contiguous()
             state = self.latent, self.velocity, self.lower, self.upper
             if self._spec is None:
                 self._spec = self._spec_and_bounds()
@@ -143,6 +145,15 @@ class LatentWeight(LatentState):
             self.parameter.copy_(values.view(self.parameter.shape))
         self.guard.mark()
 
+    def are_options(self, values: Tensor) -> bool:
+        """Whether all are options in the dtype of the values, which may be another one than the weight's."""
+        flat = values.to(self.latent.device).reshape(-1)
+        return torch.equal(self.options_at(self.selected_in(flat)).to(flat.dtype), flat)
+
+    def put_options(self, values: Tensor) -> None:
+        """Write the options that these are, as `are_options` has it, as the weight's dtype has them."""
+        self.put(self.options_at(self.selected_in(values.to(self.latent.device).reshape(-1))))
+
     def restart(self, c: float, latent: Tensor) -> None:
         super().restart(c, latent)
         if self.follows:
@@ -181,15 +192,16 @@ class LatentWeight(LatentState):
 
         The cast itself has rounded options that the old dtype had rounded already.
         """
-        found, touched = self.parameter.detach().clone(), self.guard.is_touched()
-        narrow = min(before, found.dtype, key=lambda dtype: dtype.itemsize)
+        found, touched = self.parameter.detach().clone().reshape(-1), self.guard.is_touched()
         if self.follows:
             self.choose_all()
-        else:
-            self.put(self.options_at(self.selected_in(found.reshape(-1).to(narrow))))
-        if touched and not torch.equal(found.to(narrow), self.parameter.detach().to(narrow)):
+        selected = self.selected_in(*((self._values(),) if self.follows else (found, before)))
+        options = self.options_at(selected)
+        if not self.follows:
+            self.put(options)
+        if touched and not torch.equal(options.to(before).to(found.dtype), found):
             with torch.no_grad():
-                self.parameter.copy_(found)
+                self.parameter.copy_(found.view(self.parameter.shape))
             raise self.guard.changed()
 
     def undo_casts(self) -> None:
@@ -205,6 +217,9 @@ class LatentWeight(LatentState):
             if not torch.equal(self.parameter.detach().to(narrow).to(found.dtype), found):
                 with torch.no_grad():
                     self.parameter.copy_(found)
+
+    def _values(self) -> Tensor:
+        return self.parameter.detach().reshape(-1)
 
     def _uniform(self, stream: int, number: int) -> Tensor:
         return self.reel.draw(stream, number, self.latent.device).reshape(-1)
@@ -228,28 +243,39 @@ class LatentWeight(LatentState):
 
 
 def relocate(weights: Sequence[LatentWeight]) -> None:
-    """Move the state of weights that have gone to another device or dtype there.
+    """Move the state of weights that have gone to another device or dtype there, and round their options
+    anew.
 
     Raises SlotkitError if a weight was replaced or changed.
     """
     for weight in weights:
         weight.guard.check_in_place()
-    relocated = [weight for weight in weights if weight.guard.has_relocated()]
     for weight in weights:
-        if weight.guard.is_elsewhere() and weight not in relocated:
+        if weight.guard.is_elsewhere() and not weight.guard.has_relocated():
             weight.undo_casts()
-    if not relocated:
-        return
+    for weight, before in move_states(weights):
+        if before != weight.parameter.dtype:
+            weight.round_anew(before)
+
+
+def move_states(weights: Sequence[LatentWeight]) -> list[tuple[LatentWeight, torch.dtype]]:
+    """Move the state of weights that have gone to another device or dtype there, and nothing else.
+
+    Returns these weights, with the dtype that each had before.
+    """
+    relocated = [weight for weight in weights if weight.guard.has_relocated()]
     engines = [
         find_engine(weight.engine_name, weight.parameter, weight.reel, weight.tables is not None)
         for weight in relocated
     ]
-    pack(weights, [(weight.parameter.device, weight.state_dtype) for weight in weights])
+    if relocated:
+        pack(weights, [(weight.parameter.device, weight.state_dtype) for weight in weights])
+    found = []
     for weight, engine in zip(relocated, engines, strict=True):
         weight.engine, (_, before) = engine, weight.guard.placement
         weight.guard.placement = weight.parameter.device, weight.parameter.dtype
-        if before != weight.parameter.dtype:
-            weight.round_anew(before)
+        found.append((weight, before))
+    return found
 
 
 def step(steps: Sequence[WeightStep]) -> None:
@@ -288,7 +314,8 @@ def sample(weights: Sequence[LatentWeight], stream: int, number: int | Tensor) -
 def row_major(weight: LatentWeight, gradient: Tensor) -> Tensor:
     """A gradient as engines take it: (n,), in the state's dtype."""
     same = gradient.dtype == weight.latent.dtype
-    return (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
+    flat = (gradient if same else gradient.to(weight.latent.dtype)).reshape(-1)
+    return flat.contiguous()  # an expanded number, or a column of a larger tensor, is a view with gaps
 
 
 def check_finite(gradients: Iterable[tuple[LatentWeight, Tensor]]) -> None:

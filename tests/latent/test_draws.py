@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -285,6 +287,22 @@ def test_threads_change_no_draw_and_no_step(factor: float) -> None:
         finally:
             numba.set_num_threads(1)
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+def test_machines_that_draw_at_the_same_time_draw_as_they_do_alone() -> None:
+    """Two threads of Python: compiled loops let both go on at once, and have memory to work in in common."""
+    machines = [layer("numba", 64, shape=(200, 300), tables="recomputed", seed=seed) for seed in (1, 2)]
+    for machine in machines:
+        spread_latents(machine, 4.0)
+
+    def draws(machine: SlotMachine) -> list[Tensor]:
+        return [drawn(machine, draw).clone() for draw in range(30)]
+
+    alone = [draws(machine) for machine in machines]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(draws, machines))
+    for one, two in zip(itertools.chain(*alone), itertools.chain(*together), strict=True):
+        assert torch.equal(one, two)
 
 
 # ---------------------------------------------------------------------------------------------------

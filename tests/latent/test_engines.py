@@ -209,6 +209,33 @@ def test_a_weight_with_gaps_in_its_memory(engine: str, device: torch.device) -> 
     assert flips > few(20, 10)
 
 
+GAPS = {
+    "a column": lambda values: torch.stack([values, values + 1], dim=-1)[..., :1].flatten(-2),
+    "one number": lambda values: values.new_tensor(0.5).expand_as(values),
+}
+
+
+@pytest.mark.parametrize("kind", GAPS)
+def test_a_gradient_with_gaps_in_its_memory(kind: str, engine: str, device: torch.device) -> None:
+    """Flat it is a view that is not contiguous, and engines read memory from its first number on."""
+    model = nn.Linear(1, 9, bias=False).to(device)
+    machine = slotify(model, 4, engine=engine)
+    gradient = GAPS[kind](torch.linspace(-1, 1, 9, device=device).unsqueeze(-1))
+    assert not gradient.reshape(-1).is_contiguous()
+    model.weight.grad = gradient
+    machine.optimizer(1.0).step()
+    assert torch.equal(first_weight(machine).latent, -gradient.flatten())
+
+
+def test_a_weight_that_is_a_column_of_a_larger_tensor(engine: str, device: torch.device) -> None:
+    model, larger = nn.Linear(1, 9, bias=False), torch.full((9, 2), 7.0, device=device)
+    model.weight = nn.Parameter(larger[:, :1])
+    machine = slotify(model, 4, engine=engine)
+    assert torch.equal(model.weight, slotify(nn.Linear(1, 9, bias=False), 4).model.weight.to(device))
+    assert torch.equal(larger[:, 1], torch.full((9,), 7.0, device=device)), "it is somebody else's"
+    machine.selected("weight")
+
+
 def test_state_is_one_buffer_a_dtype(device: torch.device) -> None:
     """Slices side by side, also after a move to another dtype."""
     machine = slotify(mlp().to(device), 4, engine="auto")

@@ -16,6 +16,7 @@ from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.making import slotify
 from slotkit.optim import SlotAdam
+from slotkit.selection import take
 
 X = normal(4, 12, seed=1, dtype=torch.float32)
 
@@ -117,6 +118,30 @@ def test_a_weight_that_was_cast_is_not_taken_for_changed(selection: str, wide: t
     machine.state_dict()
     for _ in range(2):
         machine.model(X.to(wide))
+
+
+@pytest.mark.parametrize("dtypes", [("half", "bfloat16"), ("bfloat16", "half")], ids="-".join)
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_neither_is_a_cast_from_one_half_precision_to_the_other(
+    selection: str, dtypes: tuple[str, str]
+) -> None:
+    """Rounded twice, options are other numbers than rounded once, and neither type is the narrower one."""
+    # The seed is one where no two options of a drawn connection have the same rounding.
+    machine = slotify(mlp(), 8, selection, seed=2)
+    getattr(machine.model, dtypes[0])()
+    before = {name: machine.selected(name) for name in machine.reels}
+    getattr(machine.model, dtypes[1])()
+    twice = weights(machine)
+    for name, selected in before.items():
+        assert torch.equal(machine.selected(name), selected)
+        value = take(machine.reels[name].options(), selected).to(twice[name].dtype)
+        assert torch.equal(machine.model.get_parameter(name), value)
+    assert not equal(weights(machine), twice)
+    getattr(machine.model, dtypes[0])()
+    with torch.no_grad():
+        machine.model.get_parameter("0.weight").add_(1)
+    with pytest.raises(SlotkitError, match=MESSAGE):
+        machine.state_dict()
 
 
 def test_a_copied_machine_that_was_changed_stays_so() -> None:

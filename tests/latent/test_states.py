@@ -15,6 +15,7 @@ from small_networks import each_is_an_option, equal, weights
 from slotkit.errors import SlotkitError
 from slotkit.latent.state import STATE
 from slotkit.making import slotify
+from slotkit.selection import take
 
 # ---------------------------------------------------------------------------------------------------
 # Evaluation with another selection.
@@ -107,6 +108,61 @@ def test_state_dict_continues_with_the_same_bits(selection: str, engine: str, de
     train(resumed, few(5))
     assert equal(bits(machine), bits(resumed))
     assert machine.draws == resumed.draws
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.filterwarnings("ignore:This probabilistic machine made a step without a draw")
+@pytest.mark.parametrize("to", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_a_state_of_another_dtype_brings_its_options(
+    selection: str, dtype: torch.dtype, to: torch.dtype
+) -> None:
+    """Not the roundings of them in the type that they were saved in."""
+    saved, machine = (slotify(mlp().to(each), 8, selection) for each in (dtype, to))
+    train(saved, 2)
+    machine.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for name, reel in saved.reels.items():
+        options = take(reel.options(), saved.selected(name))
+        assert torch.equal(machine.model.get_parameter(name), options.to(to))
+    machine.model.eval()  # no draw: what is not stepped stays
+    train(machine, 1)
+    machine.state_dict()
+    assert each_is_an_option(machine)
+
+
+@pytest.mark.parametrize("cast", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_a_state_for_a_machine_that_was_cast_since(selection: str, cast: torch.dtype) -> None:
+    saved, machine = (slotify(mlp(), 8, selection) for _ in range(2))
+    train(saved, 2)
+    machine.model.to(cast)
+    machine.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for name, reel in saved.reels.items():
+        options = take(reel.options(), saved.selected(name))
+        assert torch.equal(machine.model.get_parameter(name), options.to(cast))
+
+
+def test_a_state_with_weights_that_are_no_options() -> None:
+    """Greedily they follow from the latents. A sample can't be made good, and is refused before a change."""
+    for selection in ("greedy", "probabilistic"):
+        saved, machine = (slotify(mlp(), 4, selection) for _ in range(2))
+        train(saved, 2)
+        state, before = copy.deepcopy(saved.state_dict()), bits(machine)
+        state["others"]["2.weight"] += 1
+        if selection == "greedy":
+            machine.load_state_dict(state)
+            assert equal(bits(machine), bits(saved))
+        else:
+            with pytest.raises(SlotkitError) as caught:
+                machine.load_state_dict(state)
+            assert str(caught.value) == (
+                "This state has others/2.weight with numbers that are no options of "
+                f"{machine.reels['2.weight']}. It is damaged, or was put together by hand."
+            )
+            assert equal(bits(machine), before)
 
 
 def test_a_state_holds_no_table_that_grows_with_k() -> None:

@@ -50,3 +50,18 @@ def test_what_was_wrong_in_another_state_is_past() -> None:
     verdict.ask()
     verdict.look({}, None)
     assert verdict.skip.item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_kernels_read_float32_whatever_the_default_is(dtype: torch.dtype) -> None:
+    """Of 1.0 in float64 they would read 0.0, and go on."""
+    torch.set_default_dtype(dtype)
+    try:
+        verdict = made()
+        verdict.look({0: BAD}, None)
+        assert verdict.skip.dtype == torch.float32
+        assert verdict.skip.item() == 1
+        with pytest.raises(DivergedError, match=r"^The gradient of a is not finite in step 5 "):
+            verdict.hear()
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -14,7 +14,7 @@ from slotkit.errors import SlotkitError
 from slotkit.latent.line import fit_line
 from slotkit.machine import SlotMachine
 from slotkit.making import slotify
-from slotkit.selection import greedy
+from slotkit.selection import greedy, take
 
 CPU = torch.device("cpu")
 
@@ -63,6 +63,20 @@ def test_sampled_machines() -> None:
     two.copy_scores(one)
     assert all((two.scores(name) - one.scores(name)).abs().max() < 1e-5 for name in one.reels)
     assert two.draws == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("selection", ["greedy", "PS"])
+def test_a_machine_that_was_cast_since_takes_scores(selection: str, dtype: torch.dtype) -> None:
+    """The engine of before may not know the new type."""
+    latent = trained(Run("mlp", 4, steps=5, dtype=torch.float32), "latent")
+    cast = slotify(mlp(), 4, selection, seed=latent.reels["0.weight"].seed)
+    cast.model.to(dtype)
+    cast.copy_scores(latent)
+    cast.spin("greedy")
+    for name in latent.reels:
+        chosen = take(cast.reels[name].options(), latent.selected(name))
+        assert torch.equal(cast.model.get_parameter(name), chosen.to(dtype))
 
 
 def refused(message: str, latent: SlotMachine, other: SlotMachine) -> None:

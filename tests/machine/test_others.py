@@ -205,6 +205,26 @@ def test_a_bias_that_somebody_wrote_is_known_by_its_effect() -> None:
     assert product.get_parameter("matrix").abs().min() > 0
 
 
+@pytest.mark.parametrize("around", ["float64", "meta"])
+def test_the_default_dtype_and_device_have_no_say(around: str) -> None:
+    """ "meta" stands for a GPU here."""
+    modules = (Product(), PlainNorm(6))
+    try:
+        if around == "float64":
+            torch.set_default_dtype(torch.float64)
+        with torch.device("meta" if around == "meta" else "cpu"), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            product, norm = (slotify(nn.Sequential(linear(), module)).model[1] for module in modules)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(product.get_parameter("out_bias"), torch.zeros(3))
+    assert torch.equal(norm.get_parameter("weight"), torch.ones(6))
+
+
+def linear() -> nn.Module:
+    return nn.Linear(2, 2, device="cpu")
+
+
 def test_biases_of_recurrent_and_attention_layers() -> None:
     lstm, attention = frozen(nn.LSTM(3, 2)), frozen(nn.MultiheadAttention(4, 2))
     biases = [value for name, value in lstm.named_parameters() if "bias" in name]

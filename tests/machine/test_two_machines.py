@@ -25,6 +25,7 @@ from slotkit.errors import SlotkitError
 from slotkit.layers import SlotLinear
 from slotkit.machine import SlotMachine
 from slotkit.making import randomize
+from slotkit.optim import SlotSGD
 from slotkit.picking import Where
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -65,6 +66,77 @@ def test_a_second_machine_takes_what_is_left(first_form: str, second_form: str, 
     assert equal(weights(first), before)
     assert all(value.requires_grad for machine in (first, second) for value in machine.parameters())
     assert not ids(first) & ids(second), "two optimizers would step on one parameter"
+
+
+@pytest.mark.parametrize("second_form", FORMS)
+@pytest.mark.parametrize("first_form", FORMS)
+def test_what_one_machine_trains_no_other_does(first_form: str, second_form: str) -> None:
+    """And what the first one trains becomes the second one's, if that takes it."""
+    model = network()
+    first = slotify(model, first_form, k=4, where="fc1.weight", others="trained")
+    assert "fc2.weight" in first.trained
+    second = slotify(model, second_form, k=4, where="fc2.weight", others="trained")
+    assert list(first.trained) == ["fc1.bias", "norm.weight", "norm.bias", "fc2.bias"]
+    assert not second.trained
+    assert not ids(first) & ids(second), "two optimizers would step on one parameter"
+    for machine in (first, second):
+        machine.optimizer(lr=0.1)
+    if first_form == second_form == "latent":
+        before = model.get_parameter("fc2.bias").detach().clone()
+        optimizer = SlotSGD([first, second], lr=0.1)
+        model(batch()).square().sum().backward()
+        optimizer.step()
+        gradient = model.get_parameter("fc2.bias").grad
+        assert gradient is not None
+        torch.testing.assert_close(model.get_parameter("fc2.bias"), before - 0.1 * gradient)
+    second.to_learned()
+    assert "fc2.weight" in first.trained
+    first.to_learned()
+    assert not any("slot_machine" in key for module in model.modules() for key in vars(module))
+    third = slotify(model, second_form, k=4, others="trained")
+    assert list(third.trained) == ["fc1.bias", "norm.weight", "norm.bias", "fc2.bias"]
+
+
+@pytest.mark.parametrize("others", ["frozen", "kept", "trained"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_bias_of_a_slot_layer_is_left_alone(form: str, others: str) -> None:
+    model = with_a_slot_layer(bias=True)
+    bias = model.get_parameter("fc2.bias")
+    before = bias.detach().clone()
+    machine = slotify(model, form, k=4, others=others)
+    assert bias.requires_grad
+    assert torch.equal(bias, before)
+    assert "fc2.bias" not in machine.trained
+
+
+@pytest.mark.parametrize("way", ["a deep copy", "assigned"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_second_machine_trains_in_a_copy_too(form: str, way: str) -> None:
+    """Other Parameters, without the attributes of those that the first machine froze."""
+    first = slotify(network(), "latent", k=4, where="fc1.weight")
+    if way == "a deep copy":
+        first = copy.deepcopy(first)
+    else:
+        others = {name: value for name, value in first.model.state_dict().items() if name != "fc1.weight"}
+        first.model.load_state_dict(copy.deepcopy(others), strict=False, assign=True)
+    second = slotify(first.model, form, k=4, where="fc2.weight")
+    before = scores_of(second)
+    train(second, 3)
+    assert not equal(scores_of(second), before)
+    for machine in (second, first):
+        machine.to_learned()
+    assert all(value.requires_grad for value in first.model.parameters())
+    assert not any("slot_machine" in key for module in first.model.modules() for key in vars(module))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_user_freezes_later_stays_frozen(form: str) -> None:
+    model = network()
+    slotify(model, "latent", k=4, where="fc1.weight")
+    slotify(model, form, k=4, where="fc2.weight").to_learned()
+    model.get_parameter("fc2.weight").requires_grad_(False)
+    last = slotify(model, form, k=4, where="fc2.weight")
+    assert [value.requires_grad for value in last.parameters()] == [False]
 
 
 @pytest.mark.parametrize("second_form", FORMS)

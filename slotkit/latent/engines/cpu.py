@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -61,11 +62,15 @@ class Cpu:
     def __init__(self) -> None:
         self._views: WeakKeyDictionary[Arrays, Views] = WeakKeyDictionary()
         self._work = new_work(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        # Threads of Python take turns: a loop has all cores anyway, they would overwrite each other's
+        # `_work`, and not every threading layer of numba can be entered twice.
+        self._turn = threading.Lock()
         self._is_forked = False
 
     def after_fork(self) -> None:
         """Go on without threads: those of GNU OpenMP, which numba uses, kill a forked process."""
         self._is_forked = True
+        self._turn = threading.Lock()  # a thread that is not in the child may have had it
 
     def __reduce__(self) -> str:
         """A copy is the same object: its views belong to `Arrays`, and a copied machine makes its own."""
@@ -87,25 +92,26 @@ class Cpu:
         if move.recorded:
             connections, options = (np.empty(len(views.weight), np.int32) for _ in range(2))
         run = serial_step if self._is_forked else step_tensor
-        run(
-            views.weight,
-            latent,
-            velocity,
-            square,
-            lower,
-            upper,
-            views.nothing if move.gradient is None else move.gradient.numpy(),
-            np.array(move.rule, latent.dtype),  # type: ignore[arg-type]
-            line.scale,
-            line.c,
-            line.sign,
-            move.choose,
-            views.spec,
-            views.tables,
-            counts,
-            connections,
-            options,
-        )
+        with self._turn:
+            run(
+                views.weight,
+                latent,
+                velocity,
+                square,
+                lower,
+                upper,
+                views.nothing if move.gradient is None else move.gradient.numpy(),
+                np.array(move.rule, latent.dtype),  # type: ignore[arg-type]
+                line.scale,
+                line.c,
+                line.sign,
+                move.choose,
+                views.spec,
+                views.tables,
+                counts,
+                connections,
+                options,
+            )
         if not move.choose:
             return None
         if not move.recorded:
@@ -119,20 +125,21 @@ class Cpu:
             arrays.kept["proposals"] = new_proposals(len(views.weight), views.spec)
         counts = np.empty(views.blocks, np.int64)
         run = serial_sample if self._is_forked else sample_tensor
-        run(
-            views.weight,
-            views.state[0],
-            c,
-            np.uint64(stream + REJECTION),
-            np.uint64(number),
-            max(arrays.largest_option, SMALLEST_SINGLE),
-            abs(c) * arrays.largest_score,
-            views.spec,
-            views.tables,
-            arrays.kept["proposals"],  # type: ignore[arg-type]
-            self._work,
-            counts,
-        )
+        with self._turn:
+            run(
+                views.weight,
+                views.state[0],
+                c,
+                np.uint64(stream + REJECTION),
+                np.uint64(number),
+                max(arrays.largest_option, SMALLEST_SINGLE),
+                abs(c) * arrays.largest_score,
+                views.spec,
+                views.tables,
+                arrays.kept["proposals"],  # type: ignore[arg-type]
+                self._work,
+                counts,
+            )
         return Flips(torch.from_numpy(counts), BLOCK)
 
     def views(self, arrays: Arrays) -> Views:
