@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,15 @@ class Disk:
     """Every way in which slotkit changes a disk, one method each, so that tests can let each of them fail."""
 
     def fill(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Let `write` make a new file."""
+        """Let `write` make a new file, which others may read if the umask lets them.
+
+        safetensors makes files that their owner alone can read, whatever the umask.
+        """
+        path.unlink(missing_ok=True)
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         write(path)
+        path.chmod(mode)
 
     def append(self, path: Path, text: str) -> None:
         # A name in a sentence may be no UTF-8: it is shown escaped.
