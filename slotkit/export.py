@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slotkit import slotfile
 from slotkit.config import Overrides, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 from slotkit.files import unwritable, write_whole
 from slotkit.models import OWN, create
 from slotkit.recording.replay import channel_dims_of
@@ -240,7 +240,7 @@ def _rebuild(
     """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
     here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
     state, _ = load(folder, which)
-    way_on = f"`slotkit export {folder.path} --other-data` exports all the same."
+    way_on = f"`slotkit export {typed(folder.path)} --other-data` exports all the same."
     prepared = reopen(folder, resolve([own_settings(folder), here, *changes]), way_on, other_data)
     with naming(folder.checkpoint(which), "Use another one, or train again."):
         prepared.trainee.load(state)

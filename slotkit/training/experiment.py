@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
-from slotkit.errors import DivergedError, SlotkitError, UnreadableError
+from slotkit.errors import DivergedError, SlotkitError, UnreadableError, typed
 from slotkit.files import write_bytes, write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
@@ -197,7 +197,7 @@ def evaluate(
             f"{folder.name} was recorded in a loop of one's own, and which images that held out is not "
             "known. Evaluate on --split test."
         )
-    way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
+    way_on = f"`slotkit evaluate {typed(folder.path)} --other-data` reads the test images as they are now."
     if which == "start" and not folder.begins_with_weights():
         prepared = reopen(folder, resolve([own_settings(folder), *changes]), way_on, other_data, tell)
         return readings(prepared, part, at_start=True)
