@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
-from slotkit.errors import DivergedError, SlotkitError, UnreadableError, typed
+from slotkit.errors import DivergedError, SlotkitError, UnreadableError, is_text, typed
 from slotkit.files import write_bytes, write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
@@ -94,7 +94,9 @@ def run(
         with first_one_fetches(resolved.config.data, processes):
             prepared = shared(prepare(with_pieces(resolved, processes.count), data), processes)
         if not processes.leads:
-            folder = RunFolder(Path(processes.text("")))
+            place = processes.text("")
+            # safetensors opens paths of UTF-8 only: that from here may be one where the whole path is none.
+            folder = RunFolder(Path(place if is_text(place) else os.path.relpath(place)))
             begun(folder)
             follow(prepared, folder, start, resumes=False)
             return folder
