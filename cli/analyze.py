@@ -16,7 +16,7 @@ from slotkit.cli.options import AsJson, RunsDir
 from slotkit.cli.output import print_json
 from slotkit.cli.sweep_progress import sweep_progress
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 
 if TYPE_CHECKING:
     from slotkit.analyses.common.analysis import Analysis, Folders, Setting
@@ -142,7 +142,7 @@ def _train(analysis: Analysis, runs_dir: Path | None, given: dict[str, Any]) -> 
             engine.train(sweep, report)
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
-            f"Stopped. The same command goes on from there; `slotkit analyze {analysis.name} {path}` "
+            f"Stopped. The same command goes on from there; `slotkit analyze {analysis.name} {typed(path)}` "
             "analyses what is finished.",
             file=sys.stderr,
         )

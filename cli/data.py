@@ -106,7 +106,7 @@ def show(
         lower = below(recipe, config, upper)
     else:
         lower = [own_settings(RunFolder.open(run, runs_dir or default_runs_dir()))]
-    found = shown(resolve([*lower, *upper]), images, split, epoch)
+    found = shown(resolve([*lower, *upper]), images, split, epoch, run is not None)
     path = out or Path(f"{found.name}-{split}.png")
     found.save(path)
     print(f"{found.title}")

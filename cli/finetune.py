@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.completion import complete_recipe, complete_run
+from slotkit.cli.hints import to_resume
 from slotkit.cli.options import (
     AsJson,
     ConfigFile,
@@ -22,7 +23,7 @@ from slotkit.cli.options import (
 from slotkit.cli.output import percent, print_json, progress
 from slotkit.cli.table import table
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 
 if TYPE_CHECKING:
     from slotkit.config import Overrides
@@ -99,7 +100,7 @@ def finetune(
     if show_config:
         print(table(("setting", "value", "origin"), settings(parent, layers[0]).explain()))
         return
-    folders = [_run(parent, which, one, from_scratch, place, name) for one in layers]
+    folders = [_run(parent, which, one, from_scratch, place, name, model_factory) for one in layers]
     summaries = [folder.summary() | {"folder": str(folder.path)} for folder in folders]
     if as_json:
         print_json(summaries[0] if seeds is None else summaries)
@@ -151,6 +152,7 @@ def _run(
     scratch: bool,
     runs_dir: Path,
     name: str | None,
+    factory: str | None,
 ) -> RunFolder:
     from slotkit.training.finetune import finetune as finetune_run
     from slotkit.training.signals import StoppedError
@@ -163,11 +165,11 @@ def _run(
                 lambda folder: begun.append(str(folder.path)),
             )
     except KeyboardInterrupt:
-        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        way_on = f"{to_resume(begun[-1], factory)} goes on with it." if begun else "No run had begun."
         print(f"Interrupted. {way_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     except StoppedError as stopped:
-        print(f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on with it.", file=sys.stderr)
+        print(f"Stopped: {stopped}. {to_resume(begun[-1], factory)} goes on with it.", file=sys.stderr)
         raise typer.Exit(143) from None
 
 
@@ -193,8 +195,9 @@ def print_comparison(summary: dict[str, Any], factory: str | None = None) -> Non
         "accuracies at the best epoch by validation"
     )
     print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
-    own = "" if factory is None else f" --model-factory {factory}"
-    print(f"next: slotkit evaluate {summary['folder']}/{summary['branches'][0]['branch']}{own}")
+    own = "" if factory is None else f" --model-factory {typed(factory)}"
+    branch = Path(summary["folder"]) / summary["branches"][0]["branch"]
+    print(f"next: slotkit evaluate {typed(branch)}{own}")
 
 
 def _print_over_seeds(summaries: list[dict[str, Any]]) -> None:

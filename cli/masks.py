@@ -13,6 +13,8 @@ from slotkit.cli.options import AsJson, DataDir, Device, Run, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
+from slotkit.errors import typed
+
 if TYPE_CHECKING:
     from slotkit.masks.file import About, Masks
     from slotkit.masks.scores import LayerScores, NetworkScores
@@ -184,4 +186,4 @@ def _write(masks: Masks, about: About, out: Path | None, as_json: bool) -> None:
             f"No connection is left in {', '.join(empty)}: nothing passes through this network.",
             file=sys.stderr,
         )
-    print(f"next: slotkit masks score {path}")
+    print(f"next: slotkit masks score {typed(path)}")

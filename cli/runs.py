@@ -11,6 +11,8 @@ from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import percent, print_json, sparse_line
 from slotkit.cli.table import table
 
+from slotkit.errors import typed
+
 if TYPE_CHECKING:
     from slotkit.runs.listing import Listed
 
@@ -66,7 +68,8 @@ def list_(
     if left_out:
         print(f"{len(left_out)} runs of before are not listed: the sweep does not ask for them any more.")
     for one in sweeps_in(place) if sweep is None else []:
-        print(f"sweep {one.name}: `slotkit sweep status {one.name}`, `slotkit runs list {one.name}`")
+        path = typed(one.name if runs_dir is None else one)
+        print(f"sweep {one.name}: `slotkit sweep status {path}`, `slotkit runs list {path}`")
 
 
 @app.command("show")
@@ -134,7 +137,7 @@ def replay(
     ]
     print(table(("tensor", "connections", "not as at the start", "share"), rows))
     print(f"checkpoint: {path}")
-    print(f"next: slotkit evaluate {folder.path} --checkpoint {path.stem}")
+    print(f"next: slotkit evaluate {typed(folder.path)} --checkpoint {path.stem}")
 
 
 def _learned(row: Listed) -> str:

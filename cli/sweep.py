@@ -13,7 +13,7 @@ from slotkit.cli.sweep_progress import sweep_progress
 from slotkit.cli.sweep_table import show, show_preview
 from typer.core import TyperGroup
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -273,7 +273,7 @@ def _train(sweep: Sweep, planned: Any, executor: Any, retries: int, memory: int 
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
             "Stopped: what was in progress is saved. The same command goes on from there; "
-            f"`slotkit sweep status {sweep.path}` shows how far it is.",
+            f"`slotkit sweep status {typed(sweep.path)}` shows how far it is.",
             file=sys.stderr,
         )
         raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None

@@ -8,6 +8,8 @@ from slotkit.cli.hints import print_next
 from slotkit.cli.output import duration, print_json
 from slotkit.cli.table import table
 
+from slotkit.errors import typed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -119,7 +121,7 @@ def _next(sweep: Sweep, states: Sequence[State]) -> list[tuple[str, str]]:
     if left and not sweep.is_locked() and sweep.manifest.command:
         steps.append((sweep.manifest.command, f"trains the {left} that are left"))
     if any(state.status in DONE for state in states):
-        steps.append((f"slotkit report {sweep.path}", "figures and tables, as a page"))
+        steps.append((f"slotkit report {typed(sweep.path)}", "figures and tables, as a page"))
     return steps
 
 

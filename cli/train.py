@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from slotkit.cli.completion import complete_run
 from slotkit.cli.finetune import print_comparison
-from slotkit.cli.hints import after_training, print_next
+from slotkit.cli.hints import after_training, print_next, to_resume
 from slotkit.cli.options import (
     AsJson,
     ConfigFile,
@@ -120,8 +120,8 @@ def train(
         changes = _layers(flags, set_ or [])
         begun = [resume]
         with _processes() as processes:
-            again = partial(_resume, resume, changes, processes)
-            folder = _run(again, runs_dir, begun, processes)
+            again = partial(_resume, resume, changes, begun, processes)
+            folder = _run(again, runs_dir, begun, processes, model_factory)
             if not processes.leads:
                 return
         if folder.is_comparison():
@@ -167,7 +167,8 @@ def train_resolved(
     """Train one run, and print what came of it. `factory` is --model-factory, if it made the network."""
     begun: list[str] = []
     with _processes() as processes:
-        folder = _run(partial(_start, resolved, name, begun, processes), runs_dir, begun, processes)
+        start = partial(_start, resolved, name, begun, processes)
+        folder = _run(start, runs_dir, begun, processes, factory)
         if not processes.leads:
             return
     _print_result(folder, as_json, factory)
@@ -241,7 +242,11 @@ def _processes() -> Iterator[Processes]:
 
 
 def _run(
-    train: Callable[[Path, Report], RunFolder], runs_dir: Path | None, begun: list[str], processes: Processes
+    train: Callable[[Path, Report], RunFolder],
+    runs_dir: Path | None,
+    begun: list[str],
+    processes: Processes,
+    factory: str | None,
 ) -> RunFolder:
     """Train. `begun` has the run's folder as soon as there is one."""
     from slotkit.runs.folder import default_runs_dir
@@ -251,10 +256,10 @@ def _run(
         with progress() if processes.leads else nullcontext(lambda event: None) as report:
             return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
-        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        way_on = f"{to_resume(begun[-1], factory)} goes on with it." if begun else "No run had begun."
         code, words = 130, f"Interrupted. {way_on}"
     except StoppedError as stopped:
-        code, words = 143, f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there."
+        code, words = 143, f"Stopped: {stopped}. {to_resume(begun[-1], factory)} goes on from there."
     if processes.leads:
         print(words, file=sys.stderr)
     raise typer.Exit(code)
@@ -277,13 +282,19 @@ def _start(
 
 
 def _resume(
-    wanted: str, changes: list[Overrides], processes: Processes, runs_dir: Path, report: Report
+    wanted: str,
+    changes: list[Overrides],
+    begun: list[str],
+    processes: Processes,
+    runs_dir: Path,
+    report: Report,
 ) -> RunFolder:
     from slotkit.runs.folder import RunFolder
     from slotkit.training.experiment import resume
     from slotkit.training.finetune import go_on
 
     folder = RunFolder.open(wanted, runs_dir)
+    begun.append(str(folder.path))
     if folder.is_comparison():
         refuse_several("A comparison of `slotkit finetune`")
         return go_on(folder, changes, report)

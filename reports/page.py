@@ -20,7 +20,7 @@ from slotkit.reports.untrained import untrained
 
 from slotkit import __version__
 from slotkit.config import full_path
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 from slotkit.files import write_text
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.listing import counted, shown
@@ -91,7 +91,7 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
     problems = [_problem(material, problem, baseline, tell) for problem in _compared(material)]
     return environment.from_string(source).render(
         title=f"slotkit: {', '.join(Path(name).name for name in material.named)}",
-        command=f"slotkit report {' '.join(material.named)}",
+        command=f"slotkit report {' '.join(map(typed, material.named))}",
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         sweeps=[

@@ -14,7 +14,7 @@ from slotkit.reports.figures import Figure, ends_of
 
 from slotkit import recipes
 from slotkit.config import Config, Overrides, flatten, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.listing import shown
 
@@ -113,7 +113,9 @@ def _flips(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
     lines = _by_layer(table, found)
     finding = f"{span(ends_of(lines), whole)} flips a step and million reels at the end"
     chart = Chart(finding, "training step", "flips / step / million reels", lines)
-    yield Figure(f"flips-{row.folder.name}", chart, (f"`slotkit analyze flips {row.folder.path}` has more.",))
+    yield Figure(
+        f"flips-{row.folder.name}", chart, (f"`slotkit analyze flips {typed(row.folder.path)}` has more.",)
+    )
 
 
 def _thresholds(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
@@ -123,7 +125,7 @@ def _thresholds(row: Row, table: pd.DataFrame) -> Iterator[Figure]:
     dense = not (table["quantity"] == "c").any()
     y = "median gap of scores to the next flip" if dense else "median distance of u to its next threshold"
     chart = Chart(finding, "training step", y, lines)
-    note = f"`slotkit analyze thresholds {row.folder.path}` has more."
+    note = f"`slotkit analyze thresholds {typed(row.folder.path)}` has more."
     yield Figure(f"thresholds-{row.folder.name}", chart, (note,))
 
 

@@ -1,5 +1,9 @@
 """The one exception type for everything a user can put right."""
 
+from __future__ import annotations
+
+import shlex
+
 
 class SlotkitError(ValueError):
     """Bad input: a wrong value, a missing dataset, a damaged file.
@@ -15,6 +19,11 @@ class UnreadableError(SlotkitError):
 
 class DivergedError(SlotkitError):
     """Training came to numbers that are not finite: its settings are at fault, not its surroundings."""
+
+
+def typed(path: object) -> str:
+    """A path as a command has it that a sentence suggests: quoted where a shell would take it apart."""
+    return shlex.quote(str(path))
 
 
 def is_text(name: str) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slotkit import slotfile
 from slotkit.config import Overrides, resolve
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 from slotkit.files import unwritable, write_whole
 from slotkit.models import OWN, create
 from slotkit.recording.replay import channel_dims_of
@@ -145,12 +145,11 @@ def export(
     write_whole(place / WEIGHTS, lambda path: save_file(state, path, metadata=header))
     dense = sum(value.numel() * value.element_size() for name, value in state.items() if name in outline.own)
     connections, index_bytes = sum(p.numel() for p in trainee.model.parameters()), None
-    names = [WEIGHTS]
+    names, into = [WEIGHTS], False
     without = _LEARNED if trainee.machine is None else refusal(trainee.machine)
     if trainee.machine is not None and without is None:
-        # A file with an architecture has float32 weights: one of fp64 is loaded into a network that is there.
-        plain = trainee.dtype == torch.float32
-        described = slotfile.architecture(config.name, image, classes, config.options) if plain else None
+        described = _described(prepared)
+        into = described is None
         sizes = slotfile.save(place / SLOT_FILE, trainee.machine, described, report=report)
         connections, index_bytes = sizes.connections, sizes.index_bytes
         names.append(SLOT_FILE)
@@ -160,10 +159,22 @@ def export(
         names.append(ONNX)
     files = {name: (place / name).stat().st_size for name in names}
     reading = "learned" if trainee.machine is None else "greedy"
-    earlier, into = _earlier(place, names), without is None and trainee.dtype != torch.float32
-    return Export(
-        *(place, files, dense, connections, index_bytes, reading, about, earlier, into), without=without
-    )
+    made = place, files, dense, connections, index_bytes, reading, about
+    return Export(*made, earlier=_earlier(place, names), into=into, without=without)
+
+
+def _described(prepared: Prepared) -> slotfile.Architecture | None:
+    """What a slot file says of the network. Without it the file is loaded into a network that is there: one
+    of fp64, because a file with an architecture has float32 weights, or one of timm with options that a file
+    may not name.
+    """
+    if prepared.trainee.dtype != torch.float32:
+        return None
+    model, classes = prepared.config.model, prepared.dataset.num_classes
+    try:
+        return slotfile.architecture(model.name, _image(prepared), classes, model.options)
+    except SlotkitError:
+        return None
 
 
 def _about(prepared: Prepared) -> dict[str, Any]:
@@ -240,7 +251,7 @@ def _rebuild(
     """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
     here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
     state, _ = load(folder, which)
-    way_on = f"`slotkit export {folder.path} --other-data` exports all the same."
+    way_on = f"`slotkit export {typed(folder.path)} --other-data` exports all the same."
     prepared = reopen(folder, resolve([own_settings(folder), here, *changes]), way_on, other_data)
     with naming(folder.checkpoint(which), "Use another one, or train again."):
         prepared.trainee.load(state)

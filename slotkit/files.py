@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,15 @@ class Disk:
     """Every way in which slotkit changes a disk, one method each, so that tests can let each of them fail."""
 
     def fill(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Let `write` make a new file."""
+        """Let `write` make a new file, which others may read if the umask lets them.
+
+        safetensors makes files that their owner alone can read, whatever the umask.
+        """
+        path.unlink(missing_ok=True)
+        path.touch()
+        mode = stat.S_IMODE(path.stat().st_mode)
         write(path)
+        path.chmod(mode)
 
     def append(self, path: Path, text: str) -> None:
         # A name in a sentence may be no UTF-8: it is shown escaped.
@@ -59,8 +67,14 @@ def write_whole(path: Path, write: Callable[[Path], None], aside: Path | None = 
 
     `aside` is where the file of before goes, just before the new one takes its place.
 
-    Raises SlotkitError if the disk is full or the folder can't be written; `path` is then as before.
+    Raises SlotkitError if `path` is a folder, the disk is full or the folder can't be written; `path` is then
+    as before.
     """
+    if path.is_dir():
+        raise SlotkitError(
+            f"{path} is a folder, and a file is to be written there. Give the file a name, such as "
+            f"{path / 'NAME'}."
+        )
     temporary = path.with_name(path.name + ".tmp")
     try:
         with _told(path):
@@ -155,7 +169,8 @@ def unwritable(path: Path, fault: Exception) -> SlotkitError:
     """The sentence for a file that could not be written."""
     reason = getattr(fault, "strerror", None) or str(fault)
     return SlotkitError(
-        f"{path} could not be written: {reason}. Free some space, or choose another folder with --runs-dir."
+        f"{path} could not be written: {reason}. Free some space, or choose another folder, with --out where "
+        "the command has it, else with --runs-dir."
     )
 
 

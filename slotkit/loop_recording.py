@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.optim import Optimizer
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 from slotkit.loggers.contract import Logger, Training
 from slotkit.loggers.loggers import Loggers
 from slotkit.loop_state import LoopState, Stateful
@@ -233,7 +233,7 @@ class Recording:
         if told is None:
             raise SlotkitError(
                 f"{self.folder.path} was trained by slotkit itself: `slotkit train --resume "
-                f"{self.folder.path}` goes on with it. For a loop of your own choose another path."
+                f"{typed(self.folder.path)}` goes on with it. For a loop of your own choose another path."
             )
         was = self._description.recording
         if (was.trace, was.every) != (self._settings.trace, self._settings.every):

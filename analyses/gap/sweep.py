@@ -12,7 +12,7 @@ from slotkit.analyses.gap.plan import Cell, Plan
 from slotkit.analyses.gap.sources import DROPOUT
 
 from slotkit.config import Overrides
-from slotkit.errors import SlotkitError, many
+from slotkit.errors import SlotkitError, many, typed
 from slotkit.files import write_whole
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -129,7 +129,7 @@ def start(plan: Plan, path: Path) -> Sweep:
         if different:
             raise SlotkitError(
                 f"{path} holds another sweep: it differs in {', '.join(different)}. Choose another --name, "
-                f"or analyse the one there with `slotkit analyze gap {path}`."
+                f"or analyse the one there with `slotkit analyze gap {typed(path)}`."
             )
         plan = replace(plan, seeds=tuple(dict.fromkeys([*there.seeds, *plan.seeds])))
     sweep = Sweep(path, plan)

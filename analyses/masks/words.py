@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slotkit.errors import are, many
+from slotkit.errors import are, many, typed
 from slotkit.masks.controls import CONTROLS
 from slotkit.masks.correlations import Estimate
 from slotkit.masks.members import BY_SCORE, GROUPS, NO_CONTROLS
@@ -174,7 +174,7 @@ def _missing(table: pd.DataFrame, told: Report, searches: Mapping[str, Path]) ->
     trained = set(table.loc[table["quantity"] == "accuracy", "search"])
     without = [path for name, path in searches.items() if name not in trained]
     if without:
-        paths = " ".join(map(str, without))
+        paths = " ".join(map(typed, without))
         yield f"Not trained yet: {paths}. `slotkit masks train {paths} --controls all` does it."
     if told.left or told.diverged:
         yield (

@@ -126,7 +126,7 @@ def head(file: BinaryIO, where: str, turn: bool = False) -> Head:
             grey = _is_grey(picture, where)
             # Pillow would decode a whole PNG to look for an orientation behind its pixels.
             tagged = picture.format in ("JPEG", "MPO", "TIFF", "WEBP") or "exif" in picture.info
-            way = orientation(picture) if tagged or turn else 1
+            way = _way_left(picture) if tagged or turn else 1
             width, height = picture.size
     except SlotkitError:
         raise
@@ -170,13 +170,23 @@ def orientation(picture: Image.Image) -> int:
 
 def is_turned(encoded: bytes) -> bool:
     """Whether a picture has an EXIF orientation other than upright; False if it can't be read."""
-    if not any(mark in encoded for mark in (b"Exif", b"eXIf", b"tiff:Orientation")):
+    # WEBP has the third.
+    if not any(mark in encoded for mark in (b"Exif", b"eXIf", b"EXIF", b"tiff:Orientation")):
         return False
     try:
         with _opened(BytesIO(encoded)) as picture:
-            return orientation(picture) != 1
+            return _way_left(picture) != 1
     except DECODING_ERRORS:
         return False
+
+
+def _way_left(picture: Image.Image) -> int:
+    """The EXIF orientation that an open picture has once it is read: Pillow itself turns a TIFF then."""
+    way = orientation(picture)
+    if way != 1 and picture.format == "TIFF":
+        picture.load()
+        way = orientation(picture)
+    return way
 
 
 @contextmanager

@@ -163,9 +163,11 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
 
 
 def absolute(name: str) -> str:
-    """The name with the folder after its colon as a whole path; other names stay as they are."""
+    """The name as runs write it down, so that one dataset has one name: with the folder after its colon as a
+    whole path, and else in small letters.
+    """
     source, folder = _resolve(name)
-    return f"{source.name.partition(':')[0]}:{folder}" if source.is_there else name
+    return f"{source.name.partition(':')[0]}:{folder}" if source.is_there else source.name
 
 
 def is_present(name: str, data_dir: Path | None) -> bool:

@@ -29,8 +29,13 @@ LOGGERS = {
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise SlotkitError if there is no such logger, or its package is not installed."""
+    """Raise SlotkitError if there is no such logger, one is named twice, or its package is not installed."""
     for name in names:
+        if names.count(name) > 1:
+            raise SlotkitError(
+                f"The logger {name} is named {names.count(name)} times and would get every number as often. "
+                "Name it once."
+            )
         if name not in LOGGERS:
             near = difflib.get_close_matches(name, LOGGERS, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]}?" if near else ""

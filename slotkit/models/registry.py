@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ def create(name: str, image: tuple[int, int, int], classes: int, **options: Any)
         options: see the network's function; for timm, keywords of timm.create_model.
 
     Raises:
-        SlotkitError: unknown name (with the nearest), unknown option, or images too small.
+        SlotkitError: unknown name (with the nearest), unknown option, option of another type, or images too
+            small.
     """
     if name == OWN:
         return _own(image, classes, options)
@@ -100,6 +102,7 @@ def create(name: str, image: tuple[int, int, int], classes: int, **options: Any)
     if unknown:
         known = ", ".join(network.options)
         raise SlotkitError(f"{name} has no option {', '.join(unknown)}. Its options are {known}.")
+    check_types(name, options)
     build: Callable[..., nn.Module] = getattr(import_module(network.module), network.function)
     try:
         return build(image, classes, **network.fixed, **options)
@@ -134,6 +137,27 @@ def find(name: str) -> Network:
             "for a timm model."
         )
     return NETWORKS[name]
+
+
+def check_types(name: str, options: Mapping[str, Any]) -> None:
+    """Raise SlotkitError for an option of another type than its default: the text "False" is true in Python.
+
+    An option that the network doesn't have is left to `create`.
+    """
+    defaults = find(name).options
+    for key, value in options.items():
+        if key not in defaults or is_a(value, type(defaults[key])):
+            continue
+        kind = type(defaults[key]).__name__
+        wanted = "true or false" if kind == "bool" else f"a {kind}, such as {defaults[key]!r}"
+        raise SlotkitError(f"{name} has the option {key}={value!r}; it takes {wanted}.")
+
+
+def is_a(value: Any, kind: type) -> bool:
+    """Exactly that type (True is no int), but an int may stand for a float; never NaN or infinity."""
+    if type(value) is float and not math.isfinite(value):
+        return False
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def describe() -> dict[str, str]:

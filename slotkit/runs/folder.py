@@ -21,7 +21,7 @@ import tomli_w
 
 from slotkit.config import Config, Resolved, flatten, nest
 from slotkit.data.identity import Identity
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 from slotkit.files import append_line, check_utf8, cut, flush, make_folder, move, remove, write_text
 from slotkit.runs.lock import is_locked, locked
 from slotkit.runs.schema import (
@@ -260,7 +260,7 @@ class RunFolder:
         if not names and self.is_comparison():
             raise SlotkitError(
                 f"{self.name} is to compare several networks, and none is trained yet. "
-                f"`slotkit train --resume {self.path}` trains them."
+                f"`slotkit train --resume {typed(self.path)}` trains them."
             )
         if names:
             raise SlotkitError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
 from slotkit.models import create
-from slotkit.models.registry import TIMM, find
+from slotkit.models.registry import TIMM, check_types, is_a
 
 # Elements of a network's parameters and buffers: 2**28 are 1 GiB in float32.
 DEFAULT_LIMIT = 2**28
@@ -127,14 +127,7 @@ def architecture(
 def check_safe(wanted: Architecture) -> None:
     """Refuse names and options that could do more than build a network of known layers."""
     if not wanted.model.startswith(TIMM):
-        defaults = find(wanted.model).options
-        for key, value in wanted.options.items():
-            # A key that is unknown is left to `create`, which tells the known ones.
-            if key in defaults and not _is_a(value, type(defaults[key])):
-                raise SlotkitError(
-                    f"{wanted.model} has the option {key}={value!r}; it takes a "
-                    f"{type(defaults[key]).__name__}, such as {defaults[key]!r}."
-                )
+        check_types(wanted.model, wanted.options)
         return
     if not TIMM_NAME.fullmatch(wanted.model):
         raise SlotkitError(f"{wanted.model!r} is not timm/NAME with the plain name of a timm model.")
@@ -147,16 +140,11 @@ def check_safe(wanted: Architecture) -> None:
             )
         kind, low, high = TIMM_OPTIONS[key]
         size: Any = len(value) if isinstance(value, str) else value
-        if not _is_a(value, kind) or not low <= size <= high:
+        if not is_a(value, kind) or not low <= size <= high:
             raise SlotkitError(
                 f"{wanted.model} has the option {key}={value!r}; a slot file takes a {kind.__name__} "
                 f"{'of at most 16 letters' if kind is str else f'from {low} to {high}'} there."
             )
-
-
-def _is_a(value: Option, kind: type) -> bool:
-    """Exactly that type (True is no int), but an int may stand for a float."""
-    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def ordinary_state(model: nn.Module, outline: Outline) -> dict[str, Tensor]:

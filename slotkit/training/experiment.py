@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data.identity import Identity
-from slotkit.errors import DivergedError, SlotkitError, UnreadableError, many
+from slotkit.errors import DivergedError, SlotkitError, UnreadableError, is_text, many, typed
 from slotkit.files import write_bytes, write_whole
 from slotkit.loggers import registry
 from slotkit.loggers.contract import Training
@@ -94,7 +94,9 @@ def run(
         with first_one_fetches(resolved.config.data, processes):
             prepared = shared(prepare(with_pieces(resolved, processes.count), data), processes)
         if not processes.leads:
-            folder = RunFolder(Path(processes.text("")))
+            place = processes.text("")
+            # safetensors opens paths of UTF-8 only: that from here may be one where the whole path is none.
+            folder = RunFolder(Path(place if is_text(place) else os.path.relpath(place)))
             begun(folder)
             follow(prepared, folder, start, resumes=False)
             return folder
@@ -197,7 +199,7 @@ def evaluate(
             f"{folder.name} was recorded in a loop of one's own, and which images that held out is not "
             "known. Evaluate on --split test."
         )
-    way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
+    way_on = f"`slotkit evaluate {typed(folder.path)} --other-data` reads the test images as they are now."
     if which == "start" and not folder.begins_with_weights():
         prepared = reopen(folder, resolve([own_settings(folder), *changes]), way_on, other_data, tell)
         return readings(prepared, part, at_start=True)

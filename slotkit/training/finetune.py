@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from slotkit.config import Overrides, Resolved, resolve
-from slotkit.errors import SlotkitError, many
+from slotkit.errors import SlotkitError, many, typed
 from slotkit.files import remove
 from slotkit.recording.replay import write_checkpoint
 from slotkit.runs import checkpoint
@@ -176,7 +176,7 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
     if parent.config().method != "slot":
         raise SlotkitError(
             f"{parent.name} has learned weights, so nothing is selected that could be finetuned. Give a slot "
-            f"run; `slotkit train --resume {parent.path} --epochs N` trains this one on."
+            f"run; `slotkit train --resume {typed(parent.path)} --epochs N` trains this one on."
         )
     for given in overrides:
         for path in given.values:

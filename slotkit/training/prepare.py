@@ -173,6 +173,17 @@ def at_its_place(resolved: Resolved) -> Resolved:
     return resolve([*_given(resolved), Overrides(resolved.origins.get("data.dir", "data.dir"), moved)])
 
 
+def as_of_new_run(resolved: Resolved) -> Resolved:
+    """The same without `data.dir` where the dataset names its folder itself: then that says nothing to a new
+    run. (To one that is there it says where that folder lies now.)
+    """
+    data = resolved.config.data
+    if data.dir is None or not sources.find(data.dataset).is_there:
+        return resolved
+    given = [*_given(resolved), Overrides(resolved.origins.get("data.dir", "data.dir"), {"data.dir": None})]
+    return resolve(given)
+
+
 def with_whole_paths(changes: Overrides) -> Overrides:
     """The same with `data.dir` as a whole path: what is written down has to hold in another folder too."""
     given = changes.values.get("data.dir")
@@ -183,11 +194,10 @@ def with_whole_paths(changes: Overrides) -> Overrides:
 
 def _with_absolute_paths(resolved: Resolved) -> Resolved:
     """A new run's dataset and data folder as whole paths."""
+    resolved = as_of_new_run(resolved)
     data = resolved.config.data
-    own_folder = sources.find(data.dataset).is_there is not None
     values: dict[str, str | None] = {"data.dataset": sources.absolute(data.dataset)}
-    # Such a dataset names its folder itself, so `data.dir` says nothing.
-    values["data.dir"] = None if own_folder or not data.dir else str(sources.resolve_data_dir(Path(data.dir)))
+    values["data.dir"] = str(sources.resolve_data_dir(Path(data.dir))) if data.dir else None
     mask = resolved.config.mask
     values["mask"] = None if mask is None else str(Path(mask).resolve())
     changed = {path: value for path, value in values.items() if path in resolved.origins}

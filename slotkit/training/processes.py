@@ -116,13 +116,14 @@ class _Together(Processes):
         import torch
         from torch import distributed
 
-        letters = torch.tensor(list(of_the_first.encode()), dtype=torch.uint8)
+        # A folder's name may be no UTF-8.
+        letters = torch.tensor(list(of_the_first.encode(errors="surrogateescape")), dtype=torch.uint8)
         length = torch.tensor([len(letters)])
         with self._losses_told():
             distributed.broadcast(length, 0)
             letters = letters if self.leads else torch.empty(int(length), dtype=torch.uint8)
             distributed.broadcast(letters, 0)
-        return bytes(letters.tolist()).decode()
+        return bytes(letters.tolist()).decode(errors="surrogateescape")
 
     def copy_the_first(self, tensors: Iterable[Tensor]) -> None:
         from torch import distributed
@@ -199,7 +200,9 @@ def _parsed(told: bytes) -> tuple[int, str]:
 
 
 def _in_words(fault: Exception) -> str:
-    return str(fault) if isinstance(fault, SlotkitError) else f"{type(fault).__name__}: {fault}"
+    """As text that the store takes: a name in it may be no UTF-8."""
+    words = str(fault) if isinstance(fault, SlotkitError) else f"{type(fault).__name__}: {fault}"
+    return words.encode(errors="backslashreplace").decode()
 
 
 def count_in(environment: Mapping[str, str]) -> int:

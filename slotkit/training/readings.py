@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from slotkit.errors import SlotkitError, UnreadableError
+from slotkit.errors import SlotkitError, UnreadableError, typed
 from slotkit.runs.fingerprint import load
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
@@ -65,7 +65,7 @@ def _of_start(
         tell(
             Note(
                 f"The network before the first step could not be read: {reason}. `slotkit evaluate "
-                f"{folder.path} --checkpoint start` tries it again."
+                f"{typed(folder.path)} --checkpoint start` tries it again."
             )
         )
         return {}

@@ -14,7 +14,7 @@ from slotkit.data.batches import batches, ordered_batches
 from slotkit.data.images import split
 from slotkit.errors import SlotkitError
 from slotkit.files import write_whole
-from slotkit.training.prepare import open_data
+from slotkit.training.prepare import as_of_new_run, open_data
 
 PARTS = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -42,18 +42,21 @@ class Shown:
         write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
-def shown(resolved: Resolved, count: int = 40, part: str = "train", epoch: int = 1) -> Shown:
+def shown(
+    resolved: Resolved, count: int = 40, part: str = "train", epoch: int = 1, of_run: bool = False
+) -> Shown:
     """The first `count` images that a network trained by these settings gets in an epoch, or is evaluated on.
 
     Args:
         part: "train" (in the order of the epoch, augmented), "validation" or "test".
+        of_run: whether the settings are of a run that is there: `data.dir` says where its data lie now then.
 
     Raises SlotkitError for another part, for settings that are not possible, or for data that are missing or
     damaged.
     """
     if part not in PARTS:
         raise SlotkitError(f"there are no images {part!r}. Choose one of {', '.join(PARTS)}.")
-    resolved, dataset = open_data(resolved)
+    resolved, dataset = open_data(resolved if of_run else as_of_new_run(resolved))
     data, seed = resolved.config.data, resolved.config.seeds.data
     assert data.validation is not None
     indices = split(len(dataset.train), data.validation, seed)

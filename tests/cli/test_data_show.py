@@ -74,6 +74,19 @@ def test_a_run_is_shown_by_its_settings() -> None:
     assert Path("digits-test.png").is_file()
 
 
+def test_a_folder_of_ones_own_is_the_one_that_is_named() -> None:
+    """The data folder says nothing then, as in training; of a run it says where that folder lies now."""
+    draw_pictures()
+    own = ("--dataset", "imagefolder:pets")
+    few = ("--epochs", "1", "--set", "training.limit_batches=1", "--set", "data.size=8", "--trace", "off")
+    assert invoke("train", *own, "--name", "one", *few).exit_code == 0
+    done = invoke("data", "show", *own, "--data-dir", "elsewhere", "--size", "8", "--out", "sheet.png")
+    assert done.exit_code == 0, done.stderr
+    Path("pets").rename("moved")
+    done = invoke("data", "show", "--run", "one", "--data-dir", "moved", "--out", "sheet.png")
+    assert done.exit_code == 0, done.stderr
+
+
 def test_every_pixel_and_caption_is_on_the_sheet() -> None:
     images = torch.arange(0, 240, 10).to(torch.uint8).reshape(3, 1, 4, 2)
     sheet = np.asarray(
@@ -92,6 +105,10 @@ def test_every_pixel_and_caption_is_on_the_sheet() -> None:
         (["--split", "tests"], "there are no images 'tests'. Choose one of train, validation, test."),
         (["--run", "one", "--recipe", "x"], "--run can't go with --recipe or --config"),
         (["--dataset", "mnist"], "mnist is not in "),
+        (
+            ["--out", "."],
+            ". is a folder, and a file is to be written there. Give the file a name, such as NAME.",
+        ),
     ],
 )
 def test_what_cannot_be_shown(

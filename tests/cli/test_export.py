@@ -129,6 +129,19 @@ def test_the_header_says_how_the_network_takes_pixels() -> None:
     assert plain.double().mean().item() < expected.accuracy
 
 
+def test_a_network_whose_options_no_file_may_name_is_loaded_into_one() -> None:
+    model = ("--model", "timm/test_resnet", "--set", "model.options.stem_width=16", "--set", "data.size=32")
+    invoke("train", "--epochs", "1", "--name", "one", "--set", "training.limit_batches=1", *model)
+    done = invoke("export", "one")
+    assert done.exit_code == 0, done.stderr
+    path = Path("runs/one/export/model.slot.safetensors")
+    assert f'next: slotkit.load("{path}", into=model)' in done.stdout
+    network = create("timm/test_resnet", (1, 32, 32), 10, stem_width=16)
+    weights = load_file(path.with_name("weights.safetensors"))
+    for name, value in slotkit.load(path, into=network).state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
 def test_files_of_an_earlier_export_are_told() -> None:
     invoke("train", "--epochs", "1", "--name", "one")
     invoke("train", "--method", "learned", "--epochs", "1", "--name", "twin")
@@ -195,7 +208,10 @@ def test_a_folder_that_can_not_be_made_is_one_sentence(
     invoke("train", "--epochs", "1", "--name", "one")
     Path("file").write_text("in the way")
     told = refuse(monkeypatch, capsys, "export", "one", "--out", "file/there")
-    assert "file/there could not be written: Not a directory." in told
+    assert told.rstrip().endswith(
+        "file/there could not be written: Not a directory. Free some space, or choose another folder, with "
+        "--out where the command has it, else with --runs-dir."
+    )
 
 
 def test_options_that_no_slot_file_tells_have_ordinary_weights() -> None:

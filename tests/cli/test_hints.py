@@ -59,3 +59,24 @@ def test_the_suggested_commands_work(one_thread: None) -> None:
     assert learned.exit_code == 0
     told = [command for command, _ in after_training(RunFolder(Path("runs/l")), "m:f")]
     assert told == ["slotkit evaluate runs/l --model-factory m:f", "slotkit export runs/l"]
+
+
+def test_commands_work_where_names_have_spaces(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, _, _, more, _ = suggested(invoke("train", *TINY[:-1], "a run", "--runs-dir", "all runs").stdout)
+    assert evaluate == "slotkit evaluate 'all runs/a run'"
+    assert invoke(*shlex.split(evaluate)[1:]).exit_code == 0
+    assert invoke(*shlex.split(more)[1:], "--show-config").exit_code == 0
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Also where the folder was only a name, and where its network is made by a function.
+    monkeypatch.setattr("slotkit.training.experiment.resume", interrupted)
+    done = invoke(
+        *("train", "--resume", "a run", "--runs-dir", "all runs", "--model-factory", "collections:Counter")
+    )
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == (
+        "Interrupted. `slotkit train --resume 'all runs/a run' --model-factory collections:Counter` goes on "
+        "with it."
+    )

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from slotkit.data import pictures
-from slotkit.data.pictures import decode, decode_halves, resize
+from slotkit.data.pictures import decode, decode_halves, head, is_turned, resize
 from slotkit.errors import SlotkitError
 
 Encode = Callable[..., bytes]
@@ -133,3 +133,18 @@ def test_pictures_are_given_up_as_they_are_stacked() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1.1 * stacked.nbytes
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_the_beginning_of_a_turned_picture_says_how_it_is_read(
+    kind: str, turn: bool, pixels: Pixels, encode: Encode
+) -> None:
+    """Pillow turns a TIFF itself, whether that is wanted or not: nothing is left to be turned, or told."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    encoded = encode(pixels(4, 6, 3), kind, exif=exif)
+    upright = turn or kind == "TIFF"
+    found = head(BytesIO(encoded), "a", turn)
+    assert found.size == decode(encoded, "a", None, turn).shape[:2] == ((6, 4) if upright else (4, 6))
+    assert found.turned == is_turned(encoded) == (kind != "TIFF")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slotkit.data.source import Source
-from slotkit.data.sources import SOURCES, fetch, find, is_present, load, resolve_data_dir
+from slotkit.data.sources import SOURCES, absolute, fetch, find, is_present, load, resolve_data_dir
 from slotkit.errors import SlotkitError
 
 
@@ -62,6 +62,13 @@ def test_every_reader_is_there_and_fetches_what_can_be_fetched(source: Source) -
 )
 def test_names_are_found_in_any_case(name: str, found: str) -> None:
     assert find(name).name == found
+
+
+def test_one_dataset_has_one_name_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyses tell runs apart by it, and repetitions have the same."""
+    monkeypatch.chdir(tmp_path)
+    assert [absolute(name) for name in ("CIFAR10", "cifar10", "Digits")] == ["cifar10", "cifar10", "digits"]
+    assert absolute("Parquet:Some/Folder") == f"parquet:{tmp_path}/Some/Folder"
 
 
 ACCEPTED = (

@@ -89,6 +89,11 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, training:
     assert str(fault.value) == (
         "There is no logger 'tensorbord'. Did you mean tensorboard? There are tensorboard, wandb, mlflow."
     )
+    with pytest.raises(SlotkitError) as fault:
+        Loggers(["tensorboard", "tensorboard"], training, print)
+    assert str(fault.value) == (
+        "The logger tensorboard is named 2 times and would get every number as often. Name it once."
+    )
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     with pytest.raises(SlotkitError) as fault:

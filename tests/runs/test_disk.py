@@ -228,3 +228,18 @@ def test_two_processes_that_make_one_name(tmp_path: Path) -> None:
             fill=lambda _: RunFolder.create(tmp_path, "a", settings(), {}) and None,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_others_may_read_a_run_if_the_umask_lets_them(
+    umask: int, mode: int, tmp_path: Path, one_thread: None
+) -> None:
+    """safetensors gives its files to their owner alone: checkpoints, splits, exports."""
+    before = os.umask(umask)
+    try:
+        folder = run(settings(training__epochs=1, training__limit_batches=2), tmp_path, "a")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.path.rglob("*") if path.is_file()}
+    assert {"split.safetensors", "best.safetensors", "last.safetensors", "config.toml"} <= set(modes)
+    assert set(modes.values()) == {mode}

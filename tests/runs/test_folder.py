@@ -189,7 +189,7 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SlotkitError, match=r"could not be written: .*choose another folder with --runs-dir"):
+    with pytest.raises(SlotkitError, match=r"could not be written: .*folder, .*else with --runs-dir\."):
         RunFolder.create(tmp_path / "file", "a", settings(), {})
 
 

@@ -217,7 +217,7 @@ def change(path: list[Any], value: Any) -> Any:
         (
             ["architecture", "options"],
             {"bias": "yes"},
-            "has the option bias='yes'; it takes a bool, such as False",
+            "has the option bias='yes'; it takes true or false",
         ),
         (["architecture", "options"], {"bias": float("nan")}, "architecture.options.bias"),
         (

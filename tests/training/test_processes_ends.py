@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from forks import COMMAND, Forks  # type: ignore[import-not-found]
-from together import SMALL, start_together, told  # type: ignore[import-not-found]
+from together import SMALL, run_together, start_together, told  # type: ignore[import-not-found]
 
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
@@ -28,7 +29,8 @@ def test_sigterm_to_one_ends_all_with_the_state_saved(tmp_path: Path, forks: For
     step = checkpoint.load(folder.checkpoint("last"))[0]["training"]["step"]
     assert summary["reason"] == f"SIGTERM after step {step}"
     assert told(ends) == [
-        f"Stopped: SIGTERM after step {step}. `slotkit train --resume runs/run` goes on from there."
+        f"Stopped: SIGTERM after step {step}. `slotkit train --resume runs/run --model-factory net:plain` "
+        "goes on from there."
     ]
 
 
@@ -90,3 +92,16 @@ def test_what_all_processes_refuse_is_told_once(tmp_path: Path, forks: Forks) ->
     assert [one.wait() for one in ends] == [2, 2]
     (line,) = told(ends)
     assert line.startswith("Error: There is no model 'lenat'.")
+
+
+def test_folders_whose_names_are_no_utf_8_can_be_told_of(tmp_path: Path, forks: Forks) -> None:
+    """As one process can: the folder of the run to the others, and in an error."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    few = ("--epochs", "1", "--set", "training.limit_batches=2", *SMALL)
+    run_together(forks, "train", *few, "--name", "run", cwd=place)
+    assert RunFolder(place / "runs" / "run").status() == "finished"
+    ends = start_together(forks, "train", *few, "--dataset", "imagefolder:pets", cwd=place)
+    assert [one.wait() for one in ends] == [2, 2]
+    (sentence,) = told(ends)
+    assert "\\udce9/pets/train is not a folder; an imagefolder needs" in sentence
