@@ -173,6 +173,11 @@ def at_its_place(resolved: Resolved) -> Resolved:
     return resolve([*_given(resolved), Overrides(resolved.origins.get("data.dir", "data.dir"), moved)])
 
 
+def whole_path(file: str) -> str:
+    """The path of a file, such as a mask, that holds in another folder too."""
+    return str(Path(file).resolve())
+
+
 def with_whole_paths(changes: Overrides) -> Overrides:
     """The same with `data.dir` as a whole path: what is written down has to hold in another folder too."""
     given = changes.values.get("data.dir")
@@ -189,7 +194,7 @@ def _with_absolute_paths(resolved: Resolved) -> Resolved:
     # Such a dataset names its folder itself, so `data.dir` says nothing.
     values["data.dir"] = None if own_folder or not data.dir else str(sources.resolve_data_dir(Path(data.dir)))
     mask = resolved.config.mask
-    values["mask"] = None if mask is None else str(Path(mask).resolve())
+    values["mask"] = None if mask is None else whole_path(mask)
     changed = {path: value for path, value in values.items() if path in resolved.origins}
     return resolve(
         [

@@ -47,6 +47,13 @@ def test_a_sweep_from_a_file(one_thread: None) -> None:
     assert again.stdout == done.stdout
 
 
+def test_a_mask_may_be_named_by_a_short_path(one_thread: None) -> None:
+    assert invoke("masks", "make", "--method", "magnitude", "--out", "x.mask").exit_code == 0
+    learned = ("--set", "method=learned", "--set", "slots.k=1", "--set", "mask=x.mask", "--seeds", "0")
+    told = json.loads(invoke("sweep", *learned, *TINY, "--json").stdout)
+    assert [(row["n"], row["wanted"], row["left out"]) for row in told["table"]] == [(1, 1, 0)]
+
+
 def test_a_sweep_from_options_and_its_status(one_thread: None) -> None:
     done = invoke("sweep", "--grid", "k=2,4", *TINY, "--json")
     assert done.exit_code == 0
