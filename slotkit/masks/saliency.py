@@ -1,7 +1,8 @@
 """How much each connection of an untrained network matters: SNIP, GraSP and SynFlow.
 
-Within `measuring` the network is left as it was: weights, buffers, gradients and modes. Batches are measured
-one after the other, so memory does not grow with their number.
+Within `measuring` the network is left as it was: weights, buffers, gradients and modes; and so are PyTorch's
+generators, from which dropout is drawn. Batches are measured one after the other, so memory does not grow
+with their number.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from slotkit.data.seeds import subseed
 from slotkit.errors import SlotkitError
 
 Weights = Mapping[str, nn.Parameter]
@@ -84,8 +86,12 @@ def synflow(network: nn.Module, weights: Weights, image: tuple[int, ...]) -> dic
 
 
 @contextmanager
-def measuring(network: nn.Module, weights: Weights, mode: str) -> Iterator[None]:
-    """The network in that mode, its weights with gradients; then all as it was."""
+def measuring(network: nn.Module, weights: Weights, mode: str, seed: int = 0) -> Iterator[None]:
+    """The network in that mode, its weights with gradients; then all as it was.
+
+    What dropout leaves out is a function of the seed: else the masks of a search that goes on would be others
+    than those of one that was never stopped.
+    """
     check_mode(mode)
     modes = [(module, module.training) for module in network.modules()]
     trained = [(weight, weight.requires_grad) for weight in weights.values()]
@@ -94,7 +100,8 @@ def measuring(network: nn.Module, weights: Weights, mode: str) -> Iterator[None]
         network.train(mode == "train")
         for weight, _ in trained:
             weight.requires_grad_()
-        yield
+        with _dropout_from(seed):
+            yield
     finally:
         for module, was in modes:
             module.training = was
@@ -103,6 +110,15 @@ def measuring(network: nn.Module, weights: Weights, mode: str) -> Iterator[None]
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+@contextmanager
+def _dropout_from(seed: int) -> Iterator[None]:
+    """PyTorch's generators begin with a seed; then they go on as if nothing had been drawn."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(subseed("mask dropout", seed))
+        yield
 
 
 @contextmanager

@@ -165,6 +165,20 @@ def test_n_batches_are_n_passes(number: int) -> None:
     assert len(calls) == number
 
 
+@pytest.mark.parametrize("name", ["snip", "grasp", "iter-snip"])
+def test_dropout_comes_from_the_seed_and_leaves_the_generator_alone(name: str) -> None:
+    def masks(seed: int, before: int = 0) -> list[bool]:
+        layers = network()
+        layers.insert(4, nn.Dropout(0.5))
+        state = torch.manual_seed(before).get_state()
+        found = METHODS[name].masks(layers, Request(0.3, seed=seed), batches(1))
+        assert torch.equal(torch.get_rng_state(), state)
+        return torch.cat([mask.flatten() for mask in found.values()]).tolist()  # type: ignore[no-any-return]
+
+    assert masks(0, before=1) == masks(0, before=2)
+    assert any(masks(seed) != masks(0) for seed in range(1, 5))
+
+
 # ---------------------------------------------------------------------------------------------------
 # Every method of the registry.
 
