@@ -59,12 +59,11 @@ def grasp(network: nn.Module, weights: Weights, batches: Batches) -> dict[str, T
     products = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for images, labels in batches:
         loss = _loss(network, images, labels, TEMPERATURE)
-        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        slopes = _slopes(loss, weights, create_graph=True)
         along = sum((slope * gradient[name]).sum() for name, slope in zip(weights, slopes, strict=True))
         assert isinstance(along, Tensor)
-        found = torch.autograd.grad(along, list(weights.values()), allow_unused=True)
-        for name, product in zip(weights, found, strict=True):
-            products[name] += 0 if product is None else product
+        for name, product in zip(weights, _slopes(along, weights), strict=True):
+            products[name] += product
     return {name: weight.detach() * products[name] for name, weight in weights.items()}
 
 
@@ -81,7 +80,7 @@ def synflow(network: nn.Module, weights: Weights, image: tuple[int, ...]) -> dic
     ones = torch.ones(1, *image, dtype=torch.float64, device=next(iter(positive.values())).device)
     with measuring(network, weights, "eval"):
         flow = torch.func.functional_call(network, (positive, buffers), (ones,)).sum()
-        found = torch.autograd.grad(flow, list(wanted.values()))
+        found = _slopes(flow, wanted)
     return {name: (wanted[name] * slope).detach() for name, slope in zip(wanted, found, strict=True)}
 
 
@@ -149,9 +148,17 @@ def _gradients(
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for images, labels in batches:
         loss = _loss(network, images, labels, temperature)
-        for name, slope in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
+        for name, slope in zip(weights, _slopes(loss, weights), strict=True):
             total[name] += slope
     return total
+
+
+def _slopes(of: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """The gradient of each weight; 0 for a layer that the network doesn't use."""
+    wanted = list(weights.values())
+    return torch.autograd.grad(
+        of, wanted, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
 
 
 def _loss(network: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Tensor:

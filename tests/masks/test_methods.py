@@ -371,6 +371,27 @@ def test_refusals(call: Callable[[], Any], text: str) -> None:
         call()
 
 
+class WithSpare(nn.Sequential):
+    """A network with a layer that it doesn't use."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(16, 3).double())
+        self.spare = nn.Linear(4, 4).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self[1](self[0](images))
+        return found
+
+
+@pytest.mark.parametrize("name", ["snip", "iter-snip", "grasp", "synflow"])
+def test_a_layer_that_is_not_used_is_worth_nothing(name: str) -> None:
+    request = Request(0.2, image=(1, 4, 4))
+    scores = METHODS[name].score(model := WithSpare(), weights_of(model), batches(1), request)
+    assert bool((scores["spare.weight"] == 0).all())
+    assert bool((scores["1.weight"] != 0).any())
+    assert sum(int(mask.sum()) for mask in METHODS[name].masks(model, request, batches(1)).values()) == 13
+
+
 def test_snip_of_a_network_without_gradients() -> None:
     model = network()
     with torch.no_grad():
