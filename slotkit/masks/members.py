@@ -103,7 +103,7 @@ def find_members(
         The masks, equal ones of a group once, and a sentence for each that was left out.
 
     Raises SlotkitError for what is neither, for masks of different networks, initial weights or data, and for
-    searches that have one name or began with different masks.
+    searches that have no mask yet, that have one name, or that began with different masks.
     """
     found: list[Member] = []
     searches: dict[str, Path] = {}
@@ -154,6 +154,10 @@ def of_file(path: Path) -> Member:
 
 def _of_search(place: Path, controls: Sequence[str]) -> Iterator[Member]:
     folder = SearchFolder(place).open()
+    if not folder.saved:
+        raise SlotkitError(
+            f"The search {place} has no mask yet. The `slotkit masks search` that began it goes on with it."
+        )
     settings = folder.settings()
     told = {"search": place.resolve().name, "accept": settings.get("accept")}
     data = _data(settings)
