@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
@@ -142,8 +143,8 @@ def _train(analysis: Analysis, runs_dir: Path | None, given: dict[str, Any]) -> 
             engine.train(sweep, report)
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
-            f"Stopped. The same command goes on from there; `slotkit analyze {analysis.name} {path}` "
-            "analyses what is finished.",
+            "Stopped. The same command goes on from there; "
+            f"`slotkit analyze {analysis.name} {shlex.quote(str(path))}` analyses what is finished.",
             file=sys.stderr,
         )
         raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from slotkit.cli.completion import complete_recipe, complete_run
+from slotkit.cli.hints import to_resume
 from slotkit.cli.options import (
     AsJson,
     ConfigFile,
@@ -163,11 +165,11 @@ def _run(
                 lambda folder: begun.append(str(folder.path)),
             )
     except KeyboardInterrupt:
-        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        way_on = f"{to_resume(begun[-1])} goes on with it." if begun else "No run had begun."
         print(f"Interrupted. {way_on}", file=sys.stderr)
         raise typer.Exit(130) from None
     except StoppedError as stopped:
-        print(f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on with it.", file=sys.stderr)
+        print(f"Stopped: {stopped}. {to_resume(begun[-1])} goes on with it.", file=sys.stderr)
         raise typer.Exit(143) from None
 
 
@@ -194,7 +196,8 @@ def print_comparison(summary: dict[str, Any], factory: str | None = None) -> Non
     )
     print(f"run folder: {summary['folder']}  ({summary['seconds']:.1f} s)")
     own = "" if factory is None else f" --model-factory {factory}"
-    print(f"next: slotkit evaluate {summary['folder']}/{summary['branches'][0]['branch']}{own}")
+    branch = shlex.quote(f"{summary['folder']}/{summary['branches'][0]['branch']}")
+    print(f"next: slotkit evaluate {branch}{own}")
 
 
 def _print_over_seeds(summaries: list[dict[str, Any]]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from slotkit.cli.hints import print_next
 from slotkit.cli.masks_search import search
 from slotkit.cli.masks_train import train
 from slotkit.cli.options import AsJson, DataDir, Device, Run, RunsDir, Set
@@ -184,4 +186,4 @@ def _write(masks: Masks, about: About, out: Path | None, as_json: bool) -> None:
             f"No connection is left in {', '.join(empty)}: nothing passes through this network.",
             file=sys.stderr,
         )
-    print(f"next: slotkit masks score {path}")
+    print_next([(shlex.join(["slotkit", "masks", "score", str(path)]), "")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,8 @@ def list_(
     if left_out:
         print(f"{len(left_out)} runs of before are not listed: the sweep does not ask for them any more.")
     for one in sweeps_in(place) if sweep is None else []:
-        print(f"sweep {one.name}: `slotkit sweep status {one.name}`, `slotkit runs list {one.name}`")
+        name = shlex.quote(one.name)
+        print(f"sweep {one.name}: `slotkit sweep status {name}`, `slotkit runs list {name}`")
 
 
 @app.command("show")
@@ -134,7 +136,7 @@ def replay(
     ]
     print(table(("tensor", "connections", "not as at the start", "share"), rows))
     print(f"checkpoint: {path}")
-    print(f"next: slotkit evaluate {folder.path} --checkpoint {path.stem}")
+    print(f"next: slotkit evaluate {shlex.quote(str(folder.path))} --checkpoint {path.stem}")
 
 
 def _learned(row: Listed) -> str:

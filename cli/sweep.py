@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -273,7 +274,7 @@ def _train(sweep: Sweep, planned: Any, executor: Any, retries: int, memory: int 
     except (KeyboardInterrupt, StoppedError) as stopped:
         print(
             "Stopped: what was in progress is saved. The same command goes on from there; "
-            f"`slotkit sweep status {sweep.path}` shows how far it is.",
+            f"`slotkit sweep status {shlex.quote(str(sweep.path))}` shows how far it is.",
             file=sys.stderr,
         )
         raise typer.Exit(130 if isinstance(stopped, KeyboardInterrupt) else 143) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from slotkit.cli.hints import print_next
@@ -119,7 +120,7 @@ def _next(sweep: Sweep, states: Sequence[State]) -> list[tuple[str, str]]:
     if left and not sweep.is_locked() and sweep.manifest.command:
         steps.append((sweep.manifest.command, f"trains the {left} that are left"))
     if any(state.status in DONE for state in states):
-        steps.append((f"slotkit report {sweep.path}", "figures and tables, as a page"))
+        steps.append((shlex.join(["slotkit", "report", str(sweep.path)]), "figures and tables, as a page"))
     return steps
 
 

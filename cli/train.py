@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from slotkit.cli.completion import complete_run
 from slotkit.cli.finetune import print_comparison
-from slotkit.cli.hints import after_training, print_next
+from slotkit.cli.hints import after_training, print_next, to_resume
 from slotkit.cli.options import (
     AsJson,
     ConfigFile,
@@ -251,10 +251,10 @@ def _run(
         with progress() if processes.leads else nullcontext(lambda event: None) as report:
             return train(runs_dir or default_runs_dir(), report)
     except KeyboardInterrupt:
-        way_on = f"`slotkit train --resume {begun[-1]}` goes on with it." if begun else "No run had begun."
+        way_on = f"{to_resume(begun[-1])} goes on with it." if begun else "No run had begun."
         code, words = 130, f"Interrupted. {way_on}"
     except StoppedError as stopped:
-        code, words = 143, f"Stopped: {stopped}. `slotkit train --resume {begun[-1]}` goes on from there."
+        code, words = 143, f"Stopped: {stopped}. {to_resume(begun[-1])} goes on from there."
     if processes.leads:
         print(words, file=sys.stderr)
     raise typer.Exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -240,7 +241,7 @@ def _rebuild(
     """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
     here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
     state, _ = load(folder, which)
-    way_on = f"`slotkit export {folder.path} --other-data` exports all the same."
+    way_on = f"`slotkit export {shlex.quote(str(folder.path))} --other-data` exports all the same."
     prepared = reopen(folder, resolve([own_settings(folder), here, *changes]), way_on, other_data)
     with naming(folder.checkpoint(which), "Use another one, or train again."):
         prepared.trainee.load(state)

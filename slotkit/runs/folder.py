@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -260,7 +261,7 @@ class RunFolder:
         if not names and self.is_comparison():
             raise SlotkitError(
                 f"{self.name} is to compare several networks, and none is trained yet. "
-                f"`slotkit train --resume {self.path}` trains them."
+                f"`slotkit train --resume {shlex.quote(str(self.path))}` trains them."
             )
         if names:
             raise SlotkitError(

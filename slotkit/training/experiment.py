@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,7 +198,8 @@ def evaluate(
             f"{folder.name} was recorded in a loop of one's own, and which images that held out is not "
             "known. Evaluate on --split test."
         )
-    way_on = f"`slotkit evaluate {folder.path} --other-data` reads the test images as they are now."
+    again = f"slotkit evaluate {shlex.quote(str(folder.path))} --other-data"
+    way_on = f"`{again}` reads the test images as they are now."
     if which == "start" and not folder.begins_with_weights():
         prepared = reopen(folder, resolve([own_settings(folder), *changes]), way_on, other_data, tell)
         return readings(prepared, part, at_start=True)

@@ -11,6 +11,7 @@ slot run, or from scratch, and all have the same number of epochs in total, as i
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -176,7 +177,7 @@ def settings(parent: RunFolder, overrides: Sequence[Overrides] = ()) -> Resolved
     if parent.config().method != "slot":
         raise SlotkitError(
             f"{parent.name} has learned weights, so nothing is selected that could be finetuned. Give a slot "
-            f"run; `slotkit train --resume {parent.path} --epochs N` trains this one on."
+            f"run; `slotkit train --resume {shlex.quote(str(parent.path))} --epochs N` trains this one on."
         )
     for given in overrides:
         for path in given.values:

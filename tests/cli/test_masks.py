@@ -126,6 +126,11 @@ def test_a_mask_is_made_scored_and_compared_with_its_controls() -> None:
     assert "shuffled" in invoke("masks", "methods").stdout
 
 
+def test_the_next_command_can_be_typed_for_any_name() -> None:
+    told = invoke(*MAKE[:-1], "--method", "magnitude", "--out", "my mask").stdout
+    assert told.splitlines()[-1] == "next: slotkit masks score 'my mask'"
+
+
 def test_seeds_of_initial_weights_and_of_batches_are_apart() -> None:
     def masks(*settings: str) -> list[bool]:
         invoke(*MAKE, "--out", "x", *settings)

@@ -47,6 +47,17 @@ def test_a_sweep_from_a_file(one_thread: None) -> None:
     assert again.stdout == done.stdout
 
 
+def test_commands_to_type_next_hold_for_a_name_with_a_space(one_thread: None) -> None:
+    done = invoke("sweep", "--seeds", "0", *TINY, "--name", "my sweep")
+    assert "slotkit report 'runs/my sweep'" in done.stdout
+    (name,) = [path.name for path in Path("runs/my sweep").iterdir() if path.is_dir()]
+    told = invoke("train", "--resume", f"runs/my sweep/{name}").stdout
+    assert f"next: slotkit evaluate 'runs/my sweep/{name}'\n" in told
+    assert f"slotkit train --config 'runs/my sweep/{name}/config.toml' --k 64" in told
+    listed = invoke("runs", "list").output
+    assert "`slotkit sweep status 'my sweep'`, `slotkit runs list 'my sweep'`" in listed
+
+
 def test_a_mask_may_be_named_by_a_short_path(one_thread: None) -> None:
     assert invoke("masks", "make", "--method", "magnitude", "--out", "x.mask").exit_code == 0
     learned = ("--set", "method=learned", "--set", "slots.k=1", "--set", "mask=x.mask", "--seeds", "0")
