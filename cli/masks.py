@@ -167,9 +167,9 @@ def methods() -> None:
 
 def _write(masks: Masks, about: About, out: Path | None, as_json: bool) -> None:
     from slotkit.masks import file as mask_file
-    from slotkit.masks.making import usual_name
+    from slotkit.masks.making import usual_place
 
-    path = out or Path(usual_name(about))
+    path = out or usual_place(masks, about)
     mask_file.save(path, masks, about)
     rows = [(name, int(mask.sum()), mask.numel()) for name, mask in masks.items()]
     if as_json:

@@ -115,6 +115,7 @@ def save(path: Path, masks: Mapping[str, Tensor], about: About) -> None:
     try:
         layers = tuple(Layer(name=name, shape=tuple(mask.shape)) for name, mask in masks.items())
         text = Header(format=FORMAT, about=about, layers=layers).model_dump_json()
+        Header.model_validate_json(text)  # what was copied with changes has not been checked yet
     except ValidationError as fault:
         raise SlotkitError(f"These masks can't be written down: {first_reason(fault)}.") from None
     entries = {ENTRY + name: packed(mask) for name, mask in masks.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +18,7 @@ from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.controls import find_control
 from slotkit.masks.file import About, Masks, Setting, Start
-from slotkit.masks.keeping import number_kept
+from slotkit.masks.keeping import are_equal, number_kept
 from slotkit.masks.methods import Method, Request
 from slotkit.masks.saliency import check_mode
 from slotkit.models import OWN
@@ -29,6 +30,9 @@ BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "re
 
 # All batches of the training images.
 ALL = 0
+
+# Letters of a file's usual name, without its ending.
+LONGEST_NAME = 200
 
 
 def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
@@ -148,13 +152,39 @@ def dataset_of(about: About) -> str | None:
 
 
 def usual_name(about: About) -> str:
-    """Of a file: the method, the network and the settings, which tell the files of one experiment apart."""
-    network = about.network.model.replace("/", "-") if about.network else "network"
-    told = [about.method.replace(" ", "-"), network, f"{about.density:g}"]
-    for key in ("rounds", "batches", "mode", "seed", "control_seed", "step"):
+    """Of a file: the method, the network and the settings, which tell the files of one experiment apart.
+
+    It stays in the folder, whatever a file from elsewhere says of itself.
+    """
+    network = about.network.model if about.network else "network"
+    told = [about.method, network, *([] if about.density is None else [f"{about.density:g}"])]
+    for key in ("rounds", "batches", "mode", "seed", "draw", "control_seed", "step"):
         if key in about.settings:
             told.append(f"{key.replace('_', '-')}-{about.settings[key]}")
-    return f"{'-'.join(told)}.mask.safetensors"
+    words = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(told)).lstrip("-.")
+    return f"{words[:LONGEST_NAME]}.mask.safetensors"
+
+
+def usual_place(masks: Masks, about: About) -> Path:
+    """Where a mask is written that has no name of its own.
+
+    Raises SlotkitError if something else lies there: a name doesn't have all that tells masks apart.
+    """
+    path = Path(usual_name(about))
+    if path.exists() and not _is(path, masks, about):
+        raise SlotkitError(
+            f"{path} is there already, and is not the mask that was asked for. Name another file with --out, "
+            "or delete that one."
+        )
+    return path
+
+
+def _is(path: Path, masks: Masks, about: About) -> bool:
+    try:
+        there, says = mask_file.load(path)
+    except SlotkitError:
+        return False
+    return says == about and are_equal(there, masks)
 
 
 def origin(prepared: Prepared) -> tuple[Architecture, Start]:

@@ -126,6 +126,46 @@ def test_a_mask_is_made_scored_and_compared_with_its_controls() -> None:
     assert "shuffled" in invoke("masks", "methods").stdout
 
 
+def test_no_mask_takes_the_place_of_another_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = (*MAKE, "--method", "random", "--seed", "3")
+    name = json.loads(invoke(*drawn).stdout)["file"]
+    whole = Path(name).read_bytes()
+    assert json.loads(invoke(*drawn).stdout)["file"] == name  # the same mask once more
+    told = refuse(monkeypatch, capsys, *drawn, "--set", "slots.init=kaiming-normal")
+    assert told == (
+        f"Error: {name} is there already, and is not the mask that was asked for. Name another file with "
+        "--out, or delete that one.\n"
+    )
+    Path(name).write_text("a note", encoding="utf-8")
+    assert "is there already" in refuse(monkeypatch, capsys, *drawn)
+    Path(name).write_bytes(whole)
+    assert invoke(*drawn, "--set", "slots.init=kaiming-normal", "--out", name).exit_code == 0
+
+
+def test_controls_of_two_draws_have_two_names() -> None:
+    about = About(method="snip search", network=NETWORK, start=Start(init="glorot-uniform", seed=0))
+    names = []
+    for draw in (0, 10):
+        mask_file.save(Path("x"), masks_of(about), about.model_copy(update={"settings": {"draw": draw}}))
+        names.append(json.loads(invoke("masks", "control", "x", "--json").stdout)["file"])
+    assert names == [
+        f"shuffled-snip-search-lenet-draw-{draw}-control-seed-1.mask.safetensors" for draw in (0, 10)
+    ]
+
+
+@pytest.mark.parametrize("method", ["../../x", "/x", ".x", "x" * 240, "ä b"])
+def test_a_control_of_a_strangers_file_stays_in_the_folder(method: str) -> None:
+    about = About(method=method, settings={"mode": "../y"})
+    masks = {"w": torch.ones(2, 3, dtype=torch.bool)}
+    mask_file.save(Path("stranger"), masks, about)
+    name = json.loads(invoke("masks", "control", "stranger", "--json").stdout)["file"]
+    assert {path.name for path in Path().iterdir()} == {"stranger", name}
+    assert name.startswith("shuffled-")
+    assert mask_file.load(Path(name))[1].method == f"shuffled {method}"
+
+
 def test_the_next_command_can_be_typed_for_any_name() -> None:
     told = invoke(*MAKE[:-1], "--method", "magnitude", "--out", "my mask").stdout
     assert told.splitlines()[-1] == "next: slotkit masks score 'my mask'"

@@ -197,4 +197,8 @@ def test_what_is_no_mask_is_not_written(tmp_path: Path) -> None:
     )
     with pytest.raises(SlotkitError, match="These masks can't be written down: layers is"):
         mask_file.save(tmp_path / "x", {}, ABOUT)
+    # A file that could not be read again, such as a control of a control of a control of ...
+    long = ABOUT.model_copy(update={"method": "shuffled " * 40})
+    with pytest.raises(SlotkitError, match=r"These masks can't be written down: about\.method is"):
+        mask_file.save(tmp_path / "x", {"w": torch.ones(2, 3, dtype=torch.bool)}, long)
     assert not list(tmp_path.iterdir())
