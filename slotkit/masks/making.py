@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -95,6 +96,8 @@ def make(
         raise SlotkitError(f"{number} batches were asked for. Give 1 or more, or 0 for all training images.")
     prepared = prepared_for(overrides)
     image = (prepared.dataset.channels, *prepared.dataset.size)
+    if method.uses_batches:
+        _check_enough(prepared, number)
     found = training_batches(prepared, epoch=0)
     given = list(found if number == ALL else islice(found, number)) if method.uses_batches else []
     masks = method.masks(prepared.trainee.model, replace(request, image=image), given)
@@ -107,6 +110,16 @@ def make(
         start=start,
     )
     return {name: mask.cpu() for name, mask in masks.items()}, about
+
+
+def _check_enough(prepared: Prepared, number: int) -> None:
+    images, size = len(prepared.split.train), prepared.config.training.batch_size
+    there = math.ceil(images / size)
+    if number > there:
+        raise SlotkitError(
+            f"{number} batches were asked for, and the {images} training images make {there} of {size}. Give "
+            f"{there} or fewer, 0 for all training images, or a smaller training.batch_size."
+        )
 
 
 def control(path: Path, name: str, seed: int) -> tuple[Masks, About]:

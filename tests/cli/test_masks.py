@@ -196,6 +196,20 @@ def test_a_layer_without_connections_is_told() -> None:
         (("--density", "0"), "The density is 0.0. Give a share"),
         (("--mode", "x"), "There is no mode 'x'."),
         (("--batches", "-1"), "-1 batches were asked for. Give 1 or more, or 0 for all training images."),
+        (
+            ("--batches", "13"),
+            "13 batches were asked for, and the 1221 training images make 10 of 128. Give 10 or fewer, 0 for "
+            "all training images, or a smaller training.batch_size.",
+        ),
+        (
+            ("--method", "random", "--batches", "2"),
+            "--batches says nothing to random, which looks at no data. Leave it out, or choose snip, "
+            "iter-snip or grasp.",
+        ),
+        (
+            ("--method", "synflow", "--mode", "eval"),
+            "--mode says nothing to synflow, which looks at no data.",
+        ),
         (("--model", "own"), "A mask file names its network, and this one is one's own."),
     ],
 )
