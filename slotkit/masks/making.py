@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,9 @@ from slotkit.training.prepare import Prepared, prepare
 # Masks belong to learned weights, which begin as the only option of each connection: a function of the seed.
 BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "reels", "slots.k": 1})
 
+# With these other weights would begin otherwise, and a mask file could not say how.
+OF_THE_START = {**BASE.values, "slots.where": None}
+
 # All batches of the training images.
 ALL = 0
 
@@ -45,12 +48,24 @@ def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
 
 def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
     """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
+    check_untouched(OF_THE_START, overrides, "masks are made for learned weights that a seed alone makes")
     resolved = resolve([BASE, *overrides, BASE])
     if resolved.config.model.name == OWN:
         raise SlotkitError(
             "A mask file names its network, and this one is one's own. Choose a model by name."
         )
     return prepare(resolved)
+
+
+def check_untouched(fixed: Mapping[str, Any], overrides: Sequence[Overrides], why: str) -> None:
+    """Raise SlotkitError for one of the `fixed` settings that has another value there."""
+    for layer in overrides:
+        for path, value in layer.values.items():
+            if path in fixed and value != fixed[path]:
+                due = "left open" if fixed[path] is None else repr(fixed[path])
+                raise SlotkitError(
+                    f"{path} (from {layer.origin}) is {value!r}, and has to be {due}: {why}. Leave it out."
+                )
 
 
 def layers(

@@ -210,6 +210,12 @@ def test_a_layer_without_connections_is_told() -> None:
             ("--method", "synflow", "--mode", "eval"),
             "--mode says nothing to synflow, which looks at no data.",
         ),
+        (
+            ("--set", "slots.where=['fc1*']"),
+            "slots.where (from --set slots.where) is ['fc1*'], and has to be left open: masks are made for "
+            "learned weights that a seed alone makes. Leave it out.",
+        ),
+        (("--set", "slots.k=8"), "slots.k (from --set slots.k) is 8, and has to be 1: masks are made for"),
         (("--model", "own"), "A mask file names its network, and this one is one's own."),
     ],
 )
