@@ -49,6 +49,7 @@ def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
 def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
     """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
     check_untouched(OF_THE_START, overrides, "masks are made for learned weights that a seed alone makes")
+    check_untouched({"training.precision": "fp32"}, overrides, "saliency is measured in float32")
     resolved = resolve([BASE, *overrides, BASE])
     if resolved.config.model.name == OWN:
         raise SlotkitError(

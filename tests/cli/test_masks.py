@@ -216,6 +216,14 @@ def test_a_layer_without_connections_is_told() -> None:
             "learned weights that a seed alone makes. Leave it out.",
         ),
         (("--set", "slots.k=8"), "slots.k (from --set slots.k) is 8, and has to be 1: masks are made for"),
+        *(
+            (
+                ("--set", f"training.precision={precision}"),
+                f"training.precision (from --set training.precision) is '{precision}', and has to be 'fp32': "
+                "saliency is measured in float32. Leave it out.",
+            )
+            for precision in ("fp64", "bf16")
+        ),
         (("--model", "own"), "A mask file names its network, and this one is one's own."),
     ],
 )
