@@ -82,12 +82,14 @@ class About(Strict):
     start: Start | None = None
 
     def build(self) -> nn.Module:
-        """The network with its initial weights, anew. Raises SlotkitError if the file doesn't say enough."""
+        """The network with its initial weights, anew; see also `network_of`.
+
+        Raises SlotkitError, the part of a sentence, if the file doesn't say enough, or what this slotkit
+        doesn't have.
+        """
         if self.network is None or self.start is None:
             missing = "network" if self.network is None else "initial weights"
-            raise SlotkitError(
-                f"The mask file doesn't say what its {missing} are. Make it with `slotkit masks make`."
-            )
+            raise SlotkitError(f"it doesn't say which {missing} it was made for")
         network = self.network.build()
         self.start.write(network)
         return network
@@ -148,6 +150,17 @@ def load(path: Path) -> tuple[Masks, About]:
             layer.name: unpacked(entries[entry], layer.shape, layer.name) for entry, layer in wanted.items()
         }
         return masks, header.about
+
+
+def network_of(path: Path, about: About) -> nn.Module:
+    """The network of the mask file at `path`. Raises SlotkitError, naming the file, as `About.build`."""
+    try:
+        return about.build()
+    except SlotkitError as fault:
+        raise SlotkitError(
+            f"The network of {path} can't be made: {str(fault).rstrip('.')}. Use another one, or make it "
+            "again with `slotkit masks make`."
+        ) from None
 
 
 def _header(file: Any) -> Header:

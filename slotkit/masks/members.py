@@ -146,7 +146,7 @@ def check_name(searches: dict[str, Path], place: Path) -> None:
 def of_file(path: Path) -> Member:
     """A mask file. Raises SlotkitError if it doesn't say what its network and initial weights are."""
     masks, about = mask_file.load(path)
-    about.build()
+    mask_file.network_of(path, about)
     dataset = dataset_of(about)
     data = {} if dataset is None else {"data.dataset": dataset}
     return Member(path.resolve(), digest(masks), about, {"file": path.name.removesuffix(ENDING)}, data)
@@ -194,7 +194,7 @@ def _data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_networks(members: Sequence[Member]) -> None:
     first, *others = members
-    first.about.build()
+    mask_file.network_of(first.path, first.about)
     for one in others:
         same_start = drawn_anew(one.about) or one.about.start == first.about.start
         if one.about.network != first.about.network or not same_start:
