@@ -360,5 +360,9 @@ def _put_in_place(beside: Path, place: Path, exactly: bool) -> Path:
 def _sweep_beside(runs_dir: Path) -> None:
     """Delete what processes that were killed while they made a run have left."""
     for left in runs_dir.glob(f".*{BESIDE}"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+        try:
+            since = time.time() - left.stat().st_mtime
+        except FileNotFoundError:
+            continue  # its process has given it its name meanwhile
+        if since > STALE_SECONDS:
             remove(left)
