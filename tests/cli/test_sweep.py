@@ -9,6 +9,7 @@ import pytest
 from commands import invoke, refuse
 from slotkit.cli.sweep_progress import _Lines
 
+from slotkit.config import Config
 from slotkit.runs.lock import locked
 from slotkit.sweeps import run as driver
 from slotkit.sweeps.manifest import MANIFEST
@@ -45,6 +46,16 @@ def test_a_sweep_from_a_file(one_thread: None) -> None:
     again = invoke("sweep", "run", "lenet.toml", "--executor", "inline")
     assert again.stderr == "4 runs, 0 of them left to train.\n"
     assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "how", [("--recipe", "authors-lenet-greedy"), ("--grid", "recipe=authors-lenet-greedy")]
+)
+def test_a_file_of_settings_lies_over_a_recipe_also_where_it_says_the_default(how: tuple[str, str]) -> None:
+    Path("my.toml").write_text("epochs = 30\n", encoding="utf-8")
+    asked = ("--config", "my.toml", "--dataset", "digits", "--seeds", "0", "--dry-run", "--json")
+    (run,) = json.loads(invoke("sweep", *how, *asked).stdout)["runs"]
+    assert run["epochs wanted"] == Config().training.epochs == 30
 
 
 def test_commands_to_type_next_hold_for_a_name_with_a_space(one_thread: None) -> None:
