@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from slotkit.cli.hints import print_next
 from slotkit.cli.masks_search import search
 from slotkit.cli.masks_train import train
 from slotkit.cli.options import AsJson, DataDir, Device, Run, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
-from slotkit.errors import typed
+from slotkit.errors import SlotkitError, typed
 
 if TYPE_CHECKING:
     from slotkit.masks.file import About, Masks
@@ -96,10 +97,13 @@ def _number(value: float | None) -> str:
 def make(
     method: Annotated[str, typer.Option(help="How; `slotkit masks methods` lists them.")] = "snip",
     density: Annotated[float, typer.Option(help="Share of the connections that are kept.")] = 0.1,
-    batches: Annotated[int, typer.Option(help="How many batches are looked at; 0 for all.")] = 1,
+    batches: Annotated[
+        int | None, typer.Option(help="How many batches are looked at; 0 for all. Default: 1.")
+    ] = None,
     mode: Annotated[
-        str, typer.Option(help="train or eval, of norms and dropout while it is measured.")
-    ] = "train",
+        str | None,
+        typer.Option(help="train (default) or eval, of norms and dropout while it is measured."),
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Steps of pruning, of synflow and iter-snip.")] = None,
     model: Annotated[str | None, typer.Option(help="lenet, conv2, vgg-d, ... or timm/NAME.")] = None,
     dataset: Annotated[str | None, typer.Option(help="digits, mnist, cifar10, ...")] = None,
@@ -116,12 +120,23 @@ def make(
     from slotkit.masks.methods import Request, find_method
 
     chosen = find_method(method)
+    if not chosen.uses_batches:
+        _refuse_of_data(method, {"--batches": batches, "--mode": mode})
     from slotkit.masks import making
 
     told = making.layers("slotkit masks make", model, dataset, data_dir, device, seed, set_ or [])
-    request = Request(density, seed, mode, rounds)
-    masks, about = making.make(chosen, request, told, batches)
+    request = Request(density, seed, "train" if mode is None else mode, rounds)
+    masks, about = making.make(chosen, request, told, 1 if batches is None else batches)
     _write(masks, about, out, as_json)
+
+
+def _refuse_of_data(method: str, options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise SlotkitError(
+            f"{given[0]} says nothing to {method}, which looks at no data. Leave it out, or choose snip, "
+            "iter-snip or grasp."
+        )
 
 
 @app.command("control")
@@ -167,9 +182,9 @@ def methods() -> None:
 
 def _write(masks: Masks, about: About, out: Path | None, as_json: bool) -> None:
     from slotkit.masks import file as mask_file
-    from slotkit.masks.making import usual_name
+    from slotkit.masks.making import usual_place
 
-    path = out or Path(usual_name(about))
+    path = out or usual_place(masks, about)
     mask_file.save(path, masks, about)
     rows = [(name, int(mask.sum()), mask.numel()) for name, mask in masks.items()]
     if as_json:
@@ -186,4 +201,4 @@ def _write(masks: Masks, about: About, out: Path | None, as_json: bool) -> None:
             f"No connection is left in {', '.join(empty)}: nothing passes through this network.",
             file=sys.stderr,
         )
-    print(f"next: slotkit masks score {typed(path)}")
+    print_next([(f"slotkit masks score {typed(path)}", "")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,8 @@ from slotkit.cli.hints import print_next
 from slotkit.cli.options import AsJson, DataDir, Device, RecipeName, RunsDir, Set
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
+
+from slotkit.errors import typed
 
 if TYPE_CHECKING:
     from slotkit.masks.search_folder import Plan, SearchFolder
@@ -165,4 +166,4 @@ def _show(folder: SearchFolder, plan: Plan, density: float, as_json: bool) -> No
         f"explored (independent random masks: {100 * chance:.1f} %)"
     )
     print(f"search: {folder.path}")
-    print_next([(shlex.join(["slotkit", "masks", "score", str(folder.path / folder.saved[-1].file)]), "")])
+    print_next([(f"slotkit masks score {typed(folder.path / folder.saved[-1].file)}", "")])

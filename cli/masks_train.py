@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from slotkit.cli.options import DATA_DIR, AsJson, Device, RecipeName, RunsDir, S
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 
 if TYPE_CHECKING:
     from slotkit.config import Overrides
@@ -174,7 +173,7 @@ def _population(
     else:
         _show(found)
         print(f"population: {sweep.path}")
-        print_next([(shlex.join(["slotkit", "analyze", "masks", str(sweep.path)]), "figure and verdict")])
+        print_next([(f"slotkit analyze masks {typed(sweep.path)}", "figure and verdict")])
     if failed:
         raise typer.Exit(1)
 

@@ -239,14 +239,15 @@ def _spec(
 ) -> Spec:
     from slotkit.config import parse_seeds
     from slotkit.runs import settings_file
-    from slotkit.sweeps.spec import from_options, read
+    from slotkit.sweeps.spec import RECIPE, from_options, parse_axis, read
 
     numbers = parse_seeds(seeds) if seeds is not None else None
     if file is None:
         if not grid and numbers is None:
             raise SlotkitError("A sweep needs a FILE.toml, or --grid (or --seeds) with what is to be varied.")
         base = [] if config is None else [settings_file.read(config)]
-        if recipe is None:
+        # Over a recipe, also one that is varied, a setting of the file counts that is at its default.
+        if recipe is None and RECIPE not in [parse_axis(text)[0] for text in grid]:
             base = [settings_file.without_known(one, []) for one in base]
         return from_options(grid, recipe, numbers, upper, name, base)
     given = {"--grid": grid, "--recipe": recipe, "--config": config}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, typed
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def damaged(path: Path, fault: str, remedy: str) -> SlotkitError:
 
 def fetch_command(name: str, data_dir: Path) -> str:
     """The command that downloads the dataset `name` into `data_dir`, ready to be pasted into a shell."""
-    return f"slotkit data fetch {name} --data-dir {shlex.quote(str(data_dir))}"
+    return f"slotkit data fetch {name} --data-dir {typed(data_dir)}"
 
 
 def is_hidden(path: Path) -> bool:

@@ -82,12 +82,14 @@ class About(Strict):
     start: Start | None = None
 
     def build(self) -> nn.Module:
-        """The network with its initial weights, anew. Raises SlotkitError if the file doesn't say enough."""
+        """The network with its initial weights, anew; see also `network_of`.
+
+        Raises SlotkitError, the part of a sentence, if the file doesn't say enough, or what this slotkit
+        doesn't have.
+        """
         if self.network is None or self.start is None:
             missing = "network" if self.network is None else "initial weights"
-            raise SlotkitError(
-                f"The mask file doesn't say what its {missing} are. Make it with `slotkit masks make`."
-            )
+            raise SlotkitError(f"it doesn't say which {missing} it was made for")
         network = self.network.build()
         self.start.write(network)
         return network
@@ -115,6 +117,7 @@ def save(path: Path, masks: Mapping[str, Tensor], about: About) -> None:
     try:
         layers = tuple(Layer(name=name, shape=tuple(mask.shape)) for name, mask in masks.items())
         text = Header(format=FORMAT, about=about, layers=layers).model_dump_json()
+        Header.model_validate_json(text)  # what was copied with changes has not been checked yet
     except ValidationError as fault:
         raise SlotkitError(f"These masks can't be written down: {first_reason(fault)}.") from None
     entries = {ENTRY + name: packed(mask) for name, mask in masks.items()}
@@ -147,6 +150,17 @@ def load(path: Path) -> tuple[Masks, About]:
             layer.name: unpacked(entries[entry], layer.shape, layer.name) for entry, layer in wanted.items()
         }
         return masks, header.about
+
+
+def network_of(path: Path, about: About) -> nn.Module:
+    """The network of the mask file at `path`. Raises SlotkitError, naming the file, as `About.build`."""
+    try:
+        return about.build()
+    except SlotkitError as fault:
+        raise SlotkitError(
+            f"The network of {path} can't be made: {str(fault).rstrip('.')}. Use another one, or make it "
+            "again with `slotkit masks make`."
+        ) from None
 
 
 def _header(file: Any) -> Header:

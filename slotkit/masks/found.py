@@ -51,7 +51,7 @@ def of_file(path: Path) -> Found:
     masks, about = mask_file.load(path)
     if about.network is None or about.start is None:
         return Found(masks, None, {}, f"{path}: {about.method}, all weights 1")
-    state = dict(about.build().named_parameters())
+    state = dict(mask_file.network_of(path, about).named_parameters())
     for name, mask in masks.items():
         if name not in state or state[name].shape != mask.shape:
             raise SlotkitError(f"{path} has a mask of {name}, which is no weight of {about.network.model}.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +19,7 @@ from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.controls import find_control
 from slotkit.masks.file import About, Masks, Setting, Start
-from slotkit.masks.keeping import number_kept
+from slotkit.masks.keeping import are_equal, number_kept
 from slotkit.masks.methods import Method, Request
 from slotkit.masks.saliency import check_mode
 from slotkit.models import OWN
@@ -27,8 +29,14 @@ from slotkit.training.prepare import Prepared, prepare
 # Masks belong to learned weights, which begin as the only option of each connection: a function of the seed.
 BASE = Overrides("slotkit masks make", {"method": "learned", "learned_init": "reels", "slots.k": 1})
 
+# With these other weights would begin otherwise, and a mask file could not say how.
+OF_THE_START = {**BASE.values, "slots.where": None}
+
 # All batches of the training images.
 ALL = 0
+
+# Letters of a file's usual name, without its ending.
+LONGEST_NAME = 200
 
 
 def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
@@ -40,12 +48,25 @@ def of_search(recipe: str | None, batch_size: int | None) -> list[Overrides]:
 
 def prepared_for(overrides: Sequence[Overrides]) -> Prepared:
     """Data and the network with its initial weights. Raises SlotkitError for what can't be."""
+    check_untouched(OF_THE_START, overrides, "masks are made for learned weights that a seed alone makes")
+    check_untouched({"training.precision": "fp32"}, overrides, "saliency is measured in float32")
     resolved = resolve([BASE, *overrides, BASE])
     if resolved.config.model.name == OWN:
         raise SlotkitError(
             "A mask file names its network, and this one is one's own. Choose a model by name."
         )
     return prepare(resolved)
+
+
+def check_untouched(fixed: Mapping[str, Any], overrides: Sequence[Overrides], why: str) -> None:
+    """Raise SlotkitError for one of the `fixed` settings that has another value there."""
+    for layer in overrides:
+        for path, value in layer.values.items():
+            if path in fixed and value != fixed[path]:
+                due = "left open" if fixed[path] is None else repr(fixed[path])
+                raise SlotkitError(
+                    f"{path} (from {layer.origin}) is {value!r}, and has to be {due}: {why}. Leave it out."
+                )
 
 
 def layers(
@@ -91,6 +112,8 @@ def make(
         raise SlotkitError(f"{number} batches were asked for. Give 1 or more, or 0 for all training images.")
     prepared = prepared_for(overrides)
     image = (prepared.dataset.channels, *prepared.dataset.size)
+    if method.uses_batches:
+        _check_enough(prepared, number)
     found = training_batches(prepared, epoch=0)
     given = list(found if number == ALL else islice(found, number)) if method.uses_batches else []
     masks = method.masks(prepared.trainee.model, replace(request, image=image), given)
@@ -103,6 +126,16 @@ def make(
         start=start,
     )
     return {name: mask.cpu() for name, mask in masks.items()}, about
+
+
+def _check_enough(prepared: Prepared, number: int) -> None:
+    images, size = len(prepared.split.train), prepared.config.training.batch_size
+    there = math.ceil(images / size)
+    if number > there:
+        raise SlotkitError(
+            f"{number} batches were asked for, and the {images} training images make {there} of {size}. Give "
+            f"{there} or fewer, 0 for all training images, or a smaller training.batch_size."
+        )
 
 
 def control(path: Path, name: str, seed: int) -> tuple[Masks, About]:
@@ -148,13 +181,39 @@ def dataset_of(about: About) -> str | None:
 
 
 def usual_name(about: About) -> str:
-    """Of a file: the method, the network and the settings, which tell the files of one experiment apart."""
-    network = about.network.model.replace("/", "-") if about.network else "network"
-    told = [about.method.replace(" ", "-"), network, f"{about.density:g}"]
-    for key in ("rounds", "batches", "mode", "seed", "control_seed", "step"):
+    """Of a file: the method, the network and the settings, which tell the files of one experiment apart.
+
+    It stays in the folder, whatever a file from elsewhere says of itself.
+    """
+    network = about.network.model if about.network else "network"
+    told = [about.method, network, *([] if about.density is None else [f"{about.density:g}"])]
+    for key in ("rounds", "batches", "mode", "seed", "draw", "control_seed", "step"):
         if key in about.settings:
             told.append(f"{key.replace('_', '-')}-{about.settings[key]}")
-    return f"{'-'.join(told)}.mask.safetensors"
+    words = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(told)).lstrip("-.")
+    return f"{words[:LONGEST_NAME]}.mask.safetensors"
+
+
+def usual_place(masks: Masks, about: About) -> Path:
+    """Where a mask is written that has no name of its own.
+
+    Raises SlotkitError if something else lies there: a name doesn't have all that tells masks apart.
+    """
+    path = Path(usual_name(about))
+    if path.exists() and not _is(path, masks, about):
+        raise SlotkitError(
+            f"{path} is there already, and is not the mask that was asked for. Name another file with --out, "
+            "or delete that one."
+        )
+    return path
+
+
+def _is(path: Path, masks: Masks, about: About) -> bool:
+    try:
+        there, says = mask_file.load(path)
+    except SlotkitError:
+        return False
+    return says == about and are_equal(there, masks)
 
 
 def origin(prepared: Prepared) -> tuple[Architecture, Start]:

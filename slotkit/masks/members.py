@@ -103,7 +103,7 @@ def find_members(
         The masks, equal ones of a group once, and a sentence for each that was left out.
 
     Raises SlotkitError for what is neither, for masks of different networks, initial weights or data, and for
-    searches that have one name or began with different masks.
+    searches that have no mask yet, that have one name, or that began with different masks.
     """
     found: list[Member] = []
     searches: dict[str, Path] = {}
@@ -146,7 +146,7 @@ def check_name(searches: dict[str, Path], place: Path) -> None:
 def of_file(path: Path) -> Member:
     """A mask file. Raises SlotkitError if it doesn't say what its network and initial weights are."""
     masks, about = mask_file.load(path)
-    about.build()
+    mask_file.network_of(path, about)
     dataset = dataset_of(about)
     data = {} if dataset is None else {"data.dataset": dataset}
     return Member(path.resolve(), digest(masks), about, {"file": path.name.removesuffix(ENDING)}, data)
@@ -154,6 +154,10 @@ def of_file(path: Path) -> Member:
 
 def _of_search(place: Path, controls: Sequence[str]) -> Iterator[Member]:
     folder = SearchFolder(place).open()
+    if not folder.saved:
+        raise SlotkitError(
+            f"The search {place} has no mask yet. The `slotkit masks search` that began it goes on with it."
+        )
     settings = folder.settings()
     told = {"search": place.resolve().name, "accept": settings.get("accept")}
     data = _data(settings)
@@ -190,7 +194,7 @@ def _data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_networks(members: Sequence[Member]) -> None:
     first, *others = members
-    first.about.build()
+    mask_file.network_of(first.path, first.about)
     for one in others:
         same_start = drawn_anew(one.about) or one.about.start == first.about.start
         if one.about.network != first.about.network or not same_start:

@@ -35,7 +35,7 @@ class Request:
 
     Attributes:
         density: share of the connections that are kept, of all layers together.
-        seed: of what a method draws.
+        seed: of what a method draws, and of dropout while saliency is measured.
         mode: "train" or "eval", of norms and dropout while saliency is measured.
         rounds: how often a method that prunes step by step measures; None is its own number.
         image: (channels, height, width) of an input, for what needs no data; None is that of the batches.
@@ -137,12 +137,12 @@ def _magnitude(network: nn.Module, weights: Weights, batches: Batches, request: 
 
 
 def _snip(network: nn.Module, weights: Weights, batches: Batches, request: Request) -> dict[str, Tensor]:
-    with measuring(network, weights, request.mode):
+    with measuring(network, weights, request.mode, request.seed):
         return saliency.snip(network, weights, batches)
 
 
 def _grasp(network: nn.Module, weights: Weights, batches: Batches, request: Request) -> dict[str, Tensor]:
-    with measuring(network, weights, request.mode):
+    with measuring(network, weights, request.mode, request.seed):
         return saliency.grasp(network, weights, batches)
 
 

@@ -16,7 +16,7 @@ from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.correlations import Estimate, mean_and_spread, pearson, share, spearman
 from slotkit.masks.keeping import are_equal
-from slotkit.masks.making import OF_ONES_OWN
+from slotkit.masks.making import OF_ONES_OWN, OF_THE_START, check_untouched, settings_under
 from slotkit.masks.members import GROUPS, Member
 from slotkit.masks.outcomes import SCORES, Outcome, Trained, mask_path, trained
 from slotkit.masks.scores import DST, Rules
@@ -37,8 +37,8 @@ def planned(
         seeds: of the split, the order of images and dropout; initial weights are those of the mask files.
         below, upper: settings under and over those of mask and data, such as those of a recipe and of flags.
 
-    Raises SlotkitError for one of `upper` that a seed stands over, and for pictures of one's own that nothing
-    names.
+    Raises SlotkitError for one of `upper` that a seed stands over or that the mask files say otherwise, and
+    for pictures of one's own that nothing names.
     """
     taken = [path for layer in upper for path in layer.values if path in SEEDS]
     if taken:
@@ -47,6 +47,8 @@ def planned(
             "one of these."
         )
     for one in members:
+        fixed = {**OF_THE_START, **settings_under(one.path, one.about)}
+        check_untouched(fixed, upper, f"{one.path} was made for that network and these initial weights")
         if one.dataset in OF_ONES_OWN and not any(
             "data.dataset" in layer.values for layer in (*below, *one.layers(), *upper)
         ):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from slotkit.data.batches import ordered_batches
-from slotkit.data.seeds import generator
+from slotkit.data.seeds import generator, subseed
 from slotkit.errors import SlotkitError
 from slotkit.masks.file import About, Masks
 from slotkit.masks.keeping import keep_highest, number_kept
@@ -76,11 +76,11 @@ class Drawn:
         """See `slotkit.masks.search.Problem`."""
         if self._asked.method.rounds == 1:
             return keep_highest(self.saliency(), self.kept)
-        return self._masks(self._batches(FIRST, self._asked.first_batches))
+        return self._masks(FIRST, self._asked.first_batches)
 
     def draw(self, number: int) -> Masks:
         """See `slotkit.masks.search.Problem`."""
-        return self._masks(self._batches(number, self._asked.batches))
+        return self._masks(number, self._asked.batches)
 
     def loss(self, masks: Masks) -> float:
         """See `slotkit.masks.search.Problem`; nats, the mean over images."""
@@ -95,7 +95,8 @@ class Drawn:
             images, config.training.batch_size, mean=config.data.mean, std=config.data.std
         )
         with (
-            measuring(self._network, self._parameters, self._asked.request.mode),
+            # All masks are measured with the same dropout.
+            measuring(self._network, self._parameters, self._asked.request.mode, self._asked.request.seed),
             pruned(self._parameters, here),
             torch.no_grad(),
         ):
@@ -107,7 +108,7 @@ class Drawn:
         """See `slotkit.masks.search.Problem`; measured once."""
         if self._saliency is None:
             given = self._batches(FIRST, self._asked.first_batches)
-            found = self._asked.method.score(self._network, self._parameters, given, self._asked.request)
+            found = self._asked.method.score(self._network, self._parameters, given, self._request(FIRST))
             self._saliency = {name: score.detach().cpu() for name, score in found.items()}
         return self._saliency
 
@@ -123,9 +124,14 @@ class Drawn:
             start=start,
         )
 
-    def _masks(self, given: Batches) -> Masks:
-        found = self._asked.method.masks(self._network, self._asked.request, given)
+    def _masks(self, draw: int, number: int) -> Masks:
+        given = self._batches(draw, number)
+        found = self._asked.method.masks(self._network, self._request(draw), given)
         return {name: mask.cpu() for name, mask in found.items()}
+
+    def _request(self, draw: int) -> Request:
+        """With the seed of a draw, so that dropout too is a function of its number."""
+        return replace(self._asked.request, seed=subseed("mask draw", self._asked.request.seed, draw))
 
     def _batches(self, draw: int, number: int) -> Batches:
         images, config = self._prepared.images("train"), self._prepared.config

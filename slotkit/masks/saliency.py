@@ -1,7 +1,8 @@
 """How much each connection of an untrained network matters: SNIP, GraSP and SynFlow.
 
-Within `measuring` the network is left as it was: weights, buffers, gradients and modes. Batches are measured
-one after the other, so memory does not grow with their number.
+Within `measuring` the network is left as it was: weights, buffers, gradients and modes; and so are PyTorch's
+generators, from which dropout is drawn. Batches are measured one after the other, so memory does not grow
+with their number.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from slotkit.data.seeds import subseed
 from slotkit.errors import SlotkitError
 
 Weights = Mapping[str, nn.Parameter]
@@ -57,12 +59,11 @@ def grasp(network: nn.Module, weights: Weights, batches: Batches) -> dict[str, T
     products = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for images, labels in batches:
         loss = _loss(network, images, labels, TEMPERATURE)
-        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        slopes = _slopes(loss, weights, create_graph=True)
         along = sum((slope * gradient[name]).sum() for name, slope in zip(weights, slopes, strict=True))
         assert isinstance(along, Tensor)
-        found = torch.autograd.grad(along, list(weights.values()), allow_unused=True)
-        for name, product in zip(weights, found, strict=True):
-            products[name] += 0 if product is None else product
+        for name, product in zip(weights, _slopes(along, weights), strict=True):
+            products[name] += product
     return {name: weight.detach() * products[name] for name, weight in weights.items()}
 
 
@@ -79,13 +80,17 @@ def synflow(network: nn.Module, weights: Weights, image: tuple[int, ...]) -> dic
     ones = torch.ones(1, *image, dtype=torch.float64, device=next(iter(positive.values())).device)
     with measuring(network, weights, "eval"):
         flow = torch.func.functional_call(network, (positive, buffers), (ones,)).sum()
-        found = torch.autograd.grad(flow, list(wanted.values()))
+        found = _slopes(flow, wanted)
     return {name: (wanted[name] * slope).detach() for name, slope in zip(wanted, found, strict=True)}
 
 
 @contextmanager
-def measuring(network: nn.Module, weights: Weights, mode: str) -> Iterator[None]:
-    """The network in that mode, its weights with gradients; then all as it was."""
+def measuring(network: nn.Module, weights: Weights, mode: str, seed: int = 0) -> Iterator[None]:
+    """The network in that mode, its weights with gradients; then all as it was.
+
+    What dropout leaves out is a function of the seed: else the masks of a search that goes on would be others
+    than those of one that was never stopped.
+    """
     check_mode(mode)
     modes = [(module, module.training) for module in network.modules()]
     trained = [(weight, weight.requires_grad) for weight in weights.values()]
@@ -94,7 +99,8 @@ def measuring(network: nn.Module, weights: Weights, mode: str) -> Iterator[None]
         network.train(mode == "train")
         for weight, _ in trained:
             weight.requires_grad_()
-        yield
+        with _dropout_from(seed):
+            yield
     finally:
         for module, was in modes:
             module.training = was
@@ -103,6 +109,15 @@ def measuring(network: nn.Module, weights: Weights, mode: str) -> Iterator[None]
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+@contextmanager
+def _dropout_from(seed: int) -> Iterator[None]:
+    """PyTorch's generators begin with a seed; then they go on as if nothing had been drawn."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(subseed("mask dropout", seed))
+        yield
 
 
 @contextmanager
@@ -133,9 +148,17 @@ def _gradients(
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for images, labels in batches:
         loss = _loss(network, images, labels, temperature)
-        for name, slope in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
+        for name, slope in zip(weights, _slopes(loss, weights), strict=True):
             total[name] += slope
     return total
+
+
+def _slopes(of: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """The gradient of each weight; 0 for a layer that the network doesn't use."""
+    wanted = list(weights.values())
+    return torch.autograd.grad(
+        of, wanted, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
 
 
 def _loss(network: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -6,11 +6,12 @@ and goes on ends with the same bits. Known code and log: docs/masks.md, "Populat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slotkit.masks.acceptance import Acceptance, Candidate, Draw
@@ -119,16 +120,21 @@ class Search:
         """The best mask with exactly so many connections: those of the lowest saliency are left out, or those
         of the highest are added. Our reading of the log's "with truncating".
         """
-        saliency = self._problem.saliency()
-        highest = max(float(score.max()) for score in saliency.values()) or 1.0
+        saliency = {name: score.cpu() for name, score in self._problem.saliency().items()}
         best = self.state.best
-        # What is there comes before whatever is not.
-        return keep_highest(
-            {name: score.cpu() / highest + 2 * best[name] for name, score in saliency.items()}, kept
-        )
+        there = sum(int(mask.sum()) for mask in best.values())
+        if kept <= there:
+            return keep_highest(_where(best, saliency), kept)
+        added = keep_highest(_where({name: ~mask for name, mask in best.items()}, saliency), kept - there)
+        return {name: mask | added[name] for name, mask in best.items()}
 
     def _candidate(self, name: str, mask: Tensor) -> Candidate:
         return Candidate(mask.numpy(), self._problem.weights[name].double().numpy(), self._rules)
+
+
+def _where(masks: Masks, saliency: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The saliency of the connections of a mask, which come before all others."""
+    return {name: score.masked_fill(~masks[name], -torch.inf) for name, score in saliency.items()}
 
 
 def explored_by_chance(density: float, masks: int) -> float:

@@ -148,7 +148,7 @@ class SearchFolder:
     def begin(self, settings: dict[str, Any]) -> None:
         """A new folder, or one whose settings are these. Raises SlotkitError with what differs."""
         if not self.is_there():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise SlotkitError(
                     f"{self.path} is there already and is not a search. Choose another --name."
                 )

@@ -71,7 +71,17 @@ class Topology:
     def __init__(
         self, network: nn.Module, settings: SparseSettings, seed: int, masks: Masks | None = None
     ) -> None:
-        """Mask the weights of the network; without `masks` random ones of the settings' density."""
+        """Mask the weights of the network; without `masks` random ones of the settings' density.
+
+        Raises SlotkitError, before anything is changed, for settings that can't be, or masks of another
+        network.
+        """
+        if not settings.is_on:
+            raise SlotkitError(
+                "sparse.method is none, so no mask would change. Choose set or rigl; for a mask that stays "
+                "there is slotkit.masks.masked.MaskedWeights."
+            )
+        settings.check(None if masks is None else "the masks given")
         self.settings, self._seed = settings, seed
         picked = pick(network)
         self._channel_dims = {one.name: one.channel_dim for one in picked}

@@ -209,13 +209,14 @@ def _check_entries(folder: RunFolder, commit: Commit, size: int) -> None:
 
 
 def _measured_entries(folder: RunFolder, size: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(bytes up to the end of the line, entry) of the metrics' first `size` bytes."""
+    """(bytes up to the end of the line, entry) of the metrics' first `size` bytes.
+
+    What comes after is taken away when the run goes on: of a machine that lost its power it may be anything.
+    """
     end = 0
-    lines = (folder.path / "metrics.jsonl").read_bytes().split(b"\n") if size else []
-    for line, entry in zip(lines, folder.metrics() if size else (), strict=False):
+    lines = (folder.path / "metrics.jsonl").read_bytes()[:size].split(b"\n") if size else []
+    for line, entry in zip(lines, folder.metrics(size) if size else (), strict=False):
         end += len(line) + 1
-        if end > size:
-            return
         yield end, entry
 
 

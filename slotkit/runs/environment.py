@@ -33,10 +33,12 @@ def environment(device: str, threads: int) -> dict[str, Any]:
 def typed(argv: Sequence[str]) -> str:
     """The command of a process, to be typed again: `slotkit`, wherever it is installed, and its arguments."""
     program, *arguments = argv
+    if " " in program and not arguments:
+        return program  # a whole command: a worker of a sweep has that of the sweep
     path = Path(program)
-    if " " not in program and (path.name == "slotkit" or path.parts[-2:] == ("slotkit", "__main__.py")):
+    if path.name == "slotkit" or path.parts[-2:] == ("slotkit", "__main__.py"):
         program = "slotkit"
-    return " ".join([program, *(shlex.quote(argument) for argument in arguments)])
+    return shlex.join([program, *arguments])
 
 
 @cache

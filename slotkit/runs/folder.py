@@ -214,13 +214,15 @@ class RunFolder:
         """data.json, once, when the run is made."""
         write_text(self.path / "data.json", data.model_dump_json(indent=2) + "\n")
 
-    def metrics(self) -> Iterator[dict[str, Any]]:
-        """The entries of metrics.jsonl; a last line that was cut off is left out."""
+    def metrics(self, size: int | None = None) -> Iterator[dict[str, Any]]:
+        """The entries of metrics.jsonl, or of its first `size` bytes; a last line that was cut off is left
+        out.
+        """
         path, epochs = self.path / "metrics.jsonl", 0
         if not path.is_file():
             return
         with naming(path, RESTORE):
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+            lines = path.read_bytes()[:size].decode("utf-8").split("\n")[:-1]
         for number, line in enumerate(lines, start=1):
             with naming(path, RESTORE, f"can't be read in line {number}"):
                 entry: dict[str, Any] = json.loads(line)
@@ -357,5 +359,9 @@ def _put_in_place(beside: Path, place: Path, exactly: bool) -> Path:
 def _sweep_beside(runs_dir: Path) -> None:
     """Delete what processes that were killed while they made a run have left."""
     for left in runs_dir.glob(f".*{BESIDE}"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
+        try:
+            since = time.time() - left.stat().st_mtime
+        except FileNotFoundError:
+            continue  # its process has given it its name meanwhile
+        if since > STALE_SECONDS:
             remove(left)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from slotkit.config import Config
+
 # What decides how much memory a run takes, among its settings.
 MEMORY = ("method", "model", "data.dataset", "data.size", "training.batch_size", "training.precision")
 
@@ -33,5 +35,12 @@ def of_time(settings: Mapping[str, Any]) -> str:
 
 def _kind(deciding: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """With K in the dense form, which has K scores a connection."""
-    dense = settings.get("slots.form") == "dense" or settings.get("slots.update") == "selected"
-    return json.dumps([deciding, settings.get("slots.k") if dense else None], sort_keys=True)
+    k = settings.get("slots.k", Config().slots.k) if _is_dense(settings) else None
+    return json.dumps([deciding, k], sort_keys=True)
+
+
+def _is_dense(settings: Mapping[str, Any]) -> bool:
+    """As `Config.form`, of settings that nobody has checked: a manifest may have been edited."""
+    form = settings.get("slots.form", "auto")
+    decided = settings.get("slots.update") == "selected" or settings.get("slots.share") is not None
+    return bool(form == "dense" or (form == "auto" and decided))

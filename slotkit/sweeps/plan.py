@@ -17,6 +17,7 @@ from slotkit.runs.fingerprint import FREE
 from slotkit.runs.listing import SEEDS, shown
 from slotkit.sweeps.spec import RECIPE, Block, Spec
 from slotkit.training.checks import check_settings
+from slotkit.training.prepare import whole_path
 
 # What a run takes from its dataset if the settings leave it open.
 FROM_DATASET = ("data.validation", "data.mean", "data.std")
@@ -53,6 +54,7 @@ def deciding(config: Config) -> dict[str, Any]:
     usual = dict(flatten(Config().model_dump(mode="json")))
     told = dict(flatten(config.model_dump(mode="json")))
     told["data.dataset"] = sources.absolute(config.data.dataset)
+    told["mask"] = None if config.mask is None else whole_path(config.mask)  # as the run's folder has it
     return {path: value for path, value in told.items() if path not in FREE and value != usual.get(path)}
 
 

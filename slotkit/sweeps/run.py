@@ -23,7 +23,7 @@ from slotkit.sweeps.parcel import settle
 from slotkit.sweeps.plan import Planned, key_of, words
 from slotkit.sweeps.sweep import DONE, State, Sweep, SweepRun
 from slotkit.sweeps.training import here
-from slotkit.training.prepare import with_whole_paths
+from slotkit.training.prepare import whole_path, with_whole_paths
 from slotkit.training.signals import StoppedError
 
 # How often one run is tried again after an error, as long as it gets no further than before.
@@ -308,6 +308,8 @@ def _with_whole_paths(layer: Overrides) -> Overrides:
     values = with_whole_paths(layer).values
     if "data.dataset" in values:
         values = {**values, "data.dataset": sources.absolute(values["data.dataset"])}
+    if values.get("mask") is not None:
+        values = {**values, "mask": whole_path(values["mask"])}
     return replace(layer, values=values)
 
 

@@ -184,6 +184,11 @@ def as_of_new_run(resolved: Resolved) -> Resolved:
     return resolve(given)
 
 
+def whole_path(file: str) -> str:
+    """The path of a file, such as a mask, that holds in another folder too."""
+    return str(Path(file).resolve())
+
+
 def with_whole_paths(changes: Overrides) -> Overrides:
     """The same with `data.dir` as a whole path: what is written down has to hold in another folder too."""
     given = changes.values.get("data.dir")
@@ -199,7 +204,7 @@ def _with_absolute_paths(resolved: Resolved) -> Resolved:
     values: dict[str, str | None] = {"data.dataset": sources.absolute(data.dataset)}
     values["data.dir"] = str(sources.resolve_data_dir(Path(data.dir))) if data.dir else None
     mask = resolved.config.mask
-    values["mask"] = None if mask is None else str(Path(mask).resolve())
+    values["mask"] = None if mask is None else whole_path(mask)
     changed = {path: value for path, value in values.items() if path in resolved.origins}
     return resolve(
         [

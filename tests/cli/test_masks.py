@@ -126,6 +126,51 @@ def test_a_mask_is_made_scored_and_compared_with_its_controls() -> None:
     assert "shuffled" in invoke("masks", "methods").stdout
 
 
+def test_no_mask_takes_the_place_of_another_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = (*MAKE, "--method", "random", "--seed", "3")
+    name = json.loads(invoke(*drawn).stdout)["file"]
+    whole = Path(name).read_bytes()
+    assert json.loads(invoke(*drawn).stdout)["file"] == name  # the same mask once more
+    told = refuse(monkeypatch, capsys, *drawn, "--set", "slots.init=kaiming-normal")
+    assert told == (
+        f"Error: {name} is there already, and is not the mask that was asked for. Name another file with "
+        "--out, or delete that one.\n"
+    )
+    Path(name).write_text("a note", encoding="utf-8")
+    assert "is there already" in refuse(monkeypatch, capsys, *drawn)
+    Path(name).write_bytes(whole)
+    assert invoke(*drawn, "--set", "slots.init=kaiming-normal", "--out", name).exit_code == 0
+
+
+def test_controls_of_two_draws_have_two_names() -> None:
+    about = About(method="snip search", network=NETWORK, start=Start(init="glorot-uniform", seed=0))
+    names = []
+    for draw in (0, 10):
+        mask_file.save(Path("x"), masks_of(about), about.model_copy(update={"settings": {"draw": draw}}))
+        names.append(json.loads(invoke("masks", "control", "x", "--json").stdout)["file"])
+    assert names == [
+        f"shuffled-snip-search-lenet-draw-{draw}-control-seed-1.mask.safetensors" for draw in (0, 10)
+    ]
+
+
+@pytest.mark.parametrize("method", ["../../x", "/x", ".x", "x" * 240, "ä b"])
+def test_a_control_of_a_strangers_file_stays_in_the_folder(method: str) -> None:
+    about = About(method=method, settings={"mode": "../y"})
+    masks = {"w": torch.ones(2, 3, dtype=torch.bool)}
+    mask_file.save(Path("stranger"), masks, about)
+    name = json.loads(invoke("masks", "control", "stranger", "--json").stdout)["file"]
+    assert {path.name for path in Path().iterdir()} == {"stranger", name}
+    assert name.startswith("shuffled-")
+    assert mask_file.load(Path(name))[1].method == f"shuffled {method}"
+
+
+def test_the_next_command_can_be_typed_for_any_name() -> None:
+    told = invoke(*MAKE[:-1], "--method", "magnitude", "--out", "my mask").stdout
+    assert told.splitlines()[-1] == "next: slotkit masks score 'my mask'"
+
+
 def test_seeds_of_initial_weights_and_of_batches_are_apart() -> None:
     def masks(*settings: str) -> list[bool]:
         invoke(*MAKE, "--out", "x", *settings)
@@ -151,6 +196,34 @@ def test_a_layer_without_connections_is_told() -> None:
         (("--density", "0"), "The density is 0.0. Give a share"),
         (("--mode", "x"), "There is no mode 'x'."),
         (("--batches", "-1"), "-1 batches were asked for. Give 1 or more, or 0 for all training images."),
+        (
+            ("--batches", "13"),
+            "13 batches were asked for, and the 1221 training images make 10 of 128. Give 10 or fewer, 0 for "
+            "all training images, or a smaller training.batch_size.",
+        ),
+        (
+            ("--method", "random", "--batches", "2"),
+            "--batches says nothing to random, which looks at no data. Leave it out, or choose snip, "
+            "iter-snip or grasp.",
+        ),
+        (
+            ("--method", "synflow", "--mode", "eval"),
+            "--mode says nothing to synflow, which looks at no data.",
+        ),
+        (
+            ("--set", "slots.where=['fc1*']"),
+            "slots.where (from --set slots.where) is ['fc1*'], and has to be left open: masks are made for "
+            "learned weights that a seed alone makes. Leave it out.",
+        ),
+        (("--set", "slots.k=8"), "slots.k (from --set slots.k) is 8, and has to be 1: masks are made for"),
+        *(
+            (
+                ("--set", f"training.precision={precision}"),
+                f"training.precision (from --set training.precision) is '{precision}', and has to be 'fp32': "
+                "saliency is measured in float32. Leave it out.",
+            )
+            for precision in ("fp64", "bf16")
+        ),
         (("--model", "own"), "A mask file names its network, and this one is one's own."),
     ],
 )

@@ -89,6 +89,18 @@ def test_a_search_of_before_goes_on(finished: Path) -> None:
     assert "memory" not in SearchFolder(finished).settings()["data"]
 
 
+def test_what_is_there_already_is_not_written_into(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs/full").mkdir(parents=True)
+    for path in (Path("runs/file"), Path("runs/full/notes.txt")):
+        path.write_text("mine", encoding="utf-8")
+    for name in ("file", "full"):
+        assert refuse(monkeypatch, capsys, *TINY, "--name", name) == (
+            f"Error: {Path('runs', name)} is there already and is not a search. Choose another --name.\n"
+        )
+
+
 @pytest.mark.parametrize("name", [SETTINGS, HISTORY, STATE])
 def test_damaged_files_are_told_in_one_sentence(
     name: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -177,6 +177,34 @@ def test_flags_win_over_a_recipe_for_one_file_too(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("seeds.reels=5", "seeds.reels (from --set seeds.reels) is 5, and has to be 0: "),
+        (
+            "slots.init=kaiming-normal",
+            "slots.init (from --set slots.init) is 'kaiming-normal', and has to be",
+        ),
+        ("mask=y", "mask (from --set mask) is 'y', and has to be "),
+        ("model.name=conv2", "model.name (from --set model.name) is 'conv2', and has to be 'lenet': "),
+        (
+            "slots.where=['fc1*']",
+            "slots.where (from --set slots.where) is ['fc1*'], and has to be left open: ",
+        ),
+        ("method=slot", "method (from --set method) is 'slot', and has to be 'learned': "),
+    ],
+)
+def test_a_mask_is_trained_in_its_network_from_its_initial_weights(
+    assignment: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x", "y"):
+        assert invoke("masks", "make", "--method", "random", "--out", name).exit_code == 0
+    for named in (("x",), ("x", "y")):
+        sentence = refuse(monkeypatch, capsys, "masks", "train", *named, "--set", assignment, "--epochs", "1")
+        assert told in sentence
+        assert f"{Path('x').resolve()} was made for that network and these initial weights. Leave" in sentence
+
+
+@pytest.mark.parametrize(
     "option", [("--executor", "local"), ("--jobs", "2"), ("--threads", "1"), ("--changed",)], ids=str
 )
 def test_one_file_has_no_options_of_a_population(

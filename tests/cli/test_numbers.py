@@ -24,7 +24,7 @@ NEEDS = {
     "analyze weights": "{run}",
     "analyze ps-variance": "{run}",
     "analyze gap": "--dataset digits",
-    "masks make": "--method synflow",
+    "masks make": "--method iter-snip",
     "masks control": "{mask}",
     "masks search": "--accept loss",
     "masks train": "{mask}",

@@ -9,6 +9,7 @@ import pytest
 from commands import invoke, refuse
 from slotkit.cli.sweep_progress import _Lines
 
+from slotkit.config import Config
 from slotkit.runs.lock import locked
 from slotkit.sweeps import run as driver
 from slotkit.sweeps.manifest import MANIFEST
@@ -45,6 +46,34 @@ def test_a_sweep_from_a_file(one_thread: None) -> None:
     again = invoke("sweep", "run", "lenet.toml", "--executor", "inline")
     assert again.stderr == "4 runs, 0 of them left to train.\n"
     assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "how", [("--recipe", "authors-lenet-greedy"), ("--grid", "recipe=authors-lenet-greedy")]
+)
+def test_a_file_of_settings_lies_over_a_recipe_also_where_it_says_the_default(how: tuple[str, str]) -> None:
+    Path("my.toml").write_text("epochs = 30\n", encoding="utf-8")
+    asked = ("--config", "my.toml", "--dataset", "digits", "--seeds", "0", "--dry-run", "--json")
+    (run,) = json.loads(invoke("sweep", *how, *asked).stdout)["runs"]
+    assert run["epochs wanted"] == Config().training.epochs == 30
+
+
+def test_commands_to_type_next_hold_for_a_name_with_a_space(one_thread: None) -> None:
+    done = invoke("sweep", "--seeds", "0", *TINY, "--name", "my sweep")
+    assert "slotkit report 'runs/my sweep'" in done.stdout
+    (name,) = [path.name for path in Path("runs/my sweep").iterdir() if path.is_dir()]
+    told = invoke("train", "--resume", f"runs/my sweep/{name}").stdout
+    assert f"next: slotkit evaluate 'runs/my sweep/{name}'\n" in told
+    assert f"slotkit train --config 'runs/my sweep/{name}/config.toml' --k 64" in told
+    listed = invoke("runs", "list").output
+    assert "`slotkit sweep status 'my sweep'`, `slotkit runs list 'my sweep'`" in listed
+
+
+def test_a_mask_may_be_named_by_a_short_path(one_thread: None) -> None:
+    assert invoke("masks", "make", "--method", "magnitude", "--out", "x.mask").exit_code == 0
+    learned = ("--set", "method=learned", "--set", "slots.k=1", "--set", "mask=x.mask", "--seeds", "0")
+    told = json.loads(invoke("sweep", *learned, *TINY, "--json").stdout)
+    assert [(row["n"], row["wanted"], row["left out"]) for row in told["table"]] == [(1, 1, 0)]
 
 
 def test_a_sweep_from_options_and_its_status(one_thread: None) -> None:

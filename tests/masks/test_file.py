@@ -18,7 +18,7 @@ from slotkit import files
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
 from slotkit.masks.file import CHECKSUM_KEY, KEY, About, Masks, Start
-from slotkit.slotfile.architecture import architecture
+from slotkit.slotfile.architecture import Architecture, architecture
 
 ABOUT = About(
     method="random",
@@ -66,10 +66,23 @@ def test_network_and_initial_weights_are_made_again() -> None:
     assert not torch.equal(dict(other.named_parameters())["fc1.weight"], one["fc1.weight"])
 
 
-@pytest.mark.parametrize(("left_out", "told"), [("network", "network are"), ("start", "initial weights are")])
-def test_a_file_may_know_neither(left_out: str, told: str) -> None:
-    with pytest.raises(SlotkitError, match=told):
-        ABOUT.model_copy(update={left_out: None}).build()
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"network": None}, "it doesn't say which network it was made for."),
+        ({"start": None}, "it doesn't say which initial weights it was made for."),
+        ({"start": Start(init="he", seed=0)}, "there is no init 'he'; this slotkit has glorot-uniform, "),
+        (
+            {"network": Architecture(model="lenett", image=(1, 8, 8), classes=10)},
+            "There is no model 'lenett'. Did you mean lenet? ",
+        ),
+    ],
+)
+def test_a_file_whose_network_can_not_be_made_is_named(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(SlotkitError) as caught:
+        mask_file.network_of(Path("x"), ABOUT.model_copy(update=changed))
+    assert str(caught.value).startswith(f"The network of x can't be made: {told}")
+    assert str(caught.value).endswith("Use another one, or make it again with `slotkit masks make`.")
 
 
 def refusal(path: Path) -> str:
@@ -197,4 +210,8 @@ def test_what_is_no_mask_is_not_written(tmp_path: Path) -> None:
     )
     with pytest.raises(SlotkitError, match="These masks can't be written down: layers is"):
         mask_file.save(tmp_path / "x", {}, ABOUT)
+    # A file that could not be read again, such as a control of a control of a control of ...
+    long = ABOUT.model_copy(update={"method": "shuffled " * 40})
+    with pytest.raises(SlotkitError, match=r"These masks can't be written down: about\.method is"):
+        mask_file.save(tmp_path / "x", {"w": torch.ones(2, 3, dtype=torch.bool)}, long)
     assert not list(tmp_path.iterdir())

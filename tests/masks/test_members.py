@@ -140,6 +140,18 @@ def test_two_searches_of_one_name_are_refused(here: Path) -> None:
     assert with_one.equals(analyze("a/s").table)
 
 
+def test_a_search_that_has_no_mask_yet_is_refused() -> None:
+    search("begun", DRAWN[:1])
+    for name in (STATE, HISTORY):
+        (Path("begun") / name).unlink()
+    for named in (["begun"], [search("both", DRAWN[:2]), "begun"]):
+        with pytest.raises(SlotkitError) as caught:
+            find_members(named, Path("runs"))
+        assert str(caught.value) == (
+            "The search begun has no mask yet. The `slotkit masks search` that began it goes on with it."
+        )
+
+
 def test_files_of_one_name_are_told_by_their_path(here: Path) -> None:
     for folder in "ab":
         Path(folder).mkdir()

@@ -165,6 +165,20 @@ def test_n_batches_are_n_passes(number: int) -> None:
     assert len(calls) == number
 
 
+@pytest.mark.parametrize("name", ["snip", "grasp", "iter-snip"])
+def test_dropout_comes_from_the_seed_and_leaves_the_generator_alone(name: str) -> None:
+    def masks(seed: int, before: int = 0) -> list[bool]:
+        layers = network()
+        layers.insert(4, nn.Dropout(0.5))
+        state = torch.manual_seed(before).get_state()
+        found = METHODS[name].masks(layers, Request(0.3, seed=seed), batches(1))
+        assert torch.equal(torch.get_rng_state(), state)
+        return torch.cat([mask.flatten() for mask in found.values()]).tolist()  # type: ignore[no-any-return]
+
+    assert masks(0, before=1) == masks(0, before=2)
+    assert any(masks(seed) != masks(0) for seed in range(1, 5))
+
+
 # ---------------------------------------------------------------------------------------------------
 # Every method of the registry.
 
@@ -355,6 +369,27 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_refusals(call: Callable[[], Any], text: str) -> None:
     with pytest.raises(SlotkitError, match="^" + re.escape(text)):
         call()
+
+
+class WithSpare(nn.Sequential):
+    """A network with a layer that it doesn't use."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(16, 3).double())
+        self.spare = nn.Linear(4, 4).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self[1](self[0](images))
+        return found
+
+
+@pytest.mark.parametrize("name", ["snip", "iter-snip", "grasp", "synflow"])
+def test_a_layer_that_is_not_used_is_worth_nothing(name: str) -> None:
+    request = Request(0.2, image=(1, 4, 4))
+    scores = METHODS[name].score(model := WithSpare(), weights_of(model), batches(1), request)
+    assert bool((scores["spare.weight"] == 0).all())
+    assert bool((scores["1.weight"] != 0).any())
+    assert sum(int(mask.sum()) for mask in METHODS[name].masks(model, request, batches(1)).values()) == 13
 
 
 def test_snip_of_a_network_without_gradients() -> None:

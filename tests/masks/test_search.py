@@ -8,14 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from slotkit.config import Overrides
 from slotkit.data.seeds import generator
 from slotkit.errors import SlotkitError
 from slotkit.masks.acceptance import ACCEPTANCES, Acceptance
 from slotkit.masks.file import Masks
-from slotkit.masks.keeping import share_of
+from slotkit.masks.keeping import are_equal, share_of
+from slotkit.masks.making import prepared_for
+from slotkit.masks.methods import METHODS, Request
+from slotkit.masks.problem import Asked, Drawn
 from slotkit.masks.samplers import SAMPLERS
 from slotkit.masks.scores import DST, score_layer
-from slotkit.masks.search import Search, explored_by_chance, has_converged
+from slotkit.masks.search import Search, State, explored_by_chance, has_converged
 
 LABELS = torch.arange(90) % 3
 SHAPES = {"a": (12, 40), "b": (9, 5, 3, 3)}
@@ -147,6 +151,36 @@ def test_a_repair_gives_the_wanted_number_and_little_else(kept: int) -> None:
     smaller = kept <= sum(int(mask.sum()) for mask in best.values())
     pairs = [(repaired[name], best[name]) for name in best]
     assert all(not (one & ~other).any() if smaller else not (other & ~one).any() for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    ("saliency", "best", "kept", "wanted"),
+    [
+        # Connections that are worth little beside the largest one are told apart all the same.
+        ([1e-9, 2e-9, 3e-9, 1.0, 5e-9], [1, 1, 1, 1, 0], 3, [0, 1, 1, 1, 0]),
+        # GraSP's may be negative: what is there stays where some are to be added.
+        ([0.1, -5.0, -0.2, 0.05, 0.01], [0, 1, 0, 0, 0], 2, [1, 1, 0, 0, 0]),
+        ([-3.0, -2.0, -1.0, -4.0, -5.0], [1, 1, 1, 0, 0], 2, [0, 1, 1, 0, 0]),
+    ],
+)
+def test_a_repair_goes_by_saliency(
+    saliency: list[float], best: list[int], kept: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = search("both")
+    found.state = State({"w": torch.tensor(best).bool()}, {}, 1)
+    monkeypatch.setattr(Toy, "saliency", lambda self: {"w": torch.tensor(saliency)})
+    assert found.repaired(kept)["w"].tolist() == [bool(one) for one in wanted]
+
+
+def test_a_draw_is_a_function_of_its_number_in_a_network_with_dropout_too(one_thread: None) -> None:
+    """Else a search that goes on would have other masks than one that was never stopped."""
+    settings = {"model.name": "conv2", "training.batch_size": 4, "training.device": "cpu"}
+    asked = Asked(METHODS["snip"], SAMPLERS["random"], Request(0.1), 1, first_batches=1, held_out=8)
+    problem = Drawn(prepared_for([Overrides("test", settings)]), asked)
+    first, second, loss = problem.draw(1), problem.draw(2), problem.loss(problem.first())
+    assert are_equal(problem.draw(2), second)
+    assert are_equal(problem.draw(1), first)
+    assert problem.loss(problem.first()) == loss
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -274,7 +274,8 @@ def test_rates_over_time() -> None:
         ("linear", [0.4, 0.25, 0.1]),
         ("cosine", [0.4, 0.25, 0.1]),
     ):
-        values = dynamic(drop_schedule=schedule, drop_rate=0.4, drop_end=0.1, until=0.5)
+        end = {} if schedule == "constant" else {"drop_end": 0.1}
+        values = dynamic(drop_schedule=schedule, drop_rate=0.4, until=0.5, **end)
         topology = Topology(model, values, seed=0)
         found = [topology.rate(step, TOTAL) for step in (0, TOTAL // 4, TOTAL // 2)]
         assert found == pytest.approx(rates)
@@ -309,6 +310,32 @@ def test_a_mask_to_begin_with() -> None:
     begun = Topology(model, dynamic(density=None), seed=0, masks=like.masked.masks)
     assert begun.kept == like.kept
     assert all(torch.equal(begun.masked.masks[n], mask) for n, mask in like.masked.masks.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"method": "none"}, "sparse.method is none, so no mask would change. Choose set or rigl;"),
+        ({"density": None}, "sparse.method is set, and how many connections there are is not said."),
+        ({"method": "rigl", "proposals": 2}, "sparse.proposals is 2, and rigl grows by the gradient"),
+    ],
+)
+def test_settings_that_do_nothing_are_refused_in_a_loop_of_ones_own(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SlotkitError, match="^" + re.escape(sentence)):
+        Topology(model, dynamic(**changes), seed=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_masks_and_a_density_are_one_too_many() -> None:
+    masks = Topology(network(), dynamic(), seed=0).masked.masks
+    with pytest.raises(
+        SlotkitError, match=r"sparse\.density and mask both say how many connections there are"
+    ):
+        Topology(network(), dynamic(), seed=0, masks=masks)
 
 
 def test_the_program_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,19 @@ def test_metrics_that_were_cut_are_noticed(tmp_path: Path, share: float) -> None
     )
 
 
+@pytest.mark.parametrize(
+    "tail", [b"\x00\x00\x00\n", b"\xff\xff", b'{"kind": "st\xff\n{}\n'], ids=["0", "255", "cut"]
+)
+def test_what_comes_after_a_commit_may_be_anything(tmp_path: Path, tail: bytes) -> None:
+    """A machine that loses its power may leave bytes that nobody has written; they are taken away."""
+    whole = run(settings(training__epochs=3), tmp_path, "whole")
+    folder = started(tmp_path)
+    size = checkpoint.told(folder.checkpoint("last"))[0]["metrics_bytes"]
+    path = folder.path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:size] + tail)
+    assert_same_run(resume(folder, []).path, whole.path)
+
+
 def test_metrics_that_were_changed_are_noticed(tmp_path: Path) -> None:
     folder = started(tmp_path)
     path = folder.path / "metrics.jsonl"

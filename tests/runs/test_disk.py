@@ -15,7 +15,7 @@ from runs.test_folder import settings  # type: ignore[import-not-found]
 from slotkit import files
 from slotkit.errors import SlotkitError
 from slotkit.runs import lock
-from slotkit.runs.folder import RunFolder, list_runs
+from slotkit.runs.folder import BESIDE, RunFolder, list_runs
 from slotkit.training.experiment import run
 
 PACKAGES = ("runs", "training", "recording")
@@ -215,6 +215,14 @@ def test_a_run_that_is_being_made_is_no_run_yet(tmp_path: Path, monkeypatch: pyt
     os.utime(left, (0, 0))
     assert RunFolder.create(tmp_path, "a", settings(), {}).summary() == {"status": "running"}
     assert not left.exists()
+
+
+def test_what_another_process_makes_gets_its_name_while_it_is_looked_at(tmp_path: Path) -> None:
+    """A sweep makes many runs at the same time in one folder."""
+    (tmp_path / f".b.12345678{BESIDE}").symlink_to(
+        tmp_path / "gone"
+    )  # seen in the folder, and then not there
+    assert RunFolder.create(tmp_path, "a", settings(), {}).name == "a"
 
 
 def test_two_processes_that_make_one_name(tmp_path: Path) -> None:

@@ -202,7 +202,8 @@ def test_the_environment_is_plain_values() -> None:
 @pytest.mark.parametrize(
     ("argv", "command"),
     [
-        (("/a b/x.py", "--k", "8"), "/a b/x.py --k 8"),
+        (("/a b/x.py", "--k", "8"), "'/a b/x.py' --k 8"),
+        (("/a b/bin/slotkit", "sweep", "x.toml"), "slotkit sweep x.toml"),
         (("/v/bin/slotkit", "train", "--name", "my run"), "slotkit train --name 'my run'"),
         (("/v/slotkit/__main__.py", "train"), "slotkit train"),
         (("mine/__main__.py", "train"), "mine/__main__.py train"),

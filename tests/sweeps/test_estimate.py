@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sweeps.made import Scripted, planned  # type: ignore[import-not-found]
 
-from slotkit.config import resolve
+from slotkit.config import Config, resolve
 from slotkit.runs.folder import RunFolder
 from slotkit.sweeps import kinds, registry, run
 from slotkit.sweeps.contract import Job, Options, Progress, Tell
@@ -72,9 +72,14 @@ def test_what_makes_a_kind() -> None:
         {},
     ):
         assert kinds.of_time(other) != kinds.of_time(one)
-    dense = {"slots.update": "selected"}
-    assert kinds.of_time({**dense, "slots.k": 2}) != kinds.of_time({**dense, "slots.k": 4})
-    assert kinds.of_memory({**dense, "slots.k": 2}) != kinds.of_memory({**dense, "slots.k": 4})
+    for dense in ({"slots.update": "selected"}, {"slots.form": "dense"}, {"slots.share": 0.5}):
+        assert kinds.of_time({**dense, "slots.k": 2}) != kinds.of_time({**dense, "slots.k": 4})
+        memory = [
+            kinds.of_memory(one) for one in ({}, dense, {**dense, "slots.k": 2}, {**dense, "slots.k": 4})
+        ]
+        assert len(set(memory)) == 4
+        assert kinds.of_memory({**dense, "slots.k": 8}) == kinds.of_memory(dense)
+    assert Config.model_validate({"slots": {"share": 0.5}}).form == "dense"
 
 
 def test_the_driver_tells_what_is_left(

@@ -186,6 +186,8 @@ def test_a_key_depends_on_what_decides_a_run_and_on_nothing_else(tmp_path: Path)
     )
     assert key(slots__selection="PS") == key(slots__selection="probabilistic")
     assert deciding(Config()) == {}
+    # A run's folder has the whole path, and a sweep is told of the same run by a short one.
+    assert key(mask="x") == key(mask=str(Path("x").resolve())) != key(mask="y")
     cells = [cell_of(deciding(Config(seeds={"reels": seed}))) for seed in (1, 2)]  # type: ignore[arg-type]
     assert cells[0] == cells[1] == cell_of({})
 

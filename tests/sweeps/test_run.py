@@ -115,12 +115,15 @@ def test_jobs_are_whole_wherever_they_are_trained(tmp_path: Path, monkeypatch: p
     executor = Scripted({"seed-3": ["diverged"]})
     jobs: list[Job] = []
     executor.before = lambda job, tell: jobs.append(job)
-    these = planned(seeds=(3,), data__dataset="imagefolder:imgs", data__dir="elsewhere")
+    these = planned(
+        seeds=(3,), data__dataset="imagefolder:imgs", data__dir="elsewhere", mask="m", method="learned"
+    )
     trained(Path("s"), these, executor)
     (job,) = jobs
     assert job.place == tmp_path / "s"
     assert job.layers[0].values["data.dataset"] == f"imagefolder:{tmp_path / 'imgs'}"
     assert job.layers[0].values["data.dir"] == str(tmp_path / "elsewhere")
+    assert job.layers[0].values["mask"] == str(tmp_path / "m")
     assert job.sweep == Sweep.open(tmp_path / "s").manifest.id
     assert Job.from_json(job.to_json()) == job
 
