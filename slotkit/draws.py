@@ -48,6 +48,9 @@ class Draws:
             are frozen, or given from outside (`torch.func.functional_call`), go on waiting.
     """
 
+    # Of the tensors those whose present draw a step has had already, or is not one for a step.
+    _used: set[str]
+
     def __init__(self, form: Form, selection: str) -> None:
         self.form = form
         self._counter: Tensor | None = None
@@ -118,6 +121,13 @@ class Draws:
         """The next forward draws these tensors, or all; whoever wrote to them before had a right to."""
         everything = self.form.reels if self._automatic else ()
         self.waiting = set(everything if waiting is None else waiting) & set(everything)
+        self._used = set(self.waiting)
+        self.form.mark()
+
+    def _taken(self, names: Iterable[str]) -> None:
+        """These tensors have been drawn."""
+        self.waiting -= set(names)
+        self._used -= set(names)
         self.form.mark()
 
     def by_hand(self, names: Iterable[str]) -> None:
@@ -126,7 +136,7 @@ class Draws:
         if names:
             self.form.choose_sample(TRAINING_DRAWS, self.number, names)
             self.number += 1
-            self.restart(self.waiting - set(names))
+            self._taken(names)
 
     # A draw is no part of a compiled graph. As torch.compiler.disable, which takes a second to import.
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -157,7 +167,7 @@ class Draws:
                 number.add_(1)
             elif first:
                 self.number += 1
-        self.restart(self.waiting - set(names))
+        self._taken(names)
 
     def _to_draw(self) -> list[str]:
         """Which of the waiting can be drawn: in a copy of a machine none that somebody else wrote to."""
@@ -186,19 +196,25 @@ class Draws:
         if not is_own:
             self.form.suspect(parameters)
 
-    def end_step(self, skipped: bool) -> None:
-        """An optimizer's step is done: the next forward draws anew."""
+    def end_step(self, parameters: set[int], skipped: bool) -> None:
+        """An optimizer's step on the parameters with these ids is done: the next forward draws anew."""
         self._stepping = False
         self._copied = False  # a copy that trains is a machine like any other
-        if self.waiting and not skipped:
-            self._tell_of_no_draw()
+        used = self._used
+        if self._automatic and not skipped:
+            pairs = zip(self.form.reels, self.form.parameters(), strict=True)
+            stepped = {name for name, own in pairs if id(own) in parameters and self.form.has_gradient(name)}
+            if stepped & used:
+                self._tell_of_no_draw()
+            used = used | stepped
         if self._automatic:
             self._count_there()
         self.restart(self.waiting if skipped else None)
+        self._used = used  # of several optimizers each has its part of one draw
 
     def _tell_of_no_draw(self) -> None:
         """Warn, once, of a step whose gradient does not belong to a draw of its own."""
-        if self._told or not any(self.form.has_gradient(name) for name in self.waiting):
+        if self._told:
             return
         self._told = True
         warnings.warn(NO_DRAW, stacklevel=6)
@@ -220,8 +236,9 @@ def _after_step(optimizer: Optimizer, *_: Any) -> None:
     # waits for steps, the next forward draws anew whether or not this one was skipped.
     unknown = getattr(optimizer, "steps_on_device", False)
     overflow = None if unknown else getattr(optimizer, "found_inf", None)
-    for draws in _stepped(optimizer)[0]:
-        draws.end_step(skipped=overflow is not None and bool(overflow))
+    found, parameters = _stepped(optimizer)
+    for draws in found:
+        draws.end_step(parameters, skipped=overflow is not None and bool(overflow))
 
 
 register_optimizer_step_pre_hook(_before_step)

@@ -24,6 +24,9 @@ def check_machine_state(state: Mapping[str, Any], own: Mapping[str, Any], holds_
     absent = [key for key in ("settings", "draws", "others") if key not in state]
     if absent:
         raise _lacks(absent)
+    for key, value in own.items():
+        if isinstance(value, Mapping) and not isinstance(state.get(key, {}), Mapping):
+            raise _is_wrong(f"{key} {state[key]!r:.40}")
     _check_settings(own["settings"], state["settings"])
     tables = {key: value for key, value in own.items() if isinstance(value, Mapping)}
     for key in ("settings", "others", *(["held"] if holds_none else [])):
@@ -45,8 +48,15 @@ def check_machine_state(state: Mapping[str, Any], own: Mapping[str, Any], holds_
             "damaged, or was put together by hand."
         )
     _check_numbers(state, own)
-    shapes = [{name: value.shape for name, value in each["others"].items()} for each in (own, state)]
-    if shapes[0] != shapes[1]:
+    # What get_extra_state of a module gives may be anything, and is the module's to refuse.
+    shapes = [
+        {name: getattr(value, "shape", None) for name, value in each["others"].items()}
+        for each in (own, state)
+    ]
+    if shapes[0].keys() != shapes[1].keys() or any(
+        isinstance(value, Tensor) and shapes[0][name] != shapes[1][name]
+        for name, value in own["others"].items()
+    ):
         raise SlotkitError("This state belongs to a model with other parameters. Build that model first.")
 
 
@@ -87,7 +97,7 @@ def _lacks(absent: Sequence[str]) -> SlotkitError:
 
 
 def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    theirs = {**theirs, "init": plain_init(theirs["init"])}
+    theirs = {**theirs, "init": plain_init(theirs.get("init"))}
     different = [key for key in {**mine, "kind": None, "share": None} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -177,6 +178,22 @@ def test_a_step_of_one_machine_is_none_of_another(form: str) -> None:
     for machine in (one, two):
         machine.model(inputs())
     assert (one.draws, two.draws) == (3, 2)
+
+
+def test_optimizers_of_the_parts_of_one_machine_share_a_draw() -> None:
+    """Each step moves scores that no step has moved since the draw; a second one of a part does not."""
+    machine = machine_of("dense")
+    parts = [torch.optim.SGD([scores], 0.1) for scores in machine.form.parameters()]
+    assert len(parts) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for draws in (2, 3, 4):
+            loss_of(machine.model).backward()
+            assert machine.draws == draws
+            for optimizer in parts:
+                optimizer.step()
+    with pytest.warns(UserWarning, match="made a step without a draw of its own"):
+        parts[1].step()
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])

@@ -13,6 +13,8 @@ from small_networks import (
 )
 from torch import nn
 
+from slotkit.errors import SlotkitError
+
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_efficientnet"])
@@ -48,3 +50,36 @@ def test_attention_in_torch() -> None:
     trained = model(x).detach()
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), trained)
+
+
+class Counting(nn.Linear):
+    """Its state_dict has something that is no tensor."""
+
+    calls = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("form", ["latent", "dense"])
+def test_a_module_with_an_extra_state(form: str) -> None:
+    layers = Counting(3, 2), Counting(3, 2)
+    machine, other = (slotify(nn.Sequential(layer), 4, form=form) for layer in layers)
+    layers[0].calls = 5
+    state = machine.state_dict()
+    other.load_state_dict(state)
+    assert layers[1].calls == 5
+    del state["others"]["0._extra_state"]
+    with pytest.raises(SlotkitError, match="This state belongs to a model with other parameters"):
+        other.load_state_dict(state)
+
+
+def test_a_state_without_an_init_is_refused() -> None:
+    machine = slotify(nn.Linear(3, 2), 4)
+    state = machine.state_dict()
+    del state["settings"]["init"]
+    with pytest.raises(SlotkitError, match="init is None there and 'glorot-uniform' here"):
+        machine.load_state_dict(state)
