@@ -45,6 +45,10 @@ def test_network_options_pass_through_one_by_one() -> None:
         ("training.restart_epochs=[25, 75]", "training.restart_epochs", [25, 75]),
         ("slots.symmetric=true", "slots.symmetric", True),
         ("data.dir=a=b", "data.dir", "a=b"),
+        # As Python has them: "False" as a text would be true to a network that is built with it.
+        ("model.options.skip=False", "model.options.skip", False),
+        ("slots.symmetric= True", "slots.symmetric", True),
+        ("data.dir=Falsely", "data.dir", "Falsely"),
     ],
 )
 def test_an_assignment_is_read_as_toml_or_as_text(text: str, path: str, value: object) -> None:
