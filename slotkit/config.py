@@ -127,7 +127,10 @@ def resolve(overrides: Sequence[Overrides]) -> Resolved:
 def parse_assignment(
     text: str, flag: str = "--set", example: str = "a.b=value, such as training.lr=0.2"
 ) -> Overrides:
-    """ "training.lr=0.2" -> overrides; the value is read as TOML, and as plain text where it is none."""
+    """ "training.lr=0.2" -> overrides; the value is read as TOML, and as plain text where it is none.
+
+    Python's True and False are meant as such: as a text both would be true in options of networks.
+    """
     import tomllib
 
     path, equals, value = text.partition("=")
@@ -136,7 +139,7 @@ def parse_assignment(
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        parsed = {"True": True, "False": False}.get(value.strip(), value)
     return Overrides(f"{flag} {path.strip()}", {path.strip(): parsed})
 
 

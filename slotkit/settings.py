@@ -197,7 +197,9 @@ class RecordingSettings(Section):
         le=100,
         description="checkpoints to resume from that are kept, the newest included",
     )
-    keep_epochs: tuple[int, ...] = Field((), description="epochs whose checkpoints are kept")
+    keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="epochs whose checkpoints are kept"
+    )
     loggers: tuple[str, ...] = Field(
         (), description="where the numbers go beside the run folder: tensorboard, wandb, mlflow"
     )

@@ -45,6 +45,10 @@ def test_network_options_pass_through_one_by_one() -> None:
         ("training.restart_epochs=[25, 75]", "training.restart_epochs", [25, 75]),
         ("slots.symmetric=true", "slots.symmetric", True),
         ("data.dir=a=b", "data.dir", "a=b"),
+        # As Python has them: "False" as a text would be true to a network that is built with it.
+        ("model.options.skip=False", "model.options.skip", False),
+        ("slots.symmetric= True", "slots.symmetric", True),
+        ("data.dir=Falsely", "data.dir", "Falsely"),
     ],
 )
 def test_an_assignment_is_read_as_toml_or_as_text(text: str, path: str, value: object) -> None:
@@ -59,6 +63,11 @@ def test_an_assignment_is_read_as_toml_or_as_text(text: str, path: str, value: o
         ("slots.k", 0, "slots.k (from here) is 0, but it should be greater than or equal to 1."),
         ("training.lr", -1, "training.lr (from here) is -1, but it should be greater than 0."),
         ("training.lr", float("nan"), "training.lr (from here) is nan, but it should be a finite number."),
+        (
+            "recording.keep_epochs",
+            [0],
+            "recording.keep_epochs (from here) is 0, but it should be greater than or",
+        ),
         ("slots.kk", 3, "slots.kk (from here) is not a setting. Near it: slots.k, "),
         ("training.seeds", 3, "training.seeds (from here) is not a setting. Near it: "),
         ("lr", 1, "lr (from here) is not a setting. Near it: training.lr"),

@@ -49,7 +49,7 @@ def load(source: Source, place: Path, size: int | None, loading: Loading = IN_ME
     labels = [torch.cat([part.labels for part in half]) for half in (train, test)]
     name, notes = f"parquet:{place}", tuple(_notes(files))
     if exceeds([_First(half) for half in (train, test)], size, loading):
-        pictures = _unpacked(train, test)
+        pictures = _unpacked(train, test, loading.whole_pictures)
         halves, _, told = streamed(pictures, labels, size, loading, turn=True)
         return Dataset(name, *halves, classes, named, (told, *notes))
     images = decode_halves(_encoded(train), _encoded(test), size, turn=True, crop=loading.crop)
@@ -106,10 +106,10 @@ class _First:
         return where, BytesIO(encoded)
 
 
-def _unpacked(train: list[_Part], test: list[_Part]) -> tuple[Unpacked, Unpacked]:
+def _unpacked(train: list[_Part], test: list[_Part], whole: bool) -> tuple[Unpacked, Unpacked]:
     rows = [len(part.labels) for part in (*train, *test)]
     size = sum(part.path.stat().st_size for part in (*train, *test))
-    everything = unpack(_encoded([*train, *test]), [part.path for part in (*train, *test)], rows, size)
+    everything = unpack(_encoded([*train, *test]), [part.path for part in (*train, *test)], rows, size, whole)
     tested = sum(len(part.labels) for part in test)
     at = len(everything) - tested
     return everything.between(0, at), everything.between(at, at + tested)

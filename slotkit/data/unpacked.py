@@ -100,7 +100,11 @@ class Unpacked:
 
 
 def unpack(
-    pictures: Iterable[tuple[str, bytes]], sources: Sequence[Path], rows: Sequence[int], size: int
+    pictures: Iterable[tuple[str, bytes]],
+    sources: Sequence[Path],
+    rows: Sequence[int],
+    size: int,
+    needed_whole: bool = False,
 ) -> Unpacked:
     """Copy encoded pictures into a temporary file, in the folder that TMPDIR names.
 
@@ -108,6 +112,7 @@ def unpack(
         pictures: (where it lies, encoded bytes), file by file.
         sources, rows: the files that they come from, and how many each has.
         size: about how many bytes they have.
+        needed_whole: whether they are unpacked because an augmentation needs them whole, for the error.
 
     Raises SlotkitError if there is not enough space.
     """
@@ -117,8 +122,8 @@ def unpack(
     if free < size:
         raise SlotkitError(
             f"{sources[0].parent} is unpacked into {folder} while it is used, which needs {size / 1e9:.1f} "
-            f"GB, and {free / 1e9:.1f} GB are free. Let TMPDIR name a folder with more space, or allow "
-            "more memory with data.memory."
+            f"GB, and {free / 1e9:.1f} GB are free. Let TMPDIR name a folder with more space, or "
+            f"{'leave resized-crop out' if needed_whole else 'allow more memory with data.memory'}."
         )
     place, ends = _Place(), [0]
     try:

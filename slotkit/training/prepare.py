@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from slotkit.config import Config, Overrides, Resolved, flatten, resolve
 from slotkit.data import sources
 from slotkit.data.augmentations import parse
+from slotkit.data.batches import check_normalisation
 from slotkit.data.fitting import fitted
 from slotkit.data.identity import Identity, differences, identity_of
 from slotkit.data.images import Dataset, Images, Split, split
@@ -260,6 +261,8 @@ def _loading(data: DataSettings) -> Loading:
 
 def _built(resolved: Resolved, dataset: Dataset, identity: Identity, mask: Path | None = None) -> Prepared:
     config = resolved.config
+    for name, values in (("data.mean", config.data.mean), ("data.std", config.data.std)):
+        check_normalisation(name, values, dataset.channels)
     device = find_device(config.training.device)
     assert config.data.validation is not None
     parts = split(len(dataset.train), config.data.validation, config.seeds.data)

@@ -19,11 +19,18 @@ def schedule(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: 
 
     "restarts" is SGDR (Loshchilov & Hutter, ICLR 2017) with restarts at chosen epochs: a cosine from
     lr to min_lr between each two, the last one ending with training.
+
+    Raises SlotkitError for a schedule without the epochs that it needs.
     """
     total = settings.epochs * steps_per_epoch
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=total, eta_min=settings.min_lr)
     if settings.schedule == "multistep":
+        if not settings.milestones:
+            raise SlotkitError(
+                "training.schedule is multistep, but training.milestones is empty. Give e.g. [60, 80], or "
+                "choose constant."
+            )
         milestones = [epoch * steps_per_epoch for epoch in settings.milestones]
         return MultiStepLR(optimizer, milestones=milestones, gamma=settings.gamma)
     if settings.schedule == "restarts":

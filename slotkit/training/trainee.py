@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from slotkit.config import Config
+from slotkit.data.files import is_lack_of_memory
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.making import randomize, slotify
@@ -21,6 +22,7 @@ from slotkit.masks import file as mask_file
 from slotkit.masks.masked import MaskedWeights, strays
 from slotkit.masks.topology import Topology
 from slotkit.models import create
+from slotkit.models.registry import TIMM
 from slotkit.optim import SlotAdam
 from slotkit.others import treat_others
 from slotkit.picking import pick
@@ -155,6 +157,8 @@ def build(config: Config, image: tuple[int, int, int], classes: int, mask: Path 
     torch.manual_seed(config.seeds.training)
     dtype = dtype_of(config.training)
     model = create(config.model.name, image, classes, **config.model.options).to(device, dtype)
+    if config.model.name.startswith(TIMM):
+        _check_takes(model, image, config.model.name)
     slots = config.slots
     machine = None
     if config.method == "slot":
@@ -182,6 +186,28 @@ def build(config: Config, image: tuple[int, int, int], classes: int, mask: Path 
     masked, topology = _masks(config, model, mask)
     bf16 = config.training.precision == "bf16"
     return Trainee(model, machine, device, bf16, classes, dtype, masked, topology)
+
+
+@torch.no_grad()
+def _check_takes(model: nn.Module, image: tuple[int, int, int], name: str) -> None:
+    """Raise SlotkitError if a network of timm refuses images of that shape. It says so in its forward only; a
+    run would have begun by then.
+    """
+    like = next(model.parameters())
+    try:
+        model.eval()(like.new_zeros(1, *image))
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as fault:
+        if isinstance(fault, torch.OutOfMemoryError) or is_lack_of_memory(fault):
+            raise
+        reason = str(fault).strip().partition("\n")[0].rstrip(".") or type(fault).__name__
+        shape = " x ".join(map(str, image))
+        raise SlotkitError(
+            f"{name} can't take images of {shape} (channels x height x width): {reason}. "
+            "Stretch them with data.size, or build the model for their size if it has an option for that "
+            "(model.options.img_size)."
+        ) from fault
+    finally:
+        model.train()
 
 
 def _masks(

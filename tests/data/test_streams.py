@@ -247,6 +247,9 @@ def test_no_space_to_unpack_is_said(table: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(SlotkitError, match="Let TMPDIR name a folder with more space, or allow more memory"):
         load(table, None, 8, loading=Loading(memory=0))
+    # Where an augmentation needs whole pictures, no memory is enough.
+    with pytest.raises(SlotkitError, match=r"with more space, or leave resized-crop out\."):
+        load(table, None, 8, loading=Loading(whole_pictures=True))
 
 
 def test_a_worker_that_is_killed_is_told(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,15 @@ def test_a_data_dir_means_nothing_to_a_new_run_on_a_folder(here: Path) -> None:
     assert folder.config().data.dir is None
 
 
+def test_numbers_for_other_channels_are_refused_before_a_run_begins(here: Path) -> None:
+    with pytest.raises(SlotkitError) as refused:
+        run(settings(data__mean=[0.1, 0.2], data__std=[0.3, 0.4]), Path("runs"), "other")
+    assert str(refused.value) == (
+        "data.mean came with 2 numbers for images of 1 channels; give one number a channel."
+    )
+    assert not Path("runs/other").exists()
+
+
 def test_a_folder_that_moved_is_named_with_data_dir(here: Path) -> None:
     (here / "imgs").rename(here / "moved")
     moved = ["--data-dir", "moved"]

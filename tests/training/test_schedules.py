@@ -68,3 +68,13 @@ def test_restarts_begin_a_new_cosine_at_each_chosen_epoch(
 def test_restarts_without_epochs_are_refused() -> None:
     with pytest.raises(SlotkitError, match=r"training.restart_epochs is empty. Give e.g. \[25, 75\]."):
         rates(TrainingSettings(schedule="restarts"), 3)
+
+
+def test_multistep_without_milestones_is_refused() -> None:
+    """It would be a constant learning rate under another name."""
+    with pytest.raises(SlotkitError) as refused:
+        rates(TrainingSettings(schedule="multistep"), 3)
+    assert str(refused.value) == (
+        "training.schedule is multistep, but training.milestones is empty. Give e.g. [60, 80], or choose "
+        "constant."
+    )

@@ -69,6 +69,17 @@ def test_one_epoch_of_each_network(network: str, method: str, selection: str, na
     assert (trainee.machine is None) == (method == "learned")
 
 
+def test_a_model_that_refuses_the_images_is_a_sentence() -> None:
+    """Before a run has begun: timm's say so in their forward only."""
+    with pytest.raises(SlotkitError) as refused:
+        build(configure(model__name="timm/test_vit"), IMAGE, 2)
+    assert str(refused.value) == (
+        "timm/test_vit can't take images of 1 x 8 x 8 (channels x height x width): Input height (8) should "
+        "be divisible by patch size (16). Stretch them with data.size, or build the model for their size if "
+        "it has an option for that (model.options.img_size)."
+    )
+
+
 @pytest.mark.parametrize("method", ["slot", "learned"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_learns_the_stripes(method: str, precision: str) -> None:
