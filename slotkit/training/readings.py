@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
 from slotkit.training.loop import Note
-from slotkit.training.prepare import Prepared, mask_of
+from slotkit.training.prepare import Prepared, own_mask
 from slotkit.training.processes import LostError
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import build
@@ -65,7 +66,7 @@ def _of_start(
         tell(
             Note(
                 f"The network before the first step could not be read: {reason}. `slotkit evaluate "
-                f"{folder.path} --checkpoint start` tries it again."
+                f"{shlex.quote(str(folder.path))} --checkpoint start` tries it again."
             )
         )
         return {}
@@ -75,7 +76,7 @@ def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
     """The same with a network as it was before the first step."""
     dataset = prepared.dataset
     image = (dataset.channels, *dataset.size)
-    trainee = build(prepared.config, image, dataset.num_classes, mask_of(folder))
+    trainee = build(prepared.config, image, dataset.num_classes, own_mask(folder))
     trainee.processes = prepared.trainee.processes
     if folder.begins_with_weights():
         trainee.load(load(folder, "start")[0])
