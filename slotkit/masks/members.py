@@ -154,10 +154,6 @@ def of_file(path: Path) -> Member:
 
 def _of_search(place: Path, controls: Sequence[str]) -> Iterator[Member]:
     folder = SearchFolder(place).open()
-    if not folder.saved:
-        raise SlotkitError(
-            f"The search {place} has no mask yet. The `slotkit masks search` that began it goes on with it."
-        )
     settings = folder.settings()
     told = {"search": place.resolve().name, "accept": settings.get("accept")}
     data = _data(settings)

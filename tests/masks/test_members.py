@@ -150,6 +150,8 @@ def test_a_search_that_has_no_mask_yet_is_refused() -> None:
         assert str(caught.value) == (
             "The search begun has no mask yet. The `slotkit masks search` that began it goes on with it."
         )
+    with pytest.raises(SlotkitError, match=r"^The search begun has no mask yet\."):
+        analyze("begun")
 
 
 def test_files_of_one_name_are_told_by_their_path(here: Path) -> None:
