@@ -86,7 +86,7 @@ def test_files_made_for_other_data_are_refused(here: Path) -> None:
         f"and mnist here. {ADVICE}"
     )
     unknown = file("unknown", DRAWN[2], None)
-    assert [one.data for one in members(unknown, one)] == [{"data.dataset": "mnist"}] * 2
+    assert [one.data for one in members(unknown, one)] == [{"data.dataset": "mnist", "data.size": 8}] * 2
 
 
 def test_searches_with_other_data_are_refused(here: Path) -> None:
