@@ -39,7 +39,7 @@ def score(
     rules: Annotated[
         str, typer.Option(help="Whose rules: dst, dst-turned or kin; see docs/masks.md.")
     ] = "dst",
-    checkpoint: Annotated[str, typer.Option(help="Of a run: best, last or epoch-N.")] = "best",
+    checkpoint: Annotated[str | None, typer.Option(help="Of a run: best (default), last or epoch-N.")] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:

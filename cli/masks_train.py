@@ -149,7 +149,7 @@ def _population(
     from slotkit.cli.sweep import train_planned
 
     from slotkit.masks.members import find_members
-    from slotkit.masks.population import check_copies, planned, report
+    from slotkit.masks.population import planned, report
     from slotkit.runs.folder import default_runs_dir
 
     place = runs_dir or default_runs_dir()
@@ -165,7 +165,6 @@ def _population(
         executor,
         options,
         changed=changed,
-        check_started=check_copies,
     )
     found = report(sweep)
     if as_json:

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from slotkit.errors import SlotkitError, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from slotkit.config import Overrides
     from slotkit.sweeps.contract import Executor, Options
@@ -150,14 +150,12 @@ def train_planned(
     options: Options,
     retries: int = 2,
     changed: bool = False,
-    check_started: Callable[[Sweep], None] = lambda sweep: None,
 ) -> tuple[Sweep, bool]:
     """Train what the sweep of these runs lacks.
 
     Args:
         source: where they are asked for, for sentences.
         place: the sweep's folder.
-        check_started: called with the sweep before anything is trained; it may refuse.
 
     Returns:
         The sweep, and whether a run of it failed.
@@ -169,7 +167,6 @@ def train_planned(
         sweep, notes = start(place, planned, source, changed, typed(sys.argv))
         for note in notes:
             print(note, file=sys.stderr)
-        check_started(sweep)
         return sweep, bool(_train(sweep, planned, made, retries, options.memory))
 
 
@@ -182,6 +179,7 @@ def _preview(spec: Spec, place: Path, executor: str, options: Options, changed: 
     planned = plan(spec)
     with _checked(planned, executor, options):
         sweep, notes = preview(place, planned, spec.source, changed)
+        sweep.check_masks()
     for note in notes:
         print(note, file=sys.stderr)
     show_preview(sweep, registry.at_a_time(executor, options), as_json)

@@ -73,10 +73,10 @@ def _neutralize(model: nn.Module, left: set[int]) -> None:
                 done.add(id(value))
             elif may_be_meant(module, name):
                 doubtful[f"{prefix}.{name}".removeprefix(".")] = (value, type(module).__name__)
-    left = [f"{name} (of {kind})" for name, (value, kind) in doubtful.items() if id(value) not in done]
-    if left:
+    kept = [f"{name} (of {kind})" for name, (value, kind) in doubtful.items() if id(value) not in done]
+    if kept:
         warnings.warn(
-            f"others='frozen' leaves {', '.join(left)} as {'it is' if len(left) == 1 else 'they are'}: a "
+            f"others='frozen' leaves {', '.join(kept)} as {'it is' if len(kept) == 1 else 'they are'}: a "
             "bias or of a norm by name, but not by type or by what the module computes. Set the values "
             "yourself if they should be neutral, or choose others='trained'.",
             stacklevel=4,

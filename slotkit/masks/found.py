@@ -37,13 +37,17 @@ class Found:
         return score_network(masks, weights, rules, self.channel_dims)
 
 
-def find(what: str, runs_dir: Path, checkpoint: str = "best") -> Found:
-    """A mask file if `what` is a file, else a run of that name or folder.
+def find(what: str, runs_dir: Path, checkpoint: str | None = None) -> Found:
+    """A mask file if `what` is a file, else a run of that name or folder, at its best checkpoint or another.
 
-    Raises SlotkitError for what is neither, or is damaged.
+    Raises SlotkitError for what is neither, or is damaged, and for a checkpoint of a file.
     """
     path = Path(what)
-    return of_file(path) if path.is_file() else of_run(RunFolder.open(what, runs_dir), checkpoint)
+    if not path.is_file():
+        return of_run(RunFolder.open(what, runs_dir), checkpoint or "best")
+    if checkpoint is not None:
+        raise SlotkitError(f"--checkpoint {checkpoint} is of a run, and {what} is a mask file. Leave it out.")
+    return of_file(path)
 
 
 def of_file(path: Path) -> Found:

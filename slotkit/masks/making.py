@@ -14,6 +14,7 @@ from torch import Tensor
 
 from slotkit import recipes
 from slotkit.config import Config, Overrides, parse_assignment, resolve
+from slotkit.data import sources
 from slotkit.data.batches import batches
 from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
@@ -174,10 +175,20 @@ def under_recipe(name: str | None) -> list[Overrides]:
 OF_ONES_OWN = ("imagefolder", "parquet")
 
 
-def dataset_of(about: About) -> str | None:
-    """The dataset that a mask was made for, unless it lies in a folder of its own."""
-    data = about.settings.get("data")
-    return data if isinstance(data, str) and data not in OF_ONES_OWN else None
+def data_of(about: About) -> dict[str, Any]:
+    """The settings of the data that a mask was made for, unless they lie in a folder of one's own: the
+    dataset, and the size of its images if that is another than their own.
+    """
+    data, network = about.settings.get("data"), about.network
+    if not isinstance(data, str) or data in OF_ONES_OWN:
+        return {}
+    found: dict[str, Any] = {"data.dataset": data}
+    source = sources.SOURCES.get(data.lower())
+    if network is not None and source is not None:
+        _, height, width = network.image
+        if height == width and source.image_shape.split(" x ")[1:] != [str(height), str(width)]:
+            found["data.size"] = height
+    return found
 
 
 def usual_name(about: About) -> str:

@@ -16,7 +16,7 @@ from slotkit.masks.acceptance import WITHOUT_SCORES
 from slotkit.masks.controls import CONTROLS, find_control
 from slotkit.masks.file import About
 from slotkit.masks.keeping import digest
-from slotkit.masks.making import dataset_of, settings_under
+from slotkit.masks.making import data_of, settings_under
 from slotkit.masks.search_folder import SETTINGS, SearchFolder
 from slotkit.settings import DataSettings
 
@@ -147,17 +147,12 @@ def of_file(path: Path) -> Member:
     """A mask file. Raises SlotkitError if it doesn't say what its network and initial weights are."""
     masks, about = mask_file.load(path)
     mask_file.network_of(path, about)
-    dataset = dataset_of(about)
-    data = {} if dataset is None else {"data.dataset": dataset}
-    return Member(path.resolve(), digest(masks), about, {"file": path.name.removesuffix(ENDING)}, data)
+    told = {"file": path.name.removesuffix(ENDING)}
+    return Member(path.resolve(), digest(masks), about, told, data_of(about))
 
 
 def _of_search(place: Path, controls: Sequence[str]) -> Iterator[Member]:
     folder = SearchFolder(place).open()
-    if not folder.saved:
-        raise SlotkitError(
-            f"The search {place} has no mask yet. The `slotkit masks search` that began it goes on with it."
-        )
     settings = folder.settings()
     told = {"search": place.resolve().name, "accept": settings.get("accept")}
     data = _data(settings)

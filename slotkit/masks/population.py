@@ -13,16 +13,13 @@ from typing import Any
 
 from slotkit.config import Overrides
 from slotkit.errors import SlotkitError
-from slotkit.masks import file as mask_file
 from slotkit.masks.correlations import Estimate, mean_and_spread, pearson, share, spearman
-from slotkit.masks.keeping import are_equal
 from slotkit.masks.making import OF_ONES_OWN, OF_THE_START, check_untouched, settings_under
 from slotkit.masks.members import GROUPS, Member
-from slotkit.masks.outcomes import SCORES, Outcome, Trained, mask_path, trained
+from slotkit.masks.outcomes import SCORES, Outcome, Trained, trained
 from slotkit.masks.scores import DST, Rules
 from slotkit.sweeps.plan import Planned
 from slotkit.sweeps.sweep import Sweep
-from slotkit.training.prepare import mask_of
 
 # What a repetition varies: split, order of images and dropout. Initial weights are the mask's.
 SEEDS = ("seeds.data", "seeds.training")
@@ -70,20 +67,6 @@ def planned(
         for seed in seeds
         for one in members
     ]
-
-
-def check_copies(sweep: Sweep) -> None:
-    """Raise SlotkitError if a run has begun under another mask than its file has now."""
-    for run in sweep.runs():
-        copy, path = mask_of(run.folder), mask_path(run)
-        if copy is None or not path.is_file():
-            continue
-        (own, about), (now, says) = mask_file.load(copy), mask_file.load(path)
-        if about.start != says.start or not are_equal(own, now):
-            raise SlotkitError(
-                f"{run.folder.path} was trained under another mask than {path} has now. Choose another "
-                "--name, or put the file back as it was."
-            )
 
 
 @dataclass(frozen=True)

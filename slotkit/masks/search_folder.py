@@ -135,7 +135,9 @@ class SearchFolder:
             return told
 
     def open(self) -> SearchFolder:
-        """Read what is there. Raises SlotkitError for another kind of folder or a damaged one."""
+        """Read what is there. Raises SlotkitError for another kind of folder, a damaged one, or one without a
+        mask yet.
+        """
         if not self.is_there():
             raise SlotkitError(
                 f"{self.path} is not a search: it has no {SETTINGS}. `slotkit masks search` makes one."
@@ -143,6 +145,11 @@ class SearchFolder:
         self.settings()
         state = self._state() if (self.path / STATE).is_file() else None
         self._read_history(-1 if state is None else state.draw)
+        if not self.saved:
+            raise SlotkitError(
+                f"The search {self.path} has no mask yet. The `slotkit masks search` that began it goes on "
+                "with it."
+            )
         return self
 
     def begin(self, settings: dict[str, Any]) -> None:

@@ -106,10 +106,11 @@ def train(
     Returns:
         The runs that failed.
 
-    Raises SlotkitError if another process trains this sweep.
+    Raises SlotkitError if another process trains this sweep, or a mask has changed since a run of it began.
     """
     layers = {key_of(one.settings()): one for one in planned}
     with sweep.locked():
+        sweep.check_masks()
         driver = _Driver(sweep, layers, executor, report, retries, memory_each)
         try:
             with _sigterm() as stopped:

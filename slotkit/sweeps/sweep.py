@@ -15,6 +15,8 @@ from slotkit.config import Config
 from slotkit.data.identity import Identity, differences
 from slotkit.errors import SlotkitError
 from slotkit.files import make_folder
+from slotkit.masks import file as mask_file
+from slotkit.masks.keeping import are_equal
 from slotkit.runs.folder import MARKS, RunFolder, default_runs_dir, list_runs
 from slotkit.runs.listing import check, shown
 from slotkit.runs.lock import LOCK, is_locked, locked, refusal
@@ -23,6 +25,7 @@ from slotkit.sweeps import manifest as manifests
 from slotkit.sweeps.contract import Ended
 from slotkit.sweeps.manifest import ADVICE, KEPT_FAILURES, MANIFEST, Entry, Failure, Manifest, data_key
 from slotkit.sweeps.plan import FROM_DATASET, Planned, deciding, folder_name, key_of
+from slotkit.training.prepare import mask_of
 
 # Runs that need nothing more.
 DONE = ("finished", "diverged")
@@ -161,6 +164,24 @@ class Sweep:
             return
         data = self.manifest.data | {data_key(run.entry.settings): found}
         self._write(self.manifest.model_copy(update={"data": data}))
+
+    def check_masks(self) -> None:
+        """Raise SlotkitError if a run has begun under another mask than its file has now: the runs of a sweep
+        would not be under one mask. A file that can't be read is told by the run that needs it.
+        """
+        for run in self.runs():
+            copy, path = mask_of(run.folder), run.entry.settings.get("mask")
+            if copy is None or not isinstance(path, str) or not Path(path).is_file():
+                continue
+            try:
+                (own, about), (now, says) = mask_file.load(copy), mask_file.load(Path(path))
+            except SlotkitError:
+                continue
+            if about.start != says.start or not are_equal(own, now):
+                raise SlotkitError(
+                    f"{run.folder.path} was trained under another mask than {path} has now. Choose another "
+                    "--name, or put the file back as it was."
+                )
 
     def _change(self, key: str, **values: Any) -> None:
         entry = self.manifest.runs[key].model_copy(update=values)

@@ -79,6 +79,20 @@ def mask_of(folder: RunFolder) -> Path | None:
     return path if path.is_file() else None
 
 
+def own_mask(folder: RunFolder) -> Path | None:
+    """The mask file that a run is trained under, which is its own copy; None of a run without a mask.
+
+    Raises SlotkitError if that is gone: where it was copied from another mask may lie by now.
+    """
+    path = mask_of(folder)
+    if path is None and folder.config().mask is not None:
+        raise SlotkitError(
+            f"{folder.path / MASK} is gone, the mask that {folder.name} is trained under. Restore it, or "
+            "train again."
+        )
+    return path
+
+
 def reopen(
     folder: RunFolder,
     resolved: Resolved,
@@ -112,7 +126,7 @@ def reopen(
         dataset = fitted(dataset, before)
     elif before is not None:
         _check_same(before, now, f"the run {folder.name}", way_on)
-    prepared = _built(resolved, dataset, now, mask_of(folder))
+    prepared = _built(resolved, dataset, now, own_mask(folder))
     if not other_data:
         _check_split(folder, prepared.split)
     return prepared

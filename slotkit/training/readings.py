@@ -11,7 +11,7 @@ from slotkit.runs.folder import RunFolder
 from slotkit.runs.schema import naming
 from slotkit.training.evaluation import Reading, nothing, read, reading_kinds
 from slotkit.training.loop import Note
-from slotkit.training.prepare import Prepared, mask_of
+from slotkit.training.prepare import Prepared, own_mask
 from slotkit.training.processes import LostError
 from slotkit.training.state import TrainingState
 from slotkit.training.trainee import build
@@ -75,7 +75,7 @@ def _at_start(prepared: Prepared, folder: RunFolder) -> Prepared:
     """The same with a network as it was before the first step."""
     dataset = prepared.dataset
     image = (dataset.channels, *dataset.size)
-    trainee = build(prepared.config, image, dataset.num_classes, mask_of(folder))
+    trainee = build(prepared.config, image, dataset.num_classes, own_mask(folder))
     trainee.processes = prepared.trainee.processes
     if folder.begins_with_weights():
         trainee.load(load(folder, "start")[0])

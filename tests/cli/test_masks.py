@@ -96,6 +96,9 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert "none" in refuse(monkeypatch, capsys, "masks", "score", "none")
     about = About(method="random", network=NETWORK, start=Start(init="glorot-uniform", seed=1))
     mask_file.save(Path("other"), {"fc9.weight": torch.ones(2, 2, dtype=torch.bool)}, about)
+    assert refuse(monkeypatch, capsys, "masks", "score", "other", "--checkpoint", "best") == (
+        "Error: --checkpoint best is of a run, and other is a mask file. Leave it out.\n"
+    )
     assert "a mask of fc9.weight, which is no weight of lenet." in refuse(
         monkeypatch, capsys, "masks", "score", "other"
     )

@@ -177,6 +177,21 @@ def test_flags_win_over_a_recipe_for_one_file_too(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
+    ("assignments", "size"), [((), None), (("--set", "data.size=12"), 12), (("--set", "data.size=8"), None)]
+)
+def test_a_mask_is_trained_with_images_of_the_size_that_it_was_made_for(
+    assignments: tuple[str, ...], size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ResNets take any size: nothing else would notice."""
+    begun: list[Resolved] = []
+    monkeypatch.setattr("slotkit.cli.train.train_resolved", lambda resolved, *rest: begun.append(resolved))
+    made = ("masks", "make", "--method", "magnitude", "--out", "x", *assignments)
+    assert invoke(*made).exit_code == 0
+    assert invoke("masks", "train", "x").exit_code == 0
+    assert [one.config.data.size for one in begun] == [size]
+
+
+@pytest.mark.parametrize(
     ("assignment", "told"),
     [
         ("seeds.reels=5", "seeds.reels (from --set seeds.reels) is 5, and has to be 0: "),

@@ -76,6 +76,23 @@ def test_a_mask_may_be_named_by_a_short_path(one_thread: None) -> None:
     assert [(row["n"], row["wanted"], row["left out"]) for row in told["table"]] == [(1, 1, 0)]
 
 
+def test_a_sweep_under_a_mask_that_has_changed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    made = ("masks", "make", "--method", "random", "--out", "x.mask")
+    invoke(*made)
+    asked = ("sweep", "--set", "method=learned", "--set", "slots.k=1", "--set", "mask=x.mask", *TINY)
+    assert invoke(*asked, "--seeds", "0").exit_code == 0
+    invoke(*made, "--seed", "1")
+    for more in ((), ("--dry-run",)):
+        told = refuse(monkeypatch, capsys, *asked, "--seeds", "0,1", *more)
+        assert (
+            f"was trained under another mask than {Path('x.mask').resolve()} has now. Choose another" in told
+        )
+    invoke(*made)
+    assert "2 of 2" in invoke(*asked, "--seeds", "0,1").stdout
+
+
 def test_a_sweep_from_options_and_its_status(one_thread: None) -> None:
     done = invoke("sweep", "--grid", "k=2,4", *TINY, "--json")
     assert done.exit_code == 0

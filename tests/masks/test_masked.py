@@ -107,6 +107,22 @@ def test_a_mask_is_trained_from_its_initial_weights_and_goes_on(
 
 
 @pytest.mark.usefixtures("in_a_folder")
+def test_a_run_that_has_lost_its_mask_does_not_take_another_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--epochs", "1", "--set", "training.limit_batches=1", "--device", "cpu", "--name", "one")
+    invoke("masks", "make", "--method", "random", "--density", "0.1", "--out", "x")
+    assert invoke("masks", "train", "x", *few).exit_code == 0
+    Path("runs/one/mask.safetensors").unlink()
+    invoke("masks", "make", "--method", "random", "--density", "1", "--out", "x")
+    for typed in (("train", "--resume", "one", "--epochs", "2"), ("evaluate", "one")):
+        assert refuse(monkeypatch, capsys, *typed) == (
+            f"Error: {Path('runs/one/mask.safetensors')} is gone, the mask that one is trained under. "
+            "Restore it, or train again.\n"
+        )
+
+
+@pytest.mark.usefixtures("in_a_folder")
 def test_what_has_no_mask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = refuse(monkeypatch, capsys, "train", "--set", "mask=x")
     assert "mask is for learned weights, and this run trains a slot machine. Choose --method learned" in told

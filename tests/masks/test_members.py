@@ -86,7 +86,7 @@ def test_files_made_for_other_data_are_refused(here: Path) -> None:
         f"and mnist here. {ADVICE}"
     )
     unknown = file("unknown", DRAWN[2], None)
-    assert [one.data for one in members(unknown, one)] == [{"data.dataset": "mnist"}] * 2
+    assert [one.data for one in members(unknown, one)] == [{"data.dataset": "mnist", "data.size": 8}] * 2
 
 
 def test_searches_with_other_data_are_refused(here: Path) -> None:
@@ -150,6 +150,8 @@ def test_a_search_that_has_no_mask_yet_is_refused() -> None:
         assert str(caught.value) == (
             "The search begun has no mask yet. The `slotkit masks search` that began it goes on with it."
         )
+    with pytest.raises(SlotkitError, match=r"^The search begun has no mask yet\."):
+        analyze("begun")
 
 
 def test_files_of_one_name_are_told_by_their_path(here: Path) -> None:
