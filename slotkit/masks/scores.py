@@ -167,8 +167,13 @@ def score_layer(
     layer: str = "",
     channel_dim: int = 0,
 ) -> LayerScores:
-    """The scores of a mask (out, in, ...), where 0 is no connection; without a weight all weights are 1."""
+    """The scores of a mask (out, in, ...), where 0 is no connection; without a weight all weights are 1.
+
+    Raises SlotkitError for weights that are not finite, or of another shape.
+    """
     edges = as_matrix(mask, channel_dim)
+    if weight is not None:
+        _check_weight(np.asarray(weight), np.asarray(mask).shape, layer)
     graph = Graph.of(edges, None if weight is None else as_matrix(weight, channel_dim))
     bound = _bound(graph)
     defined = rules.defines(graph, whole=True)
@@ -216,6 +221,19 @@ def score_network(
             for name, mask in masks.items()
         ),
     )
+
+
+def _check_weight(weight: npt.NDArray[Any], shape: tuple[int, ...], layer: str) -> None:
+    of = f" of {layer}" if layer else ""
+    if weight.shape != shape:
+        raise SlotkitError(
+            f"The weights{of} have shape {weight.shape}, and their mask {shape}. Give both of one layer."
+        )
+    if not np.isfinite(weight).all():
+        raise SlotkitError(
+            f"The weights{of} are not all finite, so their graph has no scores. Give those of before the "
+            "training diverged, or none."
+        )
 
 
 def _bound(graph: Graph) -> float:

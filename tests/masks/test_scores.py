@@ -243,3 +243,14 @@ def test_refusals() -> None:
         SlotkitError, match=r"A tensor of shape \(3,\) has no inputs and outputs\. Give weights"
     ):
         score_layer(np.ones(3))
+    with pytest.raises(SlotkitError) as caught:
+        score_network({"a": np.ones((4, 5))}, {"a": np.full((4, 5), np.nan)})
+    assert str(caught.value) == (
+        "The weights of a are not all finite, so their graph has no scores. Give those of before the "
+        "training diverged, or none."
+    )
+    with pytest.raises(SlotkitError) as caught:
+        score_layer(np.ones((4, 5)), np.ones((5, 4)))
+    assert str(caught.value) == (
+        "The weights have shape (5, 4), and their mask (4, 5). Give both of one layer."
+    )
