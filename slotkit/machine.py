@@ -169,7 +169,9 @@ class SlotMachine:
         """Take over the scores of a machine with the same reels, in whichever form it is.
 
         From latent to dense this is always possible: scores are c * S + A * W. From dense to latent
-        it is if they are on that line, as SGD on all K scores leaves them. Momentum starts anew.
+        it is if they are on that line, as SGD on all K scores leaves them. The momentum of SlotSGD starts
+        anew; what a torch optimizer of the dense form, or SlotAdam, remembers of earlier gradients stays:
+        make it anew too.
 
         Raises SlotkitError, before anything is changed, if the reels differ or the scores are not on
         the line, with the tensor and by how much.
