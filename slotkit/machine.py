@@ -6,7 +6,8 @@ import difflib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,15 @@ def check_reading(reading: str) -> None:
     """Raise SlotkitError unless `reading` is one of READINGS."""
     if reading not in READINGS:
         raise SlotkitError(f"There is no reading {reading!r}. Choose one of {', '.join(READINGS)}.")
+
+
+def draw_number(number: object) -> int:
+    """The number of a draw. Raises SlotkitError if it is none: engines would wrap it around, each in its
+    way.
+    """
+    if not isinstance(number, SupportsIndex) or not 0 <= index(number) < 2**32:
+        raise SlotkitError(f"The draw number is {number!r}. Give an integer from 0 to 2**32 - 1.")
+    return index(number)
 
 
 class SlotMachine:
@@ -159,7 +169,9 @@ class SlotMachine:
         """Take over the scores of a machine with the same reels, in whichever form it is.
 
         From latent to dense this is always possible: scores are c * S + A * W. From dense to latent
-        it is if they are on that line, as SGD on all K scores leaves them. Momentum starts anew.
+        it is if they are on that line, as SGD on all K scores leaves them. The momentum of SlotSGD starts
+        anew; what a torch optimizer of the dense form, or SlotAdam, remembers of earlier gradients stays:
+        make it anew too.
 
         Raises SlotkitError, before anything is changed, if the reels differ or the scores are not on
         the line, with the tensor and by how much.
@@ -218,16 +230,17 @@ class SlotMachine:
         """Within the block the weights are chosen by `selection`; afterwards they are as before.
 
         A sample taken here is number `draw` of a stream of its own: evaluation never disturbs the
-        draws of training, and the same number gives the same sample of the same scores. The weights
-        are put back on an exception too.
+        draws of training, and the same number (0 .. 2**32 - 1) gives the same sample of the same scores.
+        The weights are put back on an exception too.
         """
         how = find_selection(selection)
+        number = draw_number(draw)
         self.form.check()
         before = self.form.snapshot()
         borrowed, self._borrowed = self._borrowed, True
         try:
             if how == "probabilistic":
-                self.form.choose_sample(EVALUATION_DRAWS, draw)
+                self.form.choose_sample(EVALUATION_DRAWS, number)
             else:
                 self.form.choose_greedy(follow=self.selection == "greedy")
             yield self.model

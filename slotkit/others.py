@@ -61,10 +61,12 @@ def treat_others(model: nn.Module, picked: list[Picked], others: str) -> Treated
     return Treated(others, [], with_gradient)
 
 
-def _neutralize(model: nn.Module, left: set[int]) -> None:
-    done, doubtful = set(left), {}
+def _neutralize(model: nn.Module, not_ours: set[int]) -> None:
+    done, doubtful = set(not_ours), {}
     for prefix, module in model.named_modules():
-        own = {name: value for name, value in module.named_parameters(recurse=False) if id(value) not in left}
+        own = {
+            name: value for name, value in module.named_parameters(recurse=False) if id(value) not in not_ours
+        }
         values = neutral_values(module) if own else {}
         for name, value in own.items():
             if name in values:

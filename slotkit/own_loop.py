@@ -73,6 +73,18 @@ def record(
         raise SlotkitError(f"There is no trace {trace!r}. Choose one of {', '.join(LEVELS)}.")
     if type(every) is not int or every < 2:
         raise SlotkitError(f"every is {every!r}. Give the steps between two measurements, an integer from 2.")
+    if type(keep_last) is not int or not 1 <= keep_last <= 100:
+        raise SlotkitError(
+            f"keep_last is {keep_last!r}. Give how many checkpoints to resume from are kept, an integer from "
+            "1 to 100."
+        )
+    if isinstance(loggers, str):
+        raise SlotkitError(f"loggers is {loggers!r}. Give a list, such as [{loggers!r}].")
+    if also is not None and not isinstance(also, Mapping):
+        raise SlotkitError(
+            f"also is {also!r:.80}. Give a table of what else has a state, such as "
+            '{"scheduler": scheduler}.'
+        )
     optimizers = optimizers_of(optimizer)
     own = {id(parameter) for parameter in machine.form.parameters()}
     own_ones = [one for one in optimizers if own & _trained(one)]

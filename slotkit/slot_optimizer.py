@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from slotkit.errors import DivergedError, SlotkitError
 from slotkit.form import Form
+from slotkit.latent.line import Hyperparameters
 from slotkit.latent.verdict import Verdict, not_finite
 from slotkit.latent.weight import LatentWeight, NotFiniteError, WeightStep, check_finite, relocate, step
 from slotkit.picking import is_claimed
@@ -36,6 +38,9 @@ class Machine(Protocol):
 
 Machines = Machine | Form | Iterable[Machine | Form]
 Groups = Iterable[Tensor | dict[str, Any]]
+
+# c of the scores is 1 at first and gets smaller. At this size float32 still holds A, which grows with it.
+TOO_LARGE = 1e30
 
 # A machine's weight that has a gradient, that gradient, and the param group it is in.
 Stepping = list[tuple[LatentWeight, Tensor, dict[str, Any]]]
@@ -164,11 +169,32 @@ class SlotOptimizer(Optimizer):
         except NotFiniteError as problem:
             what = f"The gradient of {problem.weight.reel.name} is"
             raise DivergedError(not_finite(what, self._steps)) from None
-        step(self._weight_steps(stepping))
+        for weight, _, group in stepping:
+            if not math.isfinite(group["lr"]):
+                what = f"The learning rate of {weight.reel.name} is"
+                raise DivergedError(not_finite(what, self._steps))
+        steps = self._weight_steps(stepping)
+        for each in steps:
+            self._check_line(each)
+        step(steps)
         if self._has_ordinary:
             with self._only_ordinary():
                 _plain_step(self._ordinary)
         self._show_lines()
+
+    def _check_line(self, each: WeightStep) -> None:
+        """Raise DivergedError if weight decay has made the scores larger step by step: it overshoots."""
+        rule = each.rule
+        if not isinstance(rule, Hyperparameters):
+            return
+        line = each.weight.line.after(rule)
+        if not (abs(line.c) <= TOO_LARGE and abs(line.e) <= TOO_LARGE):
+            raise DivergedError(
+                f"The scores of {each.weight.reel.name} have grown out of bounds in step {self._steps} of "
+                f"this optimizer: a learning rate of {rule.lr:g} with a weight decay of "
+                f"{rule.weight_decay:g} and momentum {rule.momentum:g} overshoots. Nothing was changed. "
+                "Lower the learning rate or the weight decay."
+            )
 
     @property
     def steps_on_device(self) -> bool:

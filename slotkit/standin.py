@@ -28,7 +28,8 @@ def stand_in(
         channel_dims: tensor name -> the dimension that counts output channels, where it is not 0.
         init: the object that the reels were made with, if it was one.
 
-    Raises SlotkitError for a state that is none.
+    Raises SlotkitError for a state of numbers that no machine has. One that lacks a part raises what reading
+    it raises: `slotkit.runs.schema.naming` makes a sentence of it.
     """
     settings, ties = state["settings"], ties_of(state)
     common = ReelSettings.of_machine(settings, init)

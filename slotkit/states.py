@@ -97,7 +97,9 @@ def _lacks(absent: Sequence[str]) -> SlotkitError:
 
 
 def _check_settings(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    theirs = {**theirs, "init": plain_init(theirs["init"])} if "init" in theirs else theirs
+    theirs = dict(theirs)
+    if "init" in theirs:
+        theirs["init"] = plain_init(theirs["init"])
     different = [key for key in {**mine, "kind": None, "share": None} if mine.get(key) != theirs.get(key)]
     if different:
         told = "; ".join(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import DivergedError, SlotkitError
 from slotkit.latent.form import LatentForm
 from slotkit.latent.weight import LatentWeight
 from slotkit.machine import SlotMachine
@@ -345,6 +345,37 @@ def test_a_gradient_that_is_not_finite_changes_nothing(kind: type[Any], bad: flo
     assert same_state(optimizer.state_dict(), state)
     run(machine, optimizer, 1)
     assert not equal(everything(machine), before)
+
+
+def test_a_weight_decay_that_overshoots_is_told_before_numbers_are_lost() -> None:
+    """Greedy weights are options whatever the scores are, so no loss would show it."""
+    machine = machine_of(others="frozen")
+    optimizer = SlotSGD(machine, lr=50.0, momentum=0.0, weight_decay=0.1)
+    with pytest.raises(DivergedError) as caught:
+        run(machine, optimizer, 500)
+    name = next(iter(machine.reels))
+    assert str(caught.value).startswith(f"The scores of {name} have grown out of bounds in step ")
+    assert str(caught.value).endswith(
+        "of this optimizer: a learning rate of 50 with a weight decay of 0.1 and momentum 0 overshoots. "
+        "Nothing was changed. Lower the learning rate or the weight decay."
+    )
+    assert all(machine.scores(name).isfinite().all() for name in machine.reels)
+    machine.load_state_dict(copy.deepcopy(machine.state_dict()))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("kind", [SlotSGD, SlotAdam])
+def test_a_learning_rate_that_is_not_finite_changes_nothing(kind: type[Any], bad: float) -> None:
+    machine = machine_of()
+    optimizer = kind(machine, lr=0.5)
+    run(machine, optimizer, 2)
+    before, state = everything(machine), copy.deepcopy(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = bad
+    with pytest.raises(DivergedError, match=r"^The learning rate of 0\.weight is not finite in step 3 "):
+        run(machine, optimizer, 1)
+    assert equal(everything(machine), before)
+    optimizer.param_groups[0]["lr"] = 0.5
+    assert same_state(optimizer.state_dict(), state)
 
 
 def same_state(one: Any, two: Any) -> bool:

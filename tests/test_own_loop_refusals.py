@@ -48,6 +48,23 @@ def test_refusals(tmp_path: Path) -> None:
             lambda: enter(machine, optimizer, place, every=1),
             "every is 1. Give the steps between two measurements, an integer from 2.",
         ),
+        *(
+            (
+                lambda kept=kept: enter(machine, optimizer, place, keep_last=kept),
+                f"keep_last is {kept!r}. Give how many checkpoints to resume from are kept, an integer from "
+                "1 to 100.",
+            )
+            for kept in (0, 101, True, 1.0)
+        ),
+        (
+            lambda: enter(machine, optimizer, place, loggers="tensorboard"),
+            "loggers is 'tensorboard'. Give a list, such as ['tensorboard'].",
+        ),
+        (
+            lambda: enter(machine, optimizer, place, also=["scheduler"]),
+            "also is ['scheduler']. Give a table of what else has a state, such as "
+            '{"scheduler": scheduler}.',
+        ),
         (
             lambda: enter(machine, optimizer, place, config={"data": object}),
             "config['data'] is <class 'object'>, and a run's config holds numbers, texts, true and false, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from small_networks import (
     selections,
     slotify,
     train,
+    weights,
 )
 from torch import Tensor
 
+from slotkit import making
 from slotkit.errors import SlotkitError
 from slotkit.machine import SlotMachine
 from slotkit.reel import EVALUATION_DRAWS, TRAINING_DRAWS
@@ -138,6 +141,18 @@ def test_using_chooses_and_puts_back(selection: str, mode: str) -> None:
             assert each_is_an_option(machine)
         assert equal(selections(machine), before)
     assert machine.draws == draws
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 1.5, "0"], ids=repr)
+@pytest.mark.parametrize("settings", [{"engine": "numba"}, {"engine": "eager"}, {"form": "dense"}], ids=str)
+def test_what_is_no_number_of_a_draw(settings: dict[str, Any], number: Any) -> None:
+    """The counter has 32 bits: an engine would take 2**32 for draw 0, and 1.5 for draw 1."""
+    machine = making.slotify(network(), 4, "PS", **settings)
+    before = weights(machine)
+    text = f"The draw number is {number!r}. Give an integer from 0 to 2**32 - 1."
+    with pytest.raises(SlotkitError, match=re.escape(text)), machine.using("PS", number):
+        pass
+    assert equal(weights(machine), before)
 
 
 def test_using_inside_using() -> None:
