@@ -83,6 +83,6 @@ def require(source: Source, data_dir: Path) -> None:
     if missing is not None:
         raise SlotkitError(
             f"{source.name} is not in {data_dir}: there is no {missing}. "
-            f"Run `{fetch_command(source.name, data_dir)}`, add --download, "
+            f"Run `{fetch_command(source.name, data_dir)}`, train with --download, "
             "or set --data-dir or SLOTKIT_DATA to the folder that holds it."
         )

@@ -52,7 +52,7 @@ def conv(
         raise SlotkitError(
             f"Images of {image[1]} x {image[2]} pixels are too small for conv{2 * blocks} with "
             f"padding={padding!r}. "
-            f"Use larger images (data.size=32 resizes them) or padding=same."
+            f"Use larger images (data.size=32 resizes them){' or padding=same' if padding != 'same' else ''}."
         )
     layers["flatten"] = nn.Flatten()
     width_in = channels * height * width

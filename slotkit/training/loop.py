@@ -85,7 +85,7 @@ def fit(
     every step. `between` is called after every batch of an evaluation, and may raise: `state` is whole then,
     too.
 
-    Raises DivergedError when the loss is not finite.
+    Raises DivergedError when the loss is not finite, in training or in validation.
     """
     settings = config.training
     per_epoch = steps_in(train, settings)
@@ -143,6 +143,9 @@ def _validate(
     epoch, lr = state.validated + 1, state.last_lr
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
     reading = read(state.trainee, validation, selecting_kind(config), config, between)
+    _finite(
+        reading.loss, epoch, state.step, lr, "validation"
+    )  # after the last step no training loss shows it
     state.trainee.processes.check_same(state.trainee.model.parameters(), f"after epoch {epoch}")
     better = reading.accuracy > state.best_accuracy
     if better:
@@ -176,10 +179,10 @@ def _epoch_batches(
     )
 
 
-def _finite(loss: float, epoch: int, step: int, lr: float) -> float:
+def _finite(loss: float, epoch: int, step: int, lr: float, of: str = "training") -> float:
     if not math.isfinite(loss):
         raise DivergedError(
-            f"The training loss became {loss} in epoch {epoch}, by step {step}, at learning rate "
+            f"The {of} loss became {loss} in epoch {epoch}, by step {step}, at learning rate "
             f"{lr:g}. Lower --lr and start again."
         )
     return loss

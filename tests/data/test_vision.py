@@ -54,7 +54,7 @@ def test_a_missing_file_of_mnist(mnist: Path) -> None:
     assert not is_present("mnist", mnist)
     assert refusal("mnist", mnist) == (
         f"mnist is not in {mnist}: there is no MNIST/raw/t10k-images-idx3-ubyte. "
-        f"Run `slotkit data fetch mnist --data-dir {mnist}`, add --download, "
+        f"Run `slotkit data fetch mnist --data-dir {mnist}`, train with --download, "
         "or set --data-dir or SLOTKIT_DATA to the folder that holds it."
     )
 

@@ -253,13 +253,15 @@ REFUSALS: dict[str, tuple[str, tuple[int, int, int], dict[str, Any], str]] = {
         "conv6",
         (3, 8, 8),
         {"padding": "authors"},
-        "Images of 8 x 8 pixels are too small for conv6 with padding='authors'.",
+        "Images of 8 x 8 pixels are too small for conv6 with padding='authors'. Use larger images (data."
+        "size=32 resizes them) or padding=same.",
     ),
     "conv-narrow-image": (
         "conv4",
         (3, 32, 2),
         {},
-        "Images of 32 x 2 pixels are too small for conv4 with padding='same'.",
+        "Images of 32 x 2 pixels are too small for conv4 with padding='same'. Use larger images (data."
+        "size=32 resizes them).",
     ),
     "vgg-d-image": ("vgg-d", (3, 31, 32), {}, "Images of 31 x 32 pixels are too small for vgg-d: nothing is"),
     "norm": (

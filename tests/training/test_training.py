@@ -147,6 +147,17 @@ def test_a_loss_that_is_not_finite_stops_training_with_a_sentence() -> None:
         train(config)
 
 
+def test_a_last_step_that_ruins_the_network_is_no_result() -> None:
+    """No training loss is taken after it; the run would be finished, with the accuracy of one class."""
+    config = configure(method="learned", training__lr=1e38, training__epochs=1, training__limit_batches=1)
+    with pytest.raises(DivergedError) as diverged:
+        train(config)
+    assert str(diverged.value) == (
+        "The validation loss became nan in epoch 1, by step 1, at learning rate 1e+38. Lower --lr and start "
+        "again."
+    )
+
+
 def test_dead_layers_are_told_once_with_what_to_do() -> None:
     config = configure(slots__sharing="layer", slots__k=1)
     told = []
