@@ -12,7 +12,7 @@ from slotkit.cli.options import DATA_DIR, AsJson, Device, RecipeName, RunsDir, S
 from slotkit.cli.output import print_json
 from slotkit.cli.table import table
 
-from slotkit.errors import SlotkitError, typed
+from slotkit.errors import SlotkitError, are, many, typed
 
 if TYPE_CHECKING:
     from slotkit.config import Overrides
@@ -201,10 +201,10 @@ def _show(found: Report) -> None:
         scores = [
             (score, group.pearson[score].words(), group.spearman[score].words()) for score in group.pearson
         ]
-        print(f"{group.name}, {group.n} masks: correlation of scores with test accuracy")
+        print(f"{group.name}, {many(group.n, 'mask')}: correlation of scores with test accuracy")
         print(table(("score", "Pearson [95 %]", "Spearman [95 %]"), scores, WIDTH))
     if found.left or found.diverged:
-        print(f"{found.left} masks are not trained yet, {found.diverged} diverged.")
+        print(f"{many(found.left, 'mask')} {are(found.left)} not trained yet, {found.diverged} diverged.")
     for sentence in found.left_out:
         print(sentence)
 

@@ -11,7 +11,7 @@ from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import percent, print_json, sparse_line
 from slotkit.cli.table import table
 
-from slotkit.errors import typed
+from slotkit.errors import are, many, typed
 
 if TYPE_CHECKING:
     from slotkit.runs.listing import Listed
@@ -66,7 +66,9 @@ def list_(
         which = f" with {' and '.join(where)}" if where else ""
         print(f"There are no runs{which} in {place}. `slotkit train` makes one.")
     if left_out:
-        print(f"{len(left_out)} runs of before are not listed: the sweep does not ask for them any more.")
+        print(
+            f"{many(len(left_out), 'run')} of before {are(len(left_out))} not listed: the sweep does not ask for them any more."
+        )
     for one in sweeps_in(place) if sweep is None else []:
         path = typed(one.name if runs_dir is None else one)
         print(f"sweep {one.name}: `slotkit sweep status {path}`, `slotkit runs list {path}`")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from slotkit.cli.output import duration
 
+from slotkit.errors import many
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import Task, TaskID
@@ -58,7 +60,7 @@ class _Lines:
         elif isinstance(event, Begun):
             self.runs, self.over = event.runs, event.done
             lacking = event.runs - event.done
-            self.say(f"{event.runs} run{'s' if event.runs != 1 else ''}, {lacking} of them left to train.")
+            self.say(f"{many(event.runs, 'run')}, {lacking} of them left to train.")
         elif isinstance(event, Left):
             self.left = _left(event)
         elif isinstance(event, Started):

@@ -8,7 +8,7 @@ from slotkit.cli.hints import print_next
 from slotkit.cli.output import duration, print_json
 from slotkit.cli.table import table
 
-from slotkit.errors import typed
+from slotkit.errors import are, many, typed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def words_of(left: Left) -> list[str]:
         return [f"{told}."]
     more = left.runs - left.known
     why = "no run of their kind has told its time yet"
-    return [f"{told}.", f"That is without {more} of the {left.runs} runs: {why}."]
+    return [f"{told}.", f"That is without {more} of the {many(left.runs, 'run')}: {why}."]
 
 
 def _stands(state: State) -> str:
@@ -153,7 +153,7 @@ def _print_runs(sweep: Sweep, states: Sequence[State], left_out: int) -> None:
     print(f"{counted([state.status for state in states])}. {trained}")
     if left_out:
         print(
-            f"{left_out} runs of before are left out: {sweep.manifest.source} does not ask for them any more."
+            f"{many(left_out, 'run')} of before {are(left_out)} left out: {sweep.manifest.source} does not ask for them any more."
         )
     told = [_told(state) for state in states]
     rows = [

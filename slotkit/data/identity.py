@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from slotkit.errors import many
+
 if TYPE_CHECKING:
     from slotkit.data.images import Dataset, Images
 
@@ -134,4 +136,4 @@ def _digest(values: Iterable[Any]) -> str:
 
 def _shape(image: Sequence[int]) -> str:
     channels, height, width = image
-    return f"{height} x {width} pixels in {channels} channel{'s' if channels > 1 else ''}"
+    return f"{height} x {width} pixels in {many(channels, 'channel')}"

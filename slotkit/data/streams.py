@@ -29,7 +29,7 @@ from slotkit.data.augmentations import PictureChange
 from slotkit.data.files import naming
 from slotkit.data.pictures import Head, decode_changed, fit, head, two_sizes
 from slotkit.data.source import Loading
-from slotkit.errors import SlotkitError, UnreadableError
+from slotkit.errors import SlotkitError, UnreadableError, many
 
 # Decoded pictures that wait for the training, of all workers together: each reads AHEAD units, and a unit is
 # so small that they stay below this. Units are in shared memory from the start. In blocks of the heap, which
@@ -242,7 +242,7 @@ def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: i
         if loading.whole_pictures
         else f"decoded they would take {size:.3g} GiB, and data.memory is {loading.memory / 2**30:.3g}"
     )
-    who = f"{workers} worker{'s' if workers > 1 else ''}" if workers else "the training process"
+    who = f"{many(workers, 'worker')}" if workers else "the training process"
     return (
         f"{images} pictures are read from their files by {who} while they are used: {reason}. Whether some "
         "are there twice is not looked at."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slotkit.config import Config, flatten, full_path, short_name
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.runs.fingerprint import FREE
 from slotkit.runs.folder import RunFolder, list_runs
 
@@ -144,7 +144,7 @@ def check(folder: RunFolder) -> None:
 def counted(statuses: Sequence[str]) -> str:
     """ "4 runs: 3 finished, 1 waiting"."""
     counts = ", ".join(f"{statuses.count(one)} {one}" for one in dict.fromkeys(statuses))
-    return f"{len(statuses)} run{'' if len(statuses) == 1 else 's'}: {counts}"
+    return f"{many(len(statuses), 'run')}: {counts}"
 
 
 def left_out(name: str, fault: object, status: str = "") -> str:

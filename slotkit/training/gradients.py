@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from slotkit.config import Resolved
 from slotkit.data.seeds import subseed
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.settings import TrainingSettings
 from slotkit.training.trainee import Trainee
 
@@ -146,7 +146,7 @@ class Gradients:
                 raise
             pieces = f" in {self.count} pieces (training.accumulate)" if self.count > 1 else ""
             raise SlotkitError(
-                f"The last batch of an epoch has {last} image{'s' if last > 1 else ''}{pieces}, and batch "
+                f"The last batch of an epoch has {many(last, 'image')}{pieces}, and batch "
                 "norm can't take a piece of one image, where a channel has a single value. Choose a "
                 "training.batch_size that leaves more for the last batch"
                 f"{', or fewer pieces' if pieces else ''}."
