@@ -66,9 +66,8 @@ def list_(
         which = f" with {' and '.join(where)}" if where else ""
         print(f"There are no runs{which} in {place}. `slotkit train` makes one.")
     if left_out:
-        print(
-            f"{many(len(left_out), 'run')} of before {are(len(left_out))} not listed: the sweep does not ask for them any more."
-        )
+        n = len(left_out)
+        print(f"{many(n, 'run')} of before {are(n)} not listed: the sweep does not ask for them any more.")
     for one in sweeps_in(place) if sweep is None else []:
         path = typed(one.name if runs_dir is None else one)
         print(f"sweep {one.name}: `slotkit sweep status {path}`, `slotkit runs list {path}`")
