@@ -163,6 +163,12 @@ def _check_moments(kept: Mapping[str, Any], name: str) -> None:
         raise SlotkitError(
             f"The state of {name} lacks {', '.join(absent)}. It is damaged, or was put together by hand."
         )
+    step = kept.get("step", 0.0)
+    if not isinstance(step, int | float) and not (isinstance(step, Tensor) and step.numel() == 1):
+        raise SlotkitError(
+            f"The state of {name} has step {step!r:.40}, which is no number. It is damaged, or was put "
+            "together by hand."
+        )
 
 
 def _check_buffers(kept: Mapping[str, Any], trained: Tensor) -> None:

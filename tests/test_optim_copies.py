@@ -93,11 +93,24 @@ def misshapen(state: dict[str, Any]) -> None:
     state["state"][last][name] = torch.zeros(7)
 
 
+def not_finite(state: dict[str, Any]) -> None:
+    state["state"][1]["velocity"][2] = float("nan")
+
+
+def stepless(state: dict[str, Any]) -> None:
+    state["state"][0] |= {"step": "x", "exp_avg": torch.zeros(1), "exp_avg_sq": torch.zeros(1)}
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "lacking": (lacking, r"The state of \S+ lacks lower\. It is damaged, or that of another kind"),
     "empty": (empty, r"The state of \S+ lacks latent, velocity, lower, upper, c, e, steps, moving\."),
     "smaller": (smaller, r"The state of \S+ has 2 connections, and the weight has"),
     "of-another-kind": (of_another_kind, r"Group 0 of this state has no lr: it is that of another kind"),
+    "not-finite": (
+        not_finite,
+        r"The state of \S+ has a velocity with numbers that are not finite\. It is dam",
+    ),
+    "stepless": (stepless, r"The state of \S+ has step 'x', which is no number\. It is damaged, or was put"),
     "misshapen": (misshapen, r"The state has \w+ of shape \(7,\) for a parameter of shape"),
 }
 

@@ -205,6 +205,7 @@ class LatentForm:
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         for name, weight in self.weights.items():
+            weight.check({key: state[key][name] for key in STATE} | state["lines"][name])
             # Those that follow their scores are chosen anew if need be.
             if not state["follows"][name] and not weight.are_options(state["others"][name]):
                 raise SlotkitError(

@@ -171,6 +171,13 @@ class LatentState:
                     f"{self.latent.numel()}. Build the network that the state was saved with."
                 )
 
+        for name in ("latent", "velocity"):
+            if not bool(torch.isfinite(state[name]).all()):
+                raise SlotkitError(
+                    f"The state of {self.reel.name} has a {name} with numbers that are not finite. It is "
+                    "damaged, or was put together by hand."
+                )
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over an `as_dict`, in this device and dtype. Raises SlotkitError, before, if it is none."""
         self.check(state)

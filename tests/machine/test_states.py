@@ -241,6 +241,10 @@ FORGED: dict[str, tuple[str, tuple[str, ...], Any, str]] = {
     "settings-that-are-none": ("latent", ("settings",), None, "settings None"),
     "others-that-are-none": ("latent", ("others",), None, "others None"),
     "a-table-that-is-none": ("latent", ("velocity",), None, "velocity None"),
+    "latent-that-is-none": (
+        *("latent", ("latent", "fc1.weight"), torch.full((30,), math.nan)),
+        "The state of fc1.weight has a latent with numbers that are not finite.",
+    ),
     "latent-of-integers": ("latent", ("latent", "fc1.weight"), torch.zeros(30).long(), "latent/fc1.weight"),
     "held-beyond-k": ("dense", ("held", "fc1.weight"), torch.full((5, 6), 4), OF_HELD),
     "held-below-0": ("dense", ("held", "fc1.weight"), torch.full((5, 6), -1), OF_HELD),
