@@ -5,9 +5,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from slotkit import recipes
 from slotkit.config import Overrides, check_path, flatten, full_path, resolve
+from slotkit.data.sources import SOURCES
 from slotkit.errors import SlotkitError
 from slotkit.runs.folder import NOT_SETTINGS
 from slotkit.runs.schema import Tables, naming, read_text
@@ -44,10 +46,24 @@ def read(path: Path) -> Overrides:
         origins = Tables.model_validate(tables).origins
     own = {name: value for name, value in tables.items() if name not in NOT_SETTINGS}
     values = {full_path(name): value for name, value in flatten(own)}
+    # In a run from before there was a record of its data, data.dir meant nothing for a folder.
+    if origins and path.with_name("data.json").is_file():
+        values = _where_it_lies(values)
     for name in values:
         check_path(name, origin)
     taken = {name for name, came_from in origins.items() if came_from.startswith(FROM_DATASET)}
     return Overrides(origin, {name: value for name, value in values.items() if name not in taken})
+
+
+def _where_it_lies(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings with the place to which its folder of pictures has moved, if it has, in the dataset's
+    name: `data.dir`, which has it, says nothing to a new run.
+    """
+    dataset, place = values.get("data.dataset"), values.get("data.dir")
+    kind = str(dataset).partition(":")[0]
+    if not isinstance(place, str) or not place or f"{kind}:DIR" not in SOURCES:
+        return values
+    return {**values, "data.dataset": f"{kind}:{place}", "data.dir": None}
 
 
 def without_known(given: Overrides, lower: Sequence[Overrides]) -> Overrides:

@@ -251,6 +251,20 @@ def test_numbers_for_other_channels_are_refused_before_a_run_begins(here: Path) 
     assert not Path("runs/other").exists()
 
 
+def test_a_run_on_a_folder_that_moved_is_made_again_from_its_config(here: Path) -> None:
+    """data.dir has the new place since the run went on there; another folder may be at the old one."""
+    shutil.move("imgs", "moved")
+    moved = [Overrides("--data-dir", {"data.dir": "moved"}), Overrides("--epochs", {"training.epochs": 3})]
+    resume(RunFolder(Path("runs/one")), moved)
+    write_folder(Path("imgs"), 12, 4, classes=2, shape=(8, 8))
+    again = invoke("train", "--config", "runs/one/config.toml", "--epochs", "1", "--name", "again")
+    assert again.exit_code == 0, again.stderr
+    config = RunFolder(Path("runs/again")).config()
+    assert (config.data.dataset, config.data.dir) == (f"imagefolder:{here / 'moved'}", None)
+    shown = invoke("data", "show", "--config", "runs/one/config.toml", "--out", "sheet.png")
+    assert shown.stdout.startswith(f"imagefolder:{here / 'moved'}: ")
+
+
 def test_a_folder_that_moved_is_named_with_data_dir(here: Path) -> None:
     (here / "imgs").rename(here / "moved")
     moved = ["--data-dir", "moved"]
