@@ -153,8 +153,8 @@ def _print_runs(sweep: Sweep, states: Sequence[State], left_out: int) -> None:
     print(f"{counted([state.status for state in states])}. {trained}")
     if left_out:
         print(
-            f"{many(left_out, 'run')} of before {are(left_out)} left out: {sweep.manifest.source} does not ask "
-            "for them any more."
+            f"{many(left_out, 'run')} of before {are(left_out)} left out: {sweep.manifest.source} does not "
+            "ask for them any more."
         )
     told = [_told(state) for state in states]
     rows = [
