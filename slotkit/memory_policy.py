@@ -2,7 +2,7 @@
 
 A step of training frees tensors that the next step allocates again. The C library of Linux (glibc) gives
 large pieces of freed memory back to the system, and the system hands them out again page by page, filled with
-zeros. Where activations are large, as in a network of convolutions, that is a quarter of a step;
+zeros. Where activations are large, as in a network of convolutions, that is a fifth of a step;
 `keep_freed_memory` ends it. docs/shared-machine.md has the figures. Nothing here imports torch.
 """
 

@@ -13,7 +13,7 @@ from commands import invoke
 from slotkit.analyses.masks.compute import analyze
 from slotkit.analyses.masks.words import FIRST
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, are, many
 from slotkit.masks.members import BY_SCORE, FILES
 from slotkit.masks.outcomes import trained
 from slotkit.masks.population import report
@@ -81,7 +81,7 @@ def test_no_other_mask_takes_the_place_of_the_first(population: Path, status: st
     lines = analyze(population).summary.splitlines()
     assert "The first mask, one, is not trained to the end: no mask is compared with it." in lines
     left, diverged = (0, 1) if status == "diverged" else (1, 0)
-    assert f"{left} masks are not trained to the end yet, and {diverged} diverged." in lines
+    assert f"{many(left, 'mask')} {are(left)} not trained to the end yet, and {diverged} diverged." in lines
     assert FIRST not in set(analyze(population).table["group"])
 
 
