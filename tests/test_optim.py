@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -323,6 +324,15 @@ def test_grad_scaler(make: type[Any]) -> None:
     assert equal(everything(machine), everything(twin))
 
 
+@contextmanager
+def changing_nothing(machine: SlotMachine, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Whatever happens inside, machine and optimizer are the same afterwards."""
+    before, state = everything(machine), copy.deepcopy(optimizer.state_dict())
+    yield
+    assert equal(everything(machine), before)
+    assert same_state(optimizer.state_dict(), state)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")], ids=str)
 @pytest.mark.parametrize("kind", [SlotSGD, SlotAdam])
 def test_a_gradient_that_is_not_finite_changes_nothing(kind: type[Any], bad: float) -> None:
@@ -330,19 +340,17 @@ def test_a_gradient_that_is_not_finite_changes_nothing(kind: type[Any], bad: flo
     machine = machine_of()
     optimizer = kind(machine, lr=0.5)
     run(machine, optimizer, 2)
-    before, state = everything(machine), copy.deepcopy(optimizer.state_dict())
+    before = everything(machine)
     loss_of(machine).backward()
     gradient = machine.model.get_parameter("3.weight").grad
     assert gradient is not None
     gradient[1, 2] = bad
-    with pytest.raises(SlotkitError) as caught:
+    with changing_nothing(machine, optimizer), pytest.raises(SlotkitError) as caught:
         optimizer.step()
     assert str(caught.value) == (
         "The gradient of 3.weight is not finite in step 3 of this optimizer. Nothing was changed. Lower the "
         "learning rate, clip gradients, or use a GradScaler with half precision."
     )
-    assert equal(everything(machine), before)
-    assert same_state(optimizer.state_dict(), state)
     run(machine, optimizer, 1)
     assert not equal(everything(machine), before)
 
@@ -369,13 +377,11 @@ def test_a_learning_rate_that_is_not_finite_changes_nothing(kind: type[Any], bad
     machine = machine_of()
     optimizer = kind(machine, lr=0.5)
     run(machine, optimizer, 2)
-    before, state = everything(machine), copy.deepcopy(optimizer.state_dict())
-    optimizer.param_groups[0]["lr"] = bad
-    with pytest.raises(DivergedError, match=r"^The learning rate of 0\.weight is not finite in step 3 "):
-        run(machine, optimizer, 1)
-    assert equal(everything(machine), before)
-    optimizer.param_groups[0]["lr"] = 0.5
-    assert same_state(optimizer.state_dict(), state)
+    with changing_nothing(machine, optimizer):
+        optimizer.param_groups[0]["lr"] = bad
+        with pytest.raises(DivergedError, match=r"^The learning rate of 0\.weight is not finite in step 3 "):
+            run(machine, optimizer, 1)
+        optimizer.param_groups[0]["lr"] = 0.5
 
 
 def same_state(one: Any, two: Any) -> bool:

@@ -242,7 +242,7 @@ def _note(images: int, shape: tuple[int, int, int], loading: Loading, workers: i
         if loading.whole_pictures
         else f"decoded they would take {size:.3g} GiB, and data.memory is {loading.memory / 2**30:.3g}"
     )
-    who = f"{many(workers, 'worker')}" if workers else "the training process"
+    who = many(workers, "worker") if workers else "the training process"
     return (
         f"{images} pictures are read from their files by {who} while they are used: {reason}. Whether some "
         "are there twice is not looked at."

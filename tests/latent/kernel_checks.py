@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import triton
 import triton.language as tl
+from latent.drawing import drawn, layer, spread_latents
 from latent.mutants import DifferenceError, steps
-from latent.test_draws import drawn, layer, spread_latents
 from latent.trajectories import CPU, Centred, Coarse, Indifferent, Run, bits, first_weight
 from test_philox import RANDOM123
 from triton.runtime import interpreter

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from latent.test_draws import assert_frequencies, layer, spread_latents
+from latent.drawing import assert_frequencies, layer, spread_latents
 from latent.trajectories import CPU, Coarse, Indifferent, Run, bits, first_weight, latent_form
 
 from slotkit.latent.engines import cpu, cpu_choose, cpu_proposals, cpu_sample

@@ -1,231 +1,32 @@
-"""Probabilistic sampling in every engine: exact frequencies, reproducible draws, and the dense trajectory."""
+"""Probabilistic sampling in every engine: draws that come again, and the trajectories of the dense form."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import math
-import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
 import torch
-from latent.trajectories import CPU, INTERPRETED, Centred, few, first_weight, latent_form, mlp, normal
+from latent.drawing import (
+    CHANCE,
+    divergence,
+    drawn,
+    layer,
+    spread_latents,
+    train,
+)
+from latent.trajectories import few, first_weight, latent_form, mlp, normal
 from torch import Tensor, nn
 
 from slotkit.errors import SlotkitError
-from slotkit.latent.engines.contract import Arrays
 from slotkit.latent.engines.cpu_proposals import power
-from slotkit.latent.engines.eager import Eager
-from slotkit.latent.engines.registry import ENGINES, EngineEntry
-from slotkit.latent.line import line_scores
 from slotkit.machine import SlotMachine
 from slotkit.making import slotify
-from slotkit.reel import Init
-from slotkit.selection import sample, take
-
-# One test of frequencies fails by chance at most this often.
-CHANCE = 1e-9
-
-
-def layer(
-    engine: str,
-    k: int,
-    device: torch.device = CPU,
-    shape: tuple[int, int] = (16, 24),
-    dtype: torch.dtype = torch.float32,
-    **settings: object,
-) -> SlotMachine:
-    model = nn.Linear(*shape, bias=False).to(device, dtype)
-    return slotify(model, k, "probabilistic", engine=engine, **{"seed": 3, "tables": "stored", **settings})  # type: ignore[arg-type]
-
-
-def count_draws(machine: SlotMachine, draws: int) -> Tensor:
-    """How often each option of the layer's connections is drawn: (connections, K)."""
-    parameter = machine.model.get_parameter("weight")
-    options = machine.options("weight")
-    counts = torch.zeros(options.shape, dtype=torch.int64, device=parameter.device)
-    for draw in range(draws):
-        with machine.using("probabilistic", draw):
-            hit = options == parameter.detach().unsqueeze(-1)
-        counts += hit
-    assert (counts.sum(dim=-1) == draws).all(), "a weight that is none of its options, or options are equal"
-    return counts.reshape(-1, options.shape[-1])
-
-
-def assert_frequencies(machine: SlotMachine, draws: int = few(200, 6)) -> None:
-    """Draws follow the softmax of the scores: each connection alone, by option number, and by rank.
-
-    n independent trials with mean probability p hit a share q or a more extreme one with a chance of
-    at most exp(-n KL(q || p)) on each side (Hoeffding 1963, theorem 1, where p may differ between the
-    trials), Bonferroni over all the shares that are looked at. Sharp where p is nearly 0 or 1 too.
-    """
-    probabilities = machine.scores("weight").double().softmax(dim=-1).reshape(-1, machine.reels["weight"].k)
-    counts = count_draws(machine, draws)
-    connections, k = counts.shape
-    order = probabilities.argsort(dim=-1, descending=True)
-    tables = {
-        "connection": (counts / draws, probabilities, draws),
-        "option": (counts.sum(dim=0) / (draws * connections), probabilities.mean(dim=0), draws * connections),
-        "rank": (
-            counts.gather(-1, order).sum(dim=0) / (draws * connections),
-            probabilities.gather(-1, order).mean(dim=0),
-            draws * connections,
-        ),
-    }
-    limit = math.log(2 * (connections * k + 2 * k) / CHANCE)
-    for name, (share, expected, trials) in tables.items():
-        surprise = trials * divergence(share.double(), expected)
-        assert (surprise <= limit).all(), f"wrong frequencies by {name}: {surprise.max():.0f} > {limit:.0f}"
-
-
-def divergence(q: Tensor, p: Tensor) -> Tensor:
-    """KL(q || p) of two coins; probabilities that are 0 or 1 up to rounding count as 1e-15 from it."""
-    p = p.clamp(1e-15, 1 - 1e-15)
-    result: Tensor = torch.special.xlogy(q, q / p) + torch.special.xlogy(1 - q, (1 - q) / (1 - p))
-    return result
-
-
-def spread_latents(machine: SlotMachine, factor: float) -> None:
-    weight = first_weight(machine)
-    weight.latent.copy_(factor * normal(len(weight.latent), seed=4, device=weight.latent.device))
-
-
-def peak_latents(machine: SlotMachine, probability: float = 0.9999) -> None:
-    """Set every latent so that the winner has that probability."""
-    weight = first_weight(machine)
-    options, initial = weight.rows(torch.arange(len(weight.latent), device=weight.latent.device))
-    low, high = torch.zeros_like(weight.latent).double(), torch.full_like(weight.latent, 1e7).double()
-    for _ in range(80):
-        middle = (low + high) / 2
-        below = line_scores(options, initial, middle, 1.0).softmax(dim=-1).amax(dim=-1) < probability
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    weight.latent.copy_(high)
-
-
-def train(
-    machine: SlotMachine, steps: int, lr: float, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Steps on random regression, drawn anew in each."""
-    model = machine.model
-    parameter = model.get_parameter("weight")
-    x = normal(8, parameter.shape[1], seed=5, device=parameter.device, dtype=parameter.dtype)
-    target = normal(8, parameter.shape[0], seed=6, device=parameter.device, dtype=parameter.dtype)
-    optimizer = optimizer or machine.optimizer(lr, 0.9, 1e-4)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (model(x) - target).square().mean().backward()
-        optimizer.step()
-
-
-@pytest.mark.parametrize("k", [1, 2, 8, 64], ids="k={}".format)
-@pytest.mark.parametrize("factor", [0.0, 4.0, 60.0], ids=["flat", "uneven", "steep"])
-def test_frequencies(factor: float, k: int, engine: str, device: torch.device) -> None:
-    machine = layer(engine, k, device)
-    spread_latents(machine, factor)
-    assert_frequencies(machine)
-
-
-@pytest.mark.parametrize("k", [2, 8, 64], ids="k={}".format)
-def test_frequencies_of_a_sure_winner(k: int, engine: str, device: torch.device) -> None:
-    machine = layer(engine, k, device)
-    peak_latents(machine)
-    winners = machine.scores("weight").double().softmax(dim=-1).amax(dim=-1)
-    assert winners.min() > 0.9998
-    assert winners.max() < 0.99995
-    assert_frequencies(machine)
-
-
-@pytest.mark.parametrize(
-    ("k", "tables"), [(2, "recomputed"), (8, "stored"), (8, "recomputed"), (64, "stored")]
-)
-def test_frequencies_after_long_training(k: int, tables: str, engine: str, device: torch.device) -> None:
-    """lr 50, draws all along: whatever an engine keeps of earlier scores is stale. c becomes negative."""
-    machine = layer(engine, k, device, shape=(6, 5), tables=tables)
-    optimizer = machine.optimizer(50.0, 0.9, 2e-2 if INTERPRETED else 1e-4)
-    signs = set()
-    for _ in range(3):
-        train(machine, few(30), 50.0, optimizer)
-        signs.add(first_weight(machine).line.sign)
-        assert_frequencies(machine, few(100))
-    assert signs == {1.0, -1.0}
-
-
-@pytest.mark.parametrize("c", [1.0, -1.0, 30.0, -30.0, 0.0])
-def test_frequencies_with_scores_of_both_signs(c: float, engine: str, device: torch.device) -> None:
-    machine = layer(engine, 8, device, init=Centred())
-    spread_latents(machine, 0.5)
-    first_weight(machine).line.c = c
-    assert_frequencies(machine)
-
-
-@pytest.mark.parametrize("init", ["glorot-deviation", "glorot-uniform", Centred()], ids=str)
-@pytest.mark.parametrize(
-    ("sharing", "symmetric"),
-    [("layer", True), ("channel", False), ("none", True), ("network", True), ("network", False)],
-)
-def test_frequencies_of_every_reel(
-    sharing: str, symmetric: bool, init: str | Init, engine: str, device: torch.device
-) -> None:
-    tables = "recomputed" if isinstance(init, str) else "stored"
-    machine = layer(engine, 6, device, (7, 5), sharing=sharing, symmetric=symmetric, init=init, tables=tables)
-    spread_latents(machine, 3.0)
-    assert_frequencies(machine, few(100, 6))
-
-
-# ---------------------------------------------------------------------------------------------------
-# Wrong on purpose: assert_frequencies must reject each of these.
-
-
-def wrong_draws(probabilities: Callable[[Tensor, Arrays], Tensor]) -> Eager:
-    class Wrong(Eager):
-        def sample_rows(self, arrays: Arrays, c: float, part: Tensor, uniform: Tensor) -> Tensor:
-            options, initial = arrays.rows(part)
-            scores = line_scores(options, initial, arrays.latent[part], c)
-            return take(options, sample(probabilities(scores, arrays), uniform))
-
-    return Wrong()
-
-
-def initial_scores(scores: Tensor, arrays: Arrays) -> Tensor:
-    everything = torch.arange(len(arrays.latent))
-    return line_scores(*arrays.rows(everything), torch.zeros(len(everything)), 1.0)
-
-
-WRONG_DRAWS = {
-    "uniform": wrong_draws(lambda scores, arrays: torch.zeros_like(scores)),
-    "greedy": wrong_draws(lambda scores, arrays: scores * 1e9),
-    "initial-scores": wrong_draws(initial_scores),
-    "a-little-too-warm": wrong_draws(lambda scores, arrays: scores / 1.1),
-    "accepts-too-often": wrong_draws(lambda scores, arrays: scores.minimum(scores.amax(-1, True) - 0.5)),
-    "never-the-last": wrong_draws(lambda scores, arrays: scores.index_fill(-1, torch.tensor([7]), -1e9)),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_DRAWS)
-def test_wrong_draws_are_rejected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("wrong_draws")
-    module.ENGINE = WRONG_DRAWS[name]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wrong_draws", module)
-    monkeypatch.setitem(ENGINES, "wrong", EngineEntry("wrong_draws", "", ENGINES["eager"].refusal))
-    machine = layer("wrong", 8)
-    spread_latents(machine, 4.0)
-    with pytest.raises(AssertionError, match="wrong frequencies"):
-        assert_frequencies(machine)
-
-
-# ---------------------------------------------------------------------------------------------------
-# Draws are functions of (seed, stream, number).
-
-
-def drawn(machine: SlotMachine, draw: int) -> Tensor:
-    with machine.using("probabilistic", draw):
-        return machine.model.get_parameter("weight").detach().clone()
 
 
 def test_the_same_draw_is_the_same_sample(engine: str, device: torch.device) -> None:
