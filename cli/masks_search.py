@@ -40,11 +40,15 @@ def search(
         int | None, typer.Option(help="Draws between two masks that are saved. Default: 10.")
     ] = None,
     repair: Annotated[
-        bool | None, typer.Option("--repair", help="Bring saved masks to the density that was asked for.")
+        bool | None,
+        typer.Option("--repair/--no-repair", help="Bring saved masks to the density that was asked for."),
     ] = None,
     until_converged: Annotated[
         bool | None,
-        typer.Option("--until-converged", help="End where the explored share hardly grows any more."),
+        typer.Option(
+            "--until-converged/--no-until-converged",
+            help="End where the explored share hardly grows any more.",
+        ),
     ] = None,
     method: Annotated[str | None, typer.Option(help="snip (default), iter-snip or grasp.")] = None,
     mode: Annotated[str | None, typer.Option(help="train (default) or eval, of norms and dropout.")] = None,
@@ -52,7 +56,7 @@ def search(
         str | None, typer.Option(help="Of the scores: dst (default), dst-turned or kin.")
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Validation images of the control loss. Default: 1000.")
+        int | None, typer.Option(help="Validation images of --accept loss. Default: 1000.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="lenet, conv2, vgg-d, ... or timm/NAME.")] = None,
     dataset: Annotated[str | None, typer.Option(help="digits, mnist, cifar10, ...")] = None,
@@ -94,7 +98,9 @@ def search(
     from slotkit.runs.folder import default_runs_dir
 
     request = Request(wanted.density, seed, wanted.mode)
-    asked = Asked(chosen, order, request, wanted.batches, wanted.first_batches, wanted.held_out)
+    asked = Asked(
+        chosen, order, request, wanted.batches, wanted.first_batches, acceptance.images(wanted.held_out)
+    )
     asked.check()
     below = of_search(recipe, wanted.batch_size)
     typed = layers("slotkit masks search", model, dataset, data_dir, device, seed, set_ or [])
@@ -102,7 +108,7 @@ def search(
     problem = Drawn(prepared, asked)
     from slotkit.masks.search_folder import SearchFolder, settings_of
 
-    settings = settings_of(prepared, asked, plan, wanted.accept, wanted.rules, seed)
+    settings = settings_of(prepared, asked, plan, acceptance, wanted.rules, seed)
     network = prepared.config.model.name.replace("/", "-")
     usual = f"search-{network}-{wanted.density:g}-{wanted.sampler}-{wanted.accept}-s{seed}"
     folder = SearchFolder((runs_dir or default_runs_dir()) / (name or usual))

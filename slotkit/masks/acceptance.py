@@ -74,6 +74,22 @@ class Acceptance:
     accepts: Callable[[Candidate, Candidate, Draw, int], bool]
     by_loss: bool = False
 
+    def images(self, asked: int | None) -> int:
+        """How many validation images a loss is taken of, where it is asked for that many; 0 without a loss.
+
+        Raises SlotkitError for a number below 1, and where one is asked for and no loss is looked at.
+        """
+        if asked is not None and asked < 1:
+            raise SlotkitError(f"--held-out is {asked}. Give 1 or more.")
+        if self.by_loss:
+            return HELD_OUT if asked is None else asked
+        if asked is not None:
+            raise SlotkitError(
+                f"--held-out is {asked}, and --accept {self.name} looks at no validation images. Leave it "
+                "out, or choose --accept loss."
+            )
+        return 0
+
 
 def _no_worse(*scores: str) -> Callable[[Candidate, Candidate, Draw, int], bool]:
     return lambda best, candidate, draw, layer: all(candidate.score(one) >= best.score(one) for one in scores)
@@ -96,6 +112,9 @@ def find_acceptance(name: str) -> Acceptance:
         raise SlotkitError(f"There is no acceptance {name!r}. Choose {', '.join(ACCEPTANCES)}.")
     return ACCEPTANCES[name]
 
+
+# Validation images whose loss decides, unless another number is asked for.
+HELD_OUT = 1000
 
 # Those that look at no graph: controls.
 WITHOUT_SCORES = ("random", "loss")

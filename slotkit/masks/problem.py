@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slotkit.data.batches import ordered_batches
 from slotkit.data.seeds import generator, subseed
 from slotkit.errors import SlotkitError
+from slotkit.masks.acceptance import HELD_OUT
 from slotkit.masks.file import About, Masks
 from slotkit.masks.keeping import keep_highest, number_kept
 from slotkit.masks.making import origin, training_batches
@@ -32,7 +33,7 @@ class Asked:
     Attributes:
         batches: how many a draw looks at.
         first_batches: the same of the first mask; 0 for all training images.
-        held_out: how many validation images a loss is taken of.
+        held_out: how many validation images a loss is taken of; 0 where none is.
     """
 
     method: Method
@@ -40,7 +41,7 @@ class Asked:
     request: Request
     batches: int
     first_batches: int = 0
-    held_out: int = 1000
+    held_out: int = HELD_OUT
 
     def check(self) -> None:
         """Raise SlotkitError for what can't be, before data are loaded."""
@@ -51,11 +52,7 @@ class Asked:
                 f"{self.method.name} looks at no data, so all its draws are one mask. Choose snip, iter-snip "
                 "or grasp."
             )
-        for flag, value, least in (
-            ("batches", self.batches, 1),
-            ("first-batches", self.first_batches, 0),
-            ("held-out", self.held_out, 1),
-        ):
+        for flag, value, least in (("batches", self.batches, 1), ("first-batches", self.first_batches, 0)):
             if value < least:
                 raise SlotkitError(f"--{flag} is {value}. Give {least} or more.")
 

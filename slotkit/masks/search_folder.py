@@ -19,7 +19,7 @@ from typing import Any
 from slotkit.errors import SlotkitError
 from slotkit.files import append_line, flush, make_folder, remove, write_text
 from slotkit.masks import file as mask_file
-from slotkit.masks.acceptance import Acceptance
+from slotkit.masks.acceptance import ACCEPTANCES, Acceptance
 from slotkit.masks.file import About, Masks
 from slotkit.masks.keeping import are_equal, share_of
 from slotkit.masks.problem import Asked, Drawn
@@ -80,7 +80,7 @@ class Plan:
 
 
 def settings_of(
-    prepared: Prepared, asked: Asked, plan: Plan, accept: str, rules: str, seed: int
+    prepared: Prepared, asked: Asked, plan: Plan, acceptance: Acceptance, rules: str, seed: int
 ) -> dict[str, Any]:
     """What decides the result of a search, for search.json. The number of draws may grow."""
     config = prepared.config
@@ -100,11 +100,13 @@ def settings_of(
         "sampler": asked.sampler.name,
         "batches": asked.batches,
         "first_batches": asked.first_batches,
-        "held_out": asked.held_out,
-        "accept": accept,
+        **({"held_out": asked.held_out} if acceptance.by_loss else {}),
+        "accept": acceptance.name,
         "rules": rules,
         "save_every": plan.save_every,
         "repair": plan.repair,
+        # Other devices add up in other orders, which decides between scores that are close.
+        "device": prepared.trainee.device.type,
     }
 
 
@@ -132,6 +134,9 @@ class SearchFolder:
                 raise ValueError("it is not a table of settings")
             for name in DECIDES_NOTHING:
                 told.get("data", {}).pop(name, None)
+            accept = ACCEPTANCES.get(told.get("accept", ""))
+            if accept is not None and not accept.by_loss:
+                told.pop("held_out", None)  # of before, when it was written though it decided nothing
             return told
 
     def open(self) -> SearchFolder:
@@ -163,6 +168,7 @@ class SearchFolder:
             write_text(self.path / SETTINGS, json.dumps(settings, indent=1))
             return
         before = self.settings()
+        before.setdefault("device", settings["device"])  # searches of before don't say theirs
         different = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if different:
             told = ", ".join(

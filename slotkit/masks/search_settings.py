@@ -14,6 +14,7 @@ class SearchSettings:
     """The options of `slotkit masks search`, by their names there; docs/masks.md says what each is.
 
     Attributes:
+        held_out: validation images that the acceptance `loss` looks at; None is 1000.
         batch_size: images of a batch of a draw; None is that of the training.
     """
 
@@ -29,7 +30,7 @@ class SearchSettings:
     method: str = "snip"
     mode: str = "train"
     rules: str = "dst"
-    held_out: int = 1000
+    held_out: int | None = None
     batch_size: int | None = None
 
 
@@ -38,7 +39,8 @@ def search_settings(recipe: str, told: Mapping[str, Any], flags: Mapping[str, An
 
     Raises SlotkitError for a setting that there is none of, or of another type.
     """
-    types = {field.name: type(field.default) for field in fields(SearchSettings)} | {"batch_size": int}
+    types = {field.name: type(field.default) for field in fields(SearchSettings)}
+    types |= {"batch_size": int, "held_out": int}  # whose default is None
     for name, value in told.items():
         if name not in types:
             raise SlotkitError(

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 from commands import invoke, refuse
 
+from slotkit.errors import SlotkitError
 from slotkit.masks import file as mask_file
+from slotkit.masks import search_folder
 from slotkit.masks.search import Search
 from slotkit.masks.search_folder import HISTORY, SETTINGS, STATE, SearchFolder
 from slotkit.runs.lock import LOCK
 
 TINY = (
     *("masks", "search", "--density", "0.1", "--batches", "1", "--save-every", "3", "--device", "cpu"),
-    *("--first-batches", "3", "--held-out", "64", "--set", "training.batch_size=32"),
+    *("--first-batches", "3", "--set", "training.batch_size=32"),
 )
 
 
@@ -32,7 +34,9 @@ def content(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "more", [("--accept", "both"), ("--accept", "loss", "--repair")], ids=["both", "loss"]
+    "more",
+    [("--accept", "both"), ("--accept", "loss", "--held-out", "64", "--repair")],
+    ids=["both", "loss"],
 )
 def test_killed_and_resumed_a_search_has_the_same_bits(
     more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, one_thread: None
@@ -81,12 +85,38 @@ def test_more_draws_go_on_and_other_settings_are_refused(
 
 
 def test_a_search_of_before_goes_on(finished: Path) -> None:
-    """Its search.json says how the data were read, which decides nothing."""
+    """Its search.json has what decides nothing: how data were read, and whose loss is not looked at."""
     told = json.loads((finished / SETTINGS).read_text(encoding="utf-8"))
     told["data"] |= {"memory": 1.0, "workers": None}
+    told["held_out"] = 64
+    assert told.pop("device") == "cpu"
     (finished / SETTINGS).write_text(json.dumps(told), encoding="utf-8")
     assert "4 draws: " in invoke(*TINY, "--draws", "4", "--name", "s").stdout
     assert "memory" not in SearchFolder(finished).settings()["data"]
+
+
+def test_a_search_does_not_go_on_with_another_device(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads((finished / SETTINGS).read_text(encoding="utf-8"))
+    (finished / SETTINGS).write_text(json.dumps(told | {"device": "cuda"}), encoding="utf-8")
+    found = refuse(monkeypatch, capsys, *TINY, "--draws", "4", "--name", "s")
+    assert "begun with other settings: device was 'cuda' and is 'cpu'. Give the same to go on" in found
+
+
+def test_what_a_recipe_turns_on_a_flag_turns_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[tuple[bool, bool]] = []
+    kept = search_folder.Plan
+
+    def planned(draws: int, save_every: int, repair: bool, until_converged: bool) -> search_folder.Plan:
+        wanted.append((repair, until_converged))
+        return kept(0)  # refused by its check, before data are looked for
+
+    monkeypatch.setattr(search_folder, "Plan", planned)
+    for flags in ((), ("--no-repair", "--no-until-converged")):
+        with pytest.raises(SlotkitError, match="--draws is 0"):
+            invoke("masks", "search", "--recipe", "masks-lth-v7", *flags)
+    assert wanted == [(True, True), (False, False)]
 
 
 def test_what_is_there_already_is_not_written_into(
@@ -124,6 +154,12 @@ def test_damaged_files_are_told_in_one_sentence(
         (("--accept", "x"), "There is no acceptance 'x'. Choose both, imdb, spectrum, random, loss."),
         (("--method", "magnitude"), "magnitude looks at no data, so all its draws are one mask."),
         (("--draws", "0"), "--draws is 0. Give 1 or more."),
+        (("--held-out", "0"), "--held-out is 0. Give 1 or more."),
+        (
+            ("--held-out", "64"),
+            "--held-out is 64, and --accept both looks at no validation images. Leave it out, or choose "
+            "--accept loss.",
+        ),
         (("--batches", "0"), "--batches is 0. Give 1 or more."),
         (("--first-batches", "-1"), "--first-batches is -1. Give 0 or more."),
         (("--density", "1.5"), "The density is 1.5. Give a share of the connections above 0, at most 1."),
