@@ -8,6 +8,7 @@ order, checks the result and keeps where each value came from.
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,5 +227,23 @@ def _sentence(fault: ValidationError, origins: Mapping[str, str]) -> str:
         ".".join(keys),
     )
     reason = error["msg"].removeprefix("Value error, ").replace("Input should", "it should", 1)
+    if error["type"] == "tuple_type":
+        reason = f"it should be a list, such as {_as_list(error['input'])}"
     origin = f" (from {origins[path]})" if path in origins else ""
     return f"{path}{origin} is {error['input']!r}, but {reason}."
+
+
+def _as_list(given: object) -> str:
+    """A list of what was given, as --set takes it; also of texts whose quotes a shell ate."""
+    if not isinstance(given, str):
+        return f"'{json.dumps([given], default=str)}'"
+    parts = [part.strip().strip("'\"") for part in given.strip("[] ").split(",")]
+    return f"'[{', '.join(part if _is_number(part) else json.dumps(part) for part in parts)}]'"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

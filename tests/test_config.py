@@ -82,6 +82,27 @@ def test_a_bad_setting_is_one_sentence_with_its_origin(path: str, value: object,
     assert sentence in str(fault.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "example"),
+    [
+        ("slots.where=fc1.weight", '["fc1.weight"]'),
+        ("slots.where=[fc1.weight, fc2.*]", '["fc1.weight", "fc2.*"]'),  # a shell has eaten the quotes
+        ("training.milestones=25", "[25]"),
+        ("training.milestones=25, 75", "[25, 75]"),
+        ("data.mean=0.5", "[0.5]"),
+    ],
+)
+def test_one_value_instead_of_a_list_is_refused_with_the_list(text: str, example: str) -> None:
+    path, _, value = text.partition("=")
+    with pytest.raises(SlotkitError) as fault:
+        resolve([parse_assignment(text)])
+    shown = value if path == "data.mean" or value.isdigit() else repr(value)
+    assert str(fault.value) == (
+        f"{path} (from --set {path}) is {shown}, but it should be a list, such as '{example}'."
+    )
+    resolve([parse_assignment(f"{path}={example}")])
+
+
 @pytest.mark.parametrize("text", ["training.lr", "=3", " = 3"])
 def test_an_assignment_without_a_name_or_value_is_refused(text: str) -> None:
     with pytest.raises(SlotkitError, match=r"is not of the form a.b=value, such as training.lr=0.2"):
