@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from slotkit.cli.options import AsJson, DataDirNow, Run, RunsDir
+from slotkit.cli.options import AsJson, Run, RunsDir
 from slotkit.cli.output import print_json, share
 from slotkit.cli.table import table
 
@@ -17,15 +17,13 @@ def export(
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder to write into. Default: RUN/export.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also model.onnx (needs slotkit[onnx]).")] = False,
-    data_dir: DataDirNow = None,
-    other_data: Annotated[
-        bool, typer.Option("--other-data", help="Go on if the data have changed since the run was made.")
-    ] = False,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Where the data of a run without data.json lie now.")
+    ] = None,
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's network for others: ordinary weights, and the seed with the selected indices."""
-    from slotkit.config import Overrides
     from slotkit.data.identity import listed
     from slotkit.errors import SlotkitError
     from slotkit.runs.folder import RunFolder, default_runs_dir
@@ -36,9 +34,8 @@ def export(
     from slotkit.export import SLOT_FILE
     from slotkit.export import export as export_run
 
-    changes = [] if data_dir is None else [Overrides("--data-dir", {"data.dir": data_dir})]
     with share("coding the slot file") as report:
-        done = export_run(folder, checkpoint, out, onnx, changes, other_data, report)
+        done = export_run(folder, checkpoint, out, onnx, data_dir, report)
     if as_json:
         print_json(done.as_dict())
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slotkit import slotfile
-from slotkit.config import Overrides, resolve
-from slotkit.errors import SlotkitError, typed
+from slotkit.config import Config, Overrides, resolve
+from slotkit.errors import SlotkitError
 from slotkit.files import unwritable, write_whole
 from slotkit.models import OWN, create
 from slotkit.recording.replay import channel_dims_of
@@ -26,7 +26,8 @@ from slotkit.runs.schema import naming
 from slotkit.slotfile.architecture import ordinary_state, outline_of
 from slotkit.slotfile.writing import refusal
 from slotkit.standin import stand_in
-from slotkit.training.prepare import Prepared, own_settings, reopen
+from slotkit.training.prepare import fill_from_source, own_mask, own_settings, reopen
+from slotkit.training.trainee import Trainee, build
 
 WEIGHTS, SLOT_FILE, ONNX = "weights.safetensors", "model.slot.safetensors", "model.onnx"
 
@@ -106,8 +107,7 @@ def export(
     which: str = "best",
     out: Path | None = None,
     onnx: bool = False,
-    changes: Sequence[Overrides] = (),
-    other_data: bool = False,
+    data_dir: str | None = None,
     report: slotfile.Share = slotfile.silent,
 ) -> Export:
     """Write the network of a checkpoint ("best" or "last") into RUN/export, or into `out`.
@@ -118,29 +118,28 @@ def export(
     selection it is the greedy reading in every file. model.onnx, if asked for, takes images
     (n, channels, height, width) and gives logits (n, classes), n free.
 
+    The data are not needed: the run's data.json says what the network takes and gives.
+
     Args:
-        changes: settings laid over the run's own, such as another data folder.
-        other_data: go on if the data have changed: the files don't depend on them. They have to fit the
-            network.
+        data_dir: where the data of a run from before there was a data.json lie now.
         report: called with the share of the slot file that is coded, 0 to 1.
 
     Raises:
-        SlotkitError: no such checkpoint or data, data that have changed, a network that can't be written
-            down, the packages of ONNX missing, or a folder that can't be written.
+        SlotkitError: no such checkpoint, a data folder that is not needed or lacks the data, a network that
+            can't be written down, the packages of ONNX missing, or a folder that can't be written.
     """
     if folder.config().model.name == OWN:
         return _export_own(folder, which, out, onnx, report)
     if onnx:
         _check_onnx()
-    prepared = _rebuild(folder, which, changes, other_data)
+    of = _rebuild(folder, which, data_dir)
     place = _made(folder, out)
-    trainee, image, classes = prepared.trainee, _image(prepared), prepared.dataset.num_classes
-    config = prepared.config.model
+    trainee, image, classes, config = of.trainee, of.image, of.classes, of.config.model
     with torch.device("meta"):
         outline = outline_of(config.name, create(config.name, image, classes, **config.options))
-    with _greedy(prepared):
+    with nullcontext() if trainee.machine is None else trainee.machine.using("greedy"):
         state = ordinary_state(trainee.model, outline)
-    about = _about(prepared)
+    about = _about(of)
     header = {"format": "pt", KEY: json.dumps(about)}
     write_whole(place / WEIGHTS, lambda path: save_file(state, path, metadata=header))
     dense = sum(value.numel() * value.element_size() for name, value in state.items() if name in outline.own)
@@ -148,7 +147,7 @@ def export(
     names, into = [WEIGHTS], False
     without = _LEARNED if trainee.machine is None else refusal(trainee.machine)
     if trainee.machine is not None and without is None:
-        described = _described(prepared)
+        described = _described(of)
         into = described is None
         sizes = slotfile.save(place / SLOT_FILE, trainee.machine, described, report=report)
         connections, index_bytes = sizes.connections, sizes.index_bytes
@@ -163,31 +162,29 @@ def export(
     return Export(*made, earlier=_earlier(place, names), into=into, without=without)
 
 
-def _described(prepared: Prepared) -> slotfile.Architecture | None:
+def _described(of: _Rebuilt) -> slotfile.Architecture | None:
     """What a slot file says of the network. Without it the file is loaded into a network that is there: one
     of fp64, because a file with an architecture has float32 weights, or one of timm with options that a file
     may not name.
     """
-    if prepared.trainee.dtype != torch.float32:
+    if of.trainee.dtype != torch.float32:
         return None
-    model, classes = prepared.config.model, prepared.dataset.num_classes
     try:
-        return slotfile.architecture(model.name, _image(prepared), classes, model.options)
+        return slotfile.architecture(of.config.model.name, of.image, of.classes, of.config.model.options)
     except SlotkitError:
         return None
 
 
-def _about(prepared: Prepared) -> dict[str, Any]:
+def _about(of: _Rebuilt) -> dict[str, Any]:
     """What a program without slotkit has to know to use the network."""
-    dataset, config = prepared.dataset, prepared.config
     return {
-        "model": config.model.name,
-        "options": config.model.options,
-        "image": list(_image(prepared)),
-        "classes": dataset.num_classes,
-        "mean": config.data.mean,
-        "std": config.data.std,
-        "class_names": list(dataset.classes) if dataset.named else None,
+        "model": of.config.model.name,
+        "options": of.config.model.options,
+        "image": list(of.image),
+        "classes": of.classes,
+        "mean": of.config.data.mean,
+        "std": of.config.data.std,
+        "class_names": of.names,
     }
 
 
@@ -245,27 +242,40 @@ def _write_weights(place: Path, state: Mapping[str, Tensor]) -> int:
     return (place / WEIGHTS).stat().st_size
 
 
-def _rebuild(
-    folder: RunFolder, which: str, changes: Sequence[Overrides], other_data: bool = False
-) -> Prepared:
-    """The run's network with the checkpoint's state, on the CPU, whatever it was trained on."""
+@dataclass(frozen=True)
+class _Rebuilt:
+    """A run's network with the state of a checkpoint, on the CPU, and what its data were.
+
+    Attributes:
+        image: channels, height, width.
+        classes: how many; names: theirs, None where the dataset has none.
+    """
+
+    config: Config
+    trainee: Trainee
+    image: tuple[int, int, int]
+    classes: int
+    names: list[str] | None
+
+
+def _rebuild(folder: RunFolder, which: str, data_dir: str | None) -> _Rebuilt:
     here = Overrides("slotkit export", {"training.device": "cpu", "slots.engine": "auto"})
+    resolved, data = resolve([own_settings(folder), here]), folder.data()
     state, _ = load(folder, which)
-    way_on = f"`slotkit export {typed(folder.path)} --other-data` exports all the same."
-    prepared = reopen(folder, resolve([own_settings(folder), here, *changes]), way_on, other_data)
+    if data is not None and data_dir is not None:
+        raise SlotkitError(
+            f"The run {folder.name} has a data.json, so its export needs no data. Leave --data-dir out."
+        )
+    if data is None:
+        place = [] if data_dir is None else [Overrides("--data-dir", {"data.dir": data_dir})]
+        prepared = reopen(folder, resolve([own_settings(folder), here, *place]))
+        resolved, data, trainee = prepared.resolved, prepared.identity, prepared.trainee
+    else:
+        resolved = fill_from_source(resolved)
+        trainee = build(resolved.config, data.shape, data.class_count, own_mask(folder))
     with naming(folder.checkpoint(which), "Use another one, or train again."):
-        prepared.trainee.load(state)
-    return prepared
-
-
-def _image(prepared: Prepared) -> tuple[int, int, int]:
-    height, width = prepared.dataset.size
-    return (prepared.dataset.channels, height, width)
-
-
-def _greedy(prepared: Prepared) -> AbstractContextManager[Any]:
-    machine = prepared.trainee.machine
-    return nullcontext() if machine is None else machine.using("greedy")
+        trainee.load(state)
+    return _Rebuilt(resolved.config, trainee, data.shape, data.class_count, data.classes)
 
 
 def _check_onnx() -> None:

@@ -56,6 +56,12 @@ class Identity(_Record):
     train: Half
     test: Half
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.image
+        return (channels, height, width)
+
     def in_short(self) -> list[tuple[str, str]]:
         """(what, value) for people."""
         return [

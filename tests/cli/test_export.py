@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 import slotkit
 from slotkit import export as exports
 from slotkit import slotfile
+from slotkit.config import resolve
 from slotkit.data import sources
 from slotkit.models import create
 from slotkit.runs.folder import RunFolder
 from slotkit.training.experiment import evaluate
+from slotkit.training.prepare import own_settings, reopen
 
 SLOTS = {
     "greedy": [],
@@ -44,7 +46,7 @@ def test_both_files_are_the_network_that_was_evaluated(settings: list[str]) -> N
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
     # The same accuracy as `slotkit evaluate` reads from the checkpoint, on the same images.
     folder = RunFolder.open("one", Path("runs"))
-    prepared = exports._rebuild(folder, "best", [])
+    prepared = reopen(folder, resolve([own_settings(folder)]))
     prepared.trainee.model, prepared.trainee.machine = loaded, None
     from slotkit.training.evaluation import read
 

@@ -13,6 +13,7 @@ import pytest
 from made_pictures import write_folder
 from PIL import Image
 from runs.test_database import make_old  # type: ignore[import-not-found]
+from safetensors.torch import load_file
 from slotkit.analyses import ps_variance, weights
 
 from slotkit.config import Overrides, Resolved, resolve
@@ -130,7 +131,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "validation": lambda here: evaluate(one(here), "last", "validation"),
     "resume": lambda here: resume(one(here), [Overrides("--epochs", {"training.epochs": 3})]),
     "finetune": lambda here: finetune(one(here), here / "runs"),
-    "export": lambda here: export(one(here)),
     "weights": lambda here: weights.analyze(one(here)),
     "ps-variance": lambda here: ps_variance.analyze(here / "runs" / "ps", draws=2),
 }
@@ -202,7 +202,6 @@ def test_other_data_are_read_when_asked_for(here: Path) -> None:
     assert told["readings"]["learned"]["accuracy"] > 0.9
     shown = invoke("evaluate", "good", "--other-data").stdout
     assert "on other data than the run's: class '1' is gone; " in shown
-    assert export(one(here), other_data=True).files
 
 
 def test_other_data_have_to_fit_the_network(
@@ -265,11 +264,50 @@ def test_a_run_on_a_folder_that_moved_is_made_again_from_its_config(here: Path) 
     assert shown.stdout.startswith(f"imagefolder:{here / 'moved'}: ")
 
 
+def test_an_export_needs_no_data(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the network takes and gives is in the record of the run's data."""
+    there = export(one(here), out=here / "there")
+    rename(here / "imgs")
+    changed = export(one(here), out=here / "changed")
+    shutil.rmtree(here / "imgs")
+    gone = export(one(here), out=here / "gone")
+    assert there.network == changed.network == gone.network
+    assert gone.network is not None
+    assert (gone.network["image"], gone.network["classes"]) == ([1, 6, 6], 3)
+    assert gone.network["class_names"] == ["0", "1", "2"]
+    for file in there.files:
+        assert (
+            tensors(here / "gone" / file)
+            == tensors(here / "changed" / file)
+            == tensors(here / "there" / file)
+        )
+    assert refuse(monkeypatch, capsys, "export", "one", "--data-dir", "imgs") == (
+        "Error: The run one has a data.json, so its export needs no data. Leave --data-dir out.\n"
+    )
+
+
+def test_the_export_of_a_run_without_a_record_reads_the_data(here: Path) -> None:
+    told = export(one(here)).network
+    make_old(one(here))
+    (one(here).path / "data.json").unlink()
+    assert export(one(here)).network == told
+    (here / "imgs").rename(here / "moved")
+    with pytest.raises(SlotkitError, match="imgs"):
+        export(one(here))
+    assert export(one(here), data_dir=str(here / "moved")).network == told
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    """safetensors writes metadata in any order."""
+    return {name: value.numpy().tobytes() for name, value in load_file(path).items()}
+
+
 def test_a_folder_that_moved_is_named_with_data_dir(here: Path) -> None:
     (here / "imgs").rename(here / "moved")
     moved = ["--data-dir", "moved"]
     assert invoke("evaluate", "one", *moved).exit_code == 0
-    assert invoke("export", "one", *moved).exit_code == 0
     assert invoke("analyze", "weights", "one", *moved).exit_code == 0
     assert invoke("analyze", "ps-variance", "ps", "--draws", "2", *moved).exit_code == 0
     assert invoke("finetune", "one", "--epochs", "1", "--name", "tuned", *moved).exit_code == 0
