@@ -23,7 +23,7 @@ from slotkit.latent.guard import fingerprint, is_same
 from slotkit.latent.weight import LatentWeight
 from slotkit.picking import Picked, claim
 from slotkit.reel import Reel
-from slotkit.selection import are_selected, find_update, greedy, greedy_within, sample, select
+from slotkit.selection import are_selected, find_update, greedy, greedy_within, kept_of, sample, select
 
 
 class SlotWeight(nn.Module):
@@ -59,7 +59,7 @@ class SlotWeight(nn.Module):
         share: float | None = None,
     ) -> None:
         super().__init__()
-        self.kept = None if share is None else round(share * math.prod(reel.shape))
+        self.kept = kept_of(share, math.prod(reel.shape), reel.name)
         self.update = find_update(update)
         self.register_buffer("probabilistic", torch.tensor(selection == "probabilistic", device=device))
         # Whether the seed of a loaded state_dict is adopted (a layer built by hand), or another seed refused.

@@ -13,7 +13,7 @@ from slotkit.machine import SlotMachine
 from slotkit.others import check_others, treat_others
 from slotkit.picking import Picked, Where, pick
 from slotkit.reel import INITIAL_PICK, Init, Reel, ReelSettings
-from slotkit.selection import find_selection, find_update, pick_uniformly, take
+from slotkit.selection import find_selection, find_update, kept_of, pick_uniformly, take
 
 FORMS = ("latent", "dense")
 TABLES = ("auto", "stored", "recomputed")
@@ -85,6 +85,8 @@ def slotify(
     picked = pick(model, where)
     # All reels are made before the model is changed, so that a refusal leaves it as it was.
     reels = [_reel(one, settings) for one in picked]
+    for one in picked:
+        kept_of(share, one.parameter.numel(), one.name)
     chosen = make_form(form, picked, reels, selection, update, engine, tables, share)
     return SlotMachine(model, chosen, treat_others(model, picked, others), selection)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 
 SELECTIONS = ("greedy", "probabilistic")
 ALIASES = {"gs": "greedy", "ps": "probabilistic"}
@@ -51,6 +51,22 @@ def greedy_within(scores: Tensor, kept: int) -> Tensor:
     best = scores[..., 1:].max(dim=-1)
     above = best.values - scores[..., 0]
     return torch.where(highest(above.reshape(-1), kept).reshape(above.shape), best.indices + 1, 0)
+
+
+def kept_of(share: float | None, connections: int, name: str) -> int | None:
+    """The budget of `greedy_within` for a tensor: that share of its connections; None for all of them.
+
+    Raises SlotkitError for none: a layer of zeros gives every image the same, and passes no gradient on.
+    """
+    if share is None:
+        return None
+    kept = round(share * connections)
+    if kept == 0:
+        raise SlotkitError(
+            f"share is {share}, which is none of the {many(connections, 'connection')} of {name}. Give a "
+            "larger share, or leave that weight out with `where`."
+        )
+    return kept
 
 
 def highest(values: Tensor, kept: int) -> Tensor:

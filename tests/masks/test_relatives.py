@@ -236,6 +236,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"share": 0.0, "kind": "mask", "form": "dense"},
         "share is 0.0. Give a share of the connections, above 0 and at most 1.",
     ),
+    "share of a tensor": (
+        {"share": 0.05, "kind": "mask", "form": "dense"},
+        "share is 0.05, which is none of the 6 connections of weight. Give a larger share, or leave that "
+        "weight out with `where`.",
+    ),
     "k": (
         {"k": 1, "kind": "mask"},
         "k is 1, and option 0 of the kind mask is 0. Choose k from 2 up.",
