@@ -18,7 +18,7 @@ from slotkit.picking import names_picked
 from slotkit.reel import ReelSettings
 from slotkit.settings import TrainingSettings
 from slotkit.training.gradients import pieces_for
-from slotkit.training.schedules import schedule
+from slotkit.training.schedules import check_rates, schedule
 from slotkit.training.trainee import find_device
 from slotkit.uncompiled import SGD
 
@@ -31,6 +31,7 @@ def check_settings(config: Config, here: bool = True) -> None:
     parse(config.data.augment)
     training = config.training
     check_pieces(training)
+    check_rates(training)
     schedule(SGD([torch.zeros(1)], config.training.lr, 0.0, 0.0, 0.0, False), config.training, 1)
     if config.method == "slot":
         _check_slots(config)

@@ -38,6 +38,16 @@ def schedule(optimizer: Optimizer, settings: TrainingSettings, steps_per_epoch: 
     return ConstantLR(optimizer, factor=1.0)
 
 
+def check_rates(settings: TrainingSettings) -> None:
+    """Raise SlotkitError if a cosine would rise. (A run from before that has one still goes on with it.)"""
+    if settings.schedule in ("cosine", "restarts") and settings.min_lr > settings.lr:
+        raise SlotkitError(
+            f"training.min_lr is {settings.min_lr:g}, above training.lr, {settings.lr:g}: with "
+            f"training.schedule {settings.schedule} the learning rate falls from lr to min_lr. Give a min_lr "
+            "of at most lr."
+        )
+
+
 class Held:
     """Keeps the learning rate where it is for `steps` steps; from then on it is that of a schedule, which has
     run on meanwhile.

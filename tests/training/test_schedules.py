@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotkit.config import Overrides, resolve
 from slotkit.errors import SlotkitError
 from slotkit.settings import TrainingSettings
-from slotkit.training.schedules import schedule
+from slotkit.training.checks import check_settings
+from slotkit.training.schedules import check_rates, schedule
 
 
 def rates(settings: TrainingSettings, steps_per_epoch: int) -> list[float]:
@@ -78,3 +80,16 @@ def test_multistep_without_milestones_is_refused() -> None:
         "training.schedule is multistep, but training.milestones is empty. Give e.g. [60, 80], or choose "
         "constant."
     )
+
+
+@pytest.mark.parametrize("kind", ["cosine", "restarts"])
+def test_a_cosine_that_would_rise_is_refused(kind: str) -> None:
+    values = {"training.schedule": kind, "training.lr": 0.1, "training.restart_epochs": [1]}
+    with pytest.raises(SlotkitError) as fault:
+        check_settings(resolve([Overrides("test", values | {"training.min_lr": 0.2})]).config)
+    assert str(fault.value) == (
+        "training.min_lr is 0.2, above training.lr, 0.1: with training.schedule "
+        f"{kind} the learning rate falls from lr to min_lr. Give a min_lr of at most lr."
+    )
+    check_rates(TrainingSettings(lr=0.1, min_lr=0.1, schedule=kind))  # type: ignore[arg-type]
+    check_rates(TrainingSettings(lr=0.1, min_lr=0.2))  # which has no cosine
