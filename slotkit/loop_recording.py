@@ -70,6 +70,7 @@ class Recording:
         self._saved: int | None = None
         self._given: dict[str, Any] = {}
         self._seconds = 0.0
+        self._failed = True
         self._stack: ExitStack | None = None
 
     @property
@@ -170,7 +171,7 @@ class Recording:
             self._take_up(commit)
         training = Training(self.folder.path, self.folder.name, self.folder.settings(), self.step)
         self._loggers = Loggers(self._wanted_loggers, training, self._say)
-        stack.callback(self._loggers.close)
+        stack.callback(lambda: self._loggers.close(self._failed))
         for entry in self.folder.metrics():
             if entry["step"] == self.step:  # which the loggers are to be told once more
                 self._loggers.log(self.step, entry["values"])
@@ -304,6 +305,7 @@ class Recording:
     def _finish(self, fault: BaseException | None) -> None:
         if self._recorder:
             self._recorder.close()
+        self._failed = fault is not None
         if fault is None:
             self._write_summary("finished")
         else:

@@ -205,6 +205,26 @@ def test_loggers_get_what_is_logged(tmp_path: Path) -> None:
         train(tmp_path / "other", loggers=["tensorbord"])
 
 
+def test_a_logger_is_told_that_a_loop_failed(tmp_path: Path) -> None:
+    ends: list[str] = []
+
+    class Kept:
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            pass
+
+        def close(self) -> None:
+            ends.append("finished")
+
+        def fail(self) -> None:
+            ends.append("failed")
+
+    with pytest.raises(KilledError):
+        train(tmp_path / "mine", steps=10, stop=7, loggers=[Kept()])
+    assert ends == ["failed"]
+    train(tmp_path / "mine", steps=10, resume=True, loggers=[Kept()])
+    assert ends == ["failed", "finished"]
+
+
 def test_a_run_of_slotkits_own_is_left_alone(tmp_path: Path) -> None:
     """Nothing in it is written before it is refused."""
     folder = RunFolder.create(tmp_path, "trained", resolve([]), {})

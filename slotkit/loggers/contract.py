@@ -15,7 +15,11 @@ class Logger(Protocol):
         """The values after so many steps. Steps never fall; several calls may be of one step."""
 
     def close(self) -> None:
-        """Nothing more comes from this process."""
+        """Nothing more comes from this process.
+
+        A logger that also has a method `fail()` gets that call instead where the training has not come to its
+        end: it failed, diverged or was stopped. It may go on later, in another process.
+        """
 
 
 @dataclass(frozen=True)

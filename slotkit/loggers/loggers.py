@@ -38,9 +38,9 @@ class Loggers:
         """Tell all of them."""
         self._each(lambda logger: logger.log(step, values))
 
-    def close(self) -> None:
-        """Nothing more comes."""
-        self._each(lambda logger: logger.close())
+    def close(self, failed: bool = False) -> None:
+        """Nothing more comes. `failed`: the training has not come to its end."""
+        self._each(lambda logger: _end(logger, failed))
         self.open = []
 
     def _each(self, action: Callable[[Logger], None]) -> None:
@@ -58,3 +58,11 @@ class Loggers:
             f"The logger {name} failed and gets nothing more: {type(fault).__name__}: {reason}. The training "
             "goes on without it."
         )
+
+
+def _end(logger: Logger, failed: bool) -> None:
+    """Only services that keep a status of a run have a `fail`."""
+    if failed and hasattr(logger, "fail"):
+        logger.fail()
+    else:
+        logger.close()

@@ -42,5 +42,8 @@ class MLflow:
     def close(self) -> None:
         self.client.set_terminated(self.run)
 
+    def fail(self) -> None:
+        self.client.set_terminated(self.run, status="FAILED")
+
 
 make = MLflow

@@ -32,5 +32,8 @@ class WeightsAndBiases:
     def close(self) -> None:
         self.run.finish()
 
+    def fail(self) -> None:
+        self.run.finish(exit_code=1)  # with which W&B shows it as failed
+
 
 make = WeightsAndBiases

@@ -251,6 +251,7 @@ class _Training:
 
     def complete(self, notes: Sequence[Note] = ()) -> None:
         """Train to the end and read the test set. `notes` are told first."""
+        failed = True
         with heard() as self.signals:
             try:
                 self._open_loggers()
@@ -262,6 +263,7 @@ class _Training:
                 test = read_tests(self.prepared, self.state, self.folder, self._stop_if_asked, self._tell)
                 self.journal.finish(test)
                 self._log(tests_of(test))
+                failed = False
             except StoppedError as fault:
                 self.journal.stop("stopped", str(fault))
                 raise
@@ -272,7 +274,7 @@ class _Training:
                 raise
             finally:
                 if self.loggers:
-                    self.loggers.close()
+                    self.loggers.close(failed)
 
     def _train(self, notes: Sequence[Note]) -> None:
         try:

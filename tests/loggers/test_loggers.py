@@ -104,6 +104,12 @@ def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, training:
     )
 
 
+def test_one_without_a_status_is_closed_after_a_failure_too(training: Training) -> None:
+    toy = Toy()
+    Loggers([toy], training, pytest.fail).close(failed=True)
+    assert toy.closed
+
+
 class FakeWandb(ModuleType):
     """As much of W&B as the logger uses; a resumed run begins at the step after its last."""
 
@@ -111,7 +117,7 @@ class FakeWandb(ModuleType):
         super().__init__("wandb")
         self.inits: list[dict[str, Any]] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
-        self.finished = 0
+        self.finished: list[int | None] = []
 
     def init(self, **given: Any) -> Any:
         self.inits.append(given)
@@ -122,8 +128,8 @@ class FakeWandb(ModuleType):
     def _log(self, values: dict[str, float], step: int) -> None:
         self.logged.append((step, values))
 
-    def _finish(self) -> None:
-        self.finished += 1
+    def _finish(self, exit_code: int | None = None) -> None:
+        self.finished.append(exit_code)
 
 
 def test_wandb_goes_on_with_its_run(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,10 +141,10 @@ def test_wandb_goes_on_with_its_run(training: Training, monkeypatch: pytest.Monk
         loggers = Loggers(["wandb"], training, pytest.fail)
         for step in range(first, first + 4):
             loggers.log(step, {"train/loss": 1 / step})
-        loggers.close()
+        loggers.close(failed=first == 1)
     monkeypatch.delitem(sys.modules, "slotkit.loggers.wandb")
     assert [step for step, _ in fake.logged] == [1, 2, 3, 4, 5, 6]
-    assert fake.finished == 2
+    assert fake.finished == [1, None]
     first_init, second_init = fake.inits
     assert first_init == second_init
     assert (first_init["project"], first_init["name"]) == ("our project", "mine")
@@ -173,8 +179,8 @@ class FakeClient:
     def update_run(self, run: str, status: str) -> None:
         self.statuses.append(status)
 
-    def set_terminated(self, run: str) -> None:
-        self.statuses.append("over")
+    def set_terminated(self, run: str, status: str = "FINISHED") -> None:
+        self.statuses.append(status)
 
     def get_metric_history(self, run: str, name: str) -> list[Any]:
         return [SimpleNamespace(step=step) for _, key, _, step in self.metrics if key == name]
@@ -196,9 +202,9 @@ def test_mlflow_goes_on_with_its_run(training: Training, monkeypatch: pytest.Mon
         loggers = Loggers(["mlflow"], training, pytest.fail)
         for step in range(first, first + 4):
             loggers.log(step, {"train/loss": 1 / step})
-        loggers.close()
+        loggers.close(failed=first == 1)
     monkeypatch.delitem(sys.modules, "slotkit.loggers.mlflow")
     assert Client.metrics == [("id of mine", "train/loss", 1 / step, step) for step in range(1, 7)]
     assert Client.params == {"slots.k": 8}
-    assert Client.statuses == ["RUNNING", "over"] * 2
+    assert Client.statuses == ["RUNNING", "FAILED", "RUNNING", "FINISHED"]
     assert Client.places == [f"sqlite:///{training.folder / 'mlflow.db'}"] * 2

@@ -112,6 +112,25 @@ def test_a_logger_that_fails_ends_nothing(
     assert len(toys[0].told) == 2
 
 
+def test_a_logger_is_told_that_a_run_failed(
+    tmp_path: Path, toys: list[Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[str] = []
+    monkeypatch.setattr(Toy, "fail", lambda toy: ends.append("failed"), raising=False)
+    monkeypatch.setattr(Toy, "close", lambda toy: ends.append("finished"))
+    stop = KeyboardInterrupt()
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 3:
+            raise stop
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings("toy"), tmp_path, "mine", interrupt)
+    assert ends == ["failed"]
+    resume(RunFolder(tmp_path / "mine"), [])
+    assert ends == ["failed", "finished"]
+
+
 def test_a_logger_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(SlotkitError, match=r"There is no logger 'tensorbord'\. Did you mean tensorboard"):
         run(settings("tensorbord"), tmp_path, "run")
