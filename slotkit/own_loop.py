@@ -99,6 +99,11 @@ def record(
             "the steps of the first: it would have what the others do a step late. Give one optimizer with a "
             'param group for each, or record with trace="off".'
         )
+    if machine.form.share is not None and trace != "off":
+        raise SlotkitError(
+            "A trace follows each connection alone, and this machine ranks those of a tensor (share). Record "
+            'with trace="off".'
+        )
     settings = RecordingSettings.model_validate({"trace": trace, "every": every, "keep_last": keep_last})
     registry.check([one for one in loggers if isinstance(one, str)])
     given = plain(config or {})
