@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,9 @@ from slotkit.runs.residuals import with_reels
 from slotkit.runs.schema import naming
 from slotkit.settings import RecordingSettings
 from slotkit.training.resume import check_rest, summary_of
+
+# Bytes of a file's name, less than the 255 of usual disks: it is written under a longer, temporary one first.
+LONGEST = 200
 
 _open: WeakKeyDictionary[SlotMachine, Recording] = WeakKeyDictionary()
 
@@ -270,10 +274,17 @@ class Recording:
         return path.exists() and bool(checkpoint.told(path)[0].get("chosen"))
 
     def _keep(self, name: str, chosen: bool) -> None:
-        if name == "last" or Path(name).name != name or name.startswith("."):
-            raise SlotkitError(f"{name!r} can't name a checkpoint. Give one such as best or epoch-10.")
+        file = self.folder.checkpoint(name).name
+        fits = name and not name.startswith(".") and "\0" not in name and len(os.fsencode(file)) <= LONGEST
+        if not fits or name == "last" or Path(name).name != name:
+            raise SlotkitError(f"{name!r:.80} can't name a checkpoint. Give one such as best or epoch-10.")
+        if chosen and name == "start":
+            raise SlotkitError(
+                "The checkpoint start is the network before the first step, which replays and evaluations go "
+                "back to. Give this one another name, such as best or epoch-10."
+            )
         kept = name.removeprefix("epoch-")
-        epoch = int(kept) if kept.isdigit() else 0
+        epoch = int(kept) if kept.isdecimal() else 0
         path = self.folder.checkpoint(name)
         about = self._told() | {"epoch": epoch, "chosen": chosen}
         checkpoint.save(path, self._network(), **about)

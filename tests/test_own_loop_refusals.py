@@ -136,6 +136,42 @@ def test_refusals_inside_of_the_block(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_machine_with_a_share_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    machine = slotkit.slotify(nn.Linear(4, 3), k=2, kind="mask", share=0.5, form="dense")
+    with pytest.raises(SlotkitError) as fault:
+        slotkit.record(machine, machine.optimizer(lr=0.1), tmp_path / "mine").__enter__()
+    assert str(fault.value) == (
+        "A trace follows each connection alone, and this machine ranks those of a tensor (share). Record "
+        'with trace="off".'
+    )
+    assert not (tmp_path / "mine").exists()
+
+
+def test_the_checkpoint_of_the_start_is_left_alone(tmp_path: Path) -> None:
+    """Replays hold the end against it: what they refuse would else pass."""
+    machine, optimizer = make()
+    start = tmp_path / "mine" / "checkpoints" / "start.safetensors"
+    with slotkit.record(machine, optimizer, tmp_path / "mine") as run:
+        before = start.read_bytes()
+        with pytest.raises(SlotkitError) as fault:
+            run.checkpoint("start")
+        assert str(fault.value) == (
+            "The checkpoint start is the network before the first step, which replays and evaluations go "
+            "back to. Give this one another name, such as best or epoch-10."
+        )
+        run.checkpoint("epoch-²")
+    assert start.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "last", ".hidden", "a/b", "a\0b", "é" * 120])
+def test_what_is_no_name_of_a_file_names_no_checkpoint(name: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(SlotkitError, match="can't name a checkpoint"),
+        slotkit.record(*make(), tmp_path / "mine") as run,
+    ):
+        run.checkpoint(name)
+
+
 def test_an_end_that_cant_be_saved_is_a_failure(tmp_path: Path) -> None:
     class Odd:
         def state_dict(self) -> dict[str, Any]:
