@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,32 @@ def test_loggers_get_what_is_logged(tmp_path: Path) -> None:
     assert "The logger Kept failed and gets nothing more: OSError: no network." in log
     with pytest.raises(SlotkitError, match="There is no logger 'tensorbord'"):
         train(tmp_path / "other", loggers=["tensorbord"])
+
+
+@pytest.mark.parametrize("selection", ["GS", "PS"])
+@pytest.mark.parametrize("form", ["latent", "dense"])
+def test_a_state_loaded_within_a_loop_is_in_the_trace(form: str, selection: str, tmp_path: Path) -> None:
+    """Such as the best one, taken back after a divergence: no step names what flips then."""
+    machine, optimizer = make(form=form, selection=selection)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            torch.nn.functional.cross_entropy(machine.model(IMAGES), torch.arange(64) % 3).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with slotkit.record(machine, optimizer, tmp_path / "mine", trace="full", every=2):
+        steps(3)
+        kept = copy.deepcopy(machine.state_dict())
+        steps(30)
+        machine.load_state_dict(kept)
+        steps(2)
+    folder = RunFolder(tmp_path / "mine")
+    end = replay.replay(folder, 35)
+    with machine.using("greedy"):
+        for name in machine.reels:
+            module, _, own = name.rpartition(".")
+            assert torch.equal(end[name], getattr(machine.model.get_submodule(module), own).detach())
 
 
 def test_a_logger_is_told_that_a_loop_failed(tmp_path: Path) -> None:

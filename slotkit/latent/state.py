@@ -30,7 +30,10 @@ class LatentState:
     Attributes:
         line_on_device: the numbers of the line (`slotkit.latent.line.LineColumn`) where an engine keeps them.
         tables: options (owners, K) and initial scores (n, K) if they are stored, else None.
+        loads: how often other latents took the place of these: what flips then, no step names.
     """
+
+    loads = 0  # of the class, for pickles of before
 
     latent: Tensor
     velocity: Tensor
@@ -181,6 +184,7 @@ class LatentState:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over an `as_dict`, in this device and dtype. Raises SlotkitError, before, if it is none."""
         self.check(state)
+        self.loads += 1
         for name in STATE:
             getattr(self, name).copy_(state[name])
         self.line = Line.of(state)
@@ -202,6 +206,7 @@ class LatentState:
 
     def restart(self, c: float, latent: Tensor) -> None:
         """Go on from c and A (n,), without velocity."""
+        self.loads += 1
         self.line = Line(c=c)
         self.latent.copy_(latent)
         self.velocity.zero_()

@@ -25,6 +25,7 @@ class LatentWatch:
         self._reading = None if greedy else GreedyReading(weight, None if full else sample, full)
         self._softmax = None if greedy else Softmax(self)
         self.reads_beside = not greedy
+        self._keep()
 
     @property
     def reel(self) -> Reel:
@@ -32,7 +33,7 @@ class LatentWatch:
 
     @property
     def changed(self) -> int:
-        return self.weight.changed
+        return self.weight.changed if self._events is None else len(self._events[0])
 
     @property
     def _followed(self) -> LatentWeight | GreedyReading:
@@ -40,11 +41,11 @@ class LatentWatch:
 
     @property
     def flipped(self) -> int:
-        return self._followed.changed
+        return self._followed.changed if self._events is None else len(self._events[0])
 
     @property
     def events(self) -> tuple[Tensor, Tensor]:
-        return self._followed.events
+        return self._followed.events if self._events is None else self._events
 
     @property
     def c(self) -> float:
@@ -60,6 +61,29 @@ class LatentWatch:
     def follow(self) -> None:
         if self._reading is not None:
             self._reading.follow()
+        elif self.weight.recorded:
+            self._events = self._name_flips()
+
+    def _keep(self) -> None:
+        """The weight as it is now: of what a loaded state changes no engine names flips."""
+        self._events: tuple[Tensor, Tensor] | None = None
+        self._loads = self.weight.loads
+        self._values = self.weight.parameter.detach().reshape(-1).clone() if self.weight.recorded else None
+
+    def _name_flips(self) -> tuple[Tensor, Tensor]:
+        """Those of the last step, and of the states that were loaded since the step before."""
+        now, before = self.weight.parameter.detach().reshape(-1), self._values
+        assert before is not None
+        self._values = before = before.to(now)
+        if self.weight.loads == self._loads:
+            connections, options = self.weight.events
+            moved = connections.long().to(now.device)
+            before[moved] = now[moved]
+            return connections, options
+        moved = (now != before).nonzero().squeeze(-1)
+        options = self.weight.selected().reshape(-1)[moved]
+        self._keep()
+        return moved.int().cpu(), options.int().cpu()
 
     def positions(self) -> Tensor:
         return self.weight.latent[self.sample].double().cpu() * self.weight.line.scale
@@ -101,12 +125,13 @@ class LatentWatch:
         return self._reading.state(), self._softmax.expected
 
     def load(self, reading: Any, expected: Any) -> None:
+        self._keep()
         if self._reading is not None and self._softmax is not None:
             self._reading.load(reading)
             self._softmax.load(expected)
 
     def close(self) -> None:
-        self.weight.recorded = False
+        self.weight.recorded, self._values = False, None
 
     def stop_reading(self) -> None:
         self._reading, self.reads_beside = None, False
