@@ -15,8 +15,11 @@ from torch import nn
 
 import slotkit
 from slotkit.errors import SlotkitError
+from slotkit.loop_recording import Recording
 from slotkit.loop_state import LoopState
+from slotkit.recording import replay
 from slotkit.runs.folder import RunFolder
+from slotkit.training.finetune import plan
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -161,6 +164,30 @@ def test_the_checkpoint_of_the_start_is_left_alone(tmp_path: Path) -> None:
         )
         run.checkpoint("epoch-²")
     assert start.read_bytes() == before
+
+
+def test_a_checkpoint_that_a_loop_calls_by_a_step_is_not_taken_for_its_replay(tmp_path: Path) -> None:
+    def keep(run: Recording) -> None:
+        if run.step == 3:
+            run.checkpoint("step-2")
+
+    train(tmp_path / "mine", steps=4, kind={"others": "kept"}, trace="full", meanwhile=keep)
+    folder = RunFolder(tmp_path / "mine")
+    path = folder.checkpoint("step-2")
+    before = path.read_bytes()
+    with pytest.raises(SlotkitError) as fault:
+        replay.write_checkpoint(folder, 2)
+    assert str(fault.value) == (
+        f"{path} was kept by the loop itself (run.checkpoint), and the network of the replay would be "
+        "written over it. Give that file another name first."
+    )
+    with pytest.raises(SlotkitError) as fault:
+        plan(folder, ["step-2"], 1, scratch=False)
+    assert str(fault.value) == (
+        f"{path} was kept by the loop itself (run.checkpoint), after step 3. Give that file another name; "
+        "then the network of the step is replayed."
+    )
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["", "last", ".hidden", "a/b", "a\0b", "é" * 120])

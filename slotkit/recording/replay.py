@@ -143,6 +143,12 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
             f"In {folder.name} biases or norms were trained too (slots.others=trained), and the trace has "
             f"the flips of the reels only. {_instead(folder)}"
         )
+    path = folder.checkpoint(f"step-{step}")
+    if path.is_file() and checkpoint.told(path)[0].get("chosen"):
+        raise SlotkitError(
+            f"{path} was kept by the loop itself (run.checkpoint), and the network of the replay would be "
+            "written over it. Give that file another name first."
+        )
     weights = replay(folder, step)
     state, _ = load(folder, "last")
     with naming(folder.checkpoint("last"), "Train again."):
@@ -156,7 +162,6 @@ def write_checkpoint(folder: RunFolder, step: int) -> Path:
             f"{_instead(folder)}"
         )
     _check_unmoved(folder, {name: value for name, value in others.items() if name not in ties})
-    path = folder.checkpoint(f"step-{step}")
     epochs = sum(entry["kind"] == "epoch" and entry["step"] <= step for entry in folder.metrics())
     held = fingerprint(folder, folder.config())
     checkpoint.save(path, {"weights": others | ties | weights}, step=step, epoch=epochs, **held)

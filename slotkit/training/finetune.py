@@ -257,6 +257,11 @@ def _describe(parent: RunFolder, which: str) -> tuple[int, int, str]:
         )
     about, checksum = checkpoint.told(path)
     check(parent, path, about)
+    if about.get("chosen") and which.startswith("step-") and which != f"step-{about.get('step')}":
+        raise SlotkitError(
+            f"{path} was kept by the loop itself (run.checkpoint), after step {about.get('step')}. Give that "
+            "file another name; then the network of the step is replayed."
+        )
     with naming(path, "Use another one, or train again."):
         return about["step"], about["epoch"], checksum
 
