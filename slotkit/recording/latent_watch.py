@@ -25,6 +25,7 @@ class LatentWatch:
         self._reading = None if greedy else GreedyReading(weight, None if full else sample, full)
         self._softmax = None if greedy else Softmax(self)
         self.reads_beside = not greedy
+        self._events: tuple[Tensor, Tensor] | None = None
         self._keep()
 
     @property
@@ -66,7 +67,7 @@ class LatentWatch:
 
     def _keep(self) -> None:
         """The weight as it is now: of what a loaded state changes no engine names flips."""
-        self._events: tuple[Tensor, Tensor] | None = None
+        self._events = None
         self._loads = self.weight.loads
         self._values = self.weight.parameter.detach().reshape(-1).clone() if self.weight.recorded else None
 
