@@ -124,8 +124,10 @@ def _found(folder: Path) -> shards.Shards:
     for half, files in (("train", found.train), ("test", found.test)):
         if not files:
             raise SlotkitError(
-                f"no {half}-*.parquet in {folder} or {folder / 'data'}; a parquet dataset needs files named "
-                "train-*.parquet and test-*.parquet. Put them there or give another DIR."
+                f"{found.place} has no parquet files of the {half} half. Files named train-*.parquet and "
+                "test-*.parquet, or folders train and test with parquet files, are looked for in DIR, in "
+                "DIR/data and, where neither has any, in the other folders of DIR. "
+                "Put them there or give another DIR."
             )
     return found
 

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 from slotkit.data.files import is_hidden, naming
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 
 TRAIN = "train"
 # Which files the test images come from: of those that are there the first. The hub's names for them.
@@ -136,7 +136,7 @@ def _check_numbers(split: str, files: Sequence[Path]) -> None:
         )
     if found and (len(counts) > 1 or counts[0] != len(files)):
         raise SlotkitError(
-            f"{files[0].parent} holds {len(files)} {split} files, but their names announce "
+            f"{files[0].parent} holds {many(len(files), f'{split} file')}, but their names announce "
             f"{' and '.join(map(str, counts))}. Add the missing files or remove those of another download."
         )
     stray = sorted(set(numbers.values()) ^ set(range(len(files))))

@@ -21,7 +21,7 @@ import tomli_w
 
 from slotkit.config import Config, Resolved, flatten, nest
 from slotkit.data.identity import Identity
-from slotkit.errors import SlotkitError, typed
+from slotkit.errors import SlotkitError, many, typed
 from slotkit.files import append_line, check_utf8, cut, flush, make_folder, move, remove, write_text
 from slotkit.runs.lock import is_locked, locked
 from slotkit.runs.schema import (
@@ -266,7 +266,7 @@ class RunFolder:
             )
         if names:
             raise SlotkitError(
-                f"{self.name} compares {len(names)} networks, each a run of its own. Choose "
+                f"{self.name} compares {many(len(names), 'network')}, each a run of its own. Choose "
                 f"{' or '.join(f'{self.path}/{name}' for name in names)}."
             )
 

@@ -93,18 +93,15 @@ def differing(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Three equal seeds are one, `seed`. Where data lie and how often checkpoints are written is left out.
     """
-    kinds = [tuple(run.get(path) for path in SHOWN[:3]) for run in runs]
-    found = []
-    for run, kind in zip(runs, kinds, strict=True):
-        alike = [other for other, its in zip(runs, kinds, strict=True) if its == kind]
-        paths = dict.fromkeys(path for other in alike for path in other)
-        differs = {
-            path: run.get(path)
-            for path in paths
-            if path not in (*SHOWN, *FREE) and any(other.get(path) != run.get(path) for other in alike)
-        }
-        found.append({short_name(path): value for path, value in _one_seed(differs, run, alike).items()})
-    return found
+    kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        kinds.setdefault(_kind(run), []).append(run)
+    # What differs is found once for a kind and not for each run, so that thousands of runs take no longer.
+    varied = {kind: _varied(alike) for kind, alike in kinds.items()}
+    return [
+        {short_name(path): run.get(SEEDS[0] if path == "seed" else path) for path in varied[_kind(run)]}
+        for run in runs
+    ]
 
 
 def shown(value: Any) -> str:
@@ -114,14 +111,22 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _one_seed(
-    differs: dict[str, Any], run: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    equal = all(len({other.get(path) for path in SEEDS}) == 1 for other in alike)
-    if not (equal and differs.keys() & set(SEEDS)):
-        return differs
-    rest = {path: value for path, value in differs.items() if path not in SEEDS}
-    return rest | {"seed": run.get(SEEDS[0])}
+def _kind(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Method, network and dataset."""
+    return tuple(run.get(path) for path in SHOWN[:3])
+
+
+def _varied(alike: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Paths of the settings that not all of these share; `seed` where each has three equal seeds."""
+    paths = dict.fromkeys(path for run in alike for path in run)
+    found = [
+        path
+        for path in paths
+        if path not in (*SHOWN, *FREE) and any(run.get(path) != alike[0].get(path) for run in alike)
+    ]
+    if set(found) & set(SEEDS) and all(len({run.get(path) for path in SEEDS}) == 1 for run in alike):
+        return [*(path for path in found if path not in SEEDS), "seed"]
+    return found
 
 
 def read(folder: RunFolder) -> Listed:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from slotkit.config import Config
 from slotkit.data.identity import Identity, differences
-from slotkit.errors import SlotkitError
+from slotkit.errors import SlotkitError, many
 from slotkit.files import make_folder
 from slotkit.masks import file as mask_file
 from slotkit.masks.keeping import are_equal
@@ -286,7 +286,7 @@ def _asked(
         )
     notes = []
     if there and new:
-        notes.append(f"{source} asks for {len(new)} more runs than {path} had.")
+        notes.append(f"{source} asks for {many(len(new), 'more run')} than {path} had.")
     if gone:
         notes.append(
             f"Left out of the sweep, and kept in {path}: {len(gone)} of the runs of before, for which "

@@ -91,15 +91,26 @@ def test_missing_files(folder: Path) -> None:
     (folder / TEST).unlink()
     assert not is_present(f"parquet:{folder}", None)
     assert refusal(folder) == (
-        f"no test-*.parquet in {folder} or {folder / 'data'}; a parquet dataset needs files named "
-        "train-*.parquet and test-*.parquet. Put them there or give another DIR."
+        f"{folder} has no parquet files of the test half. Files named train-*.parquet and "
+        "test-*.parquet, or folders train and test with parquet files, are looked for in DIR, in "
+        "DIR/data and, where neither has any, in the other folders of DIR. "
+        "Put them there or give another DIR."
     )
+
+
+def test_the_place_is_named_in_which_the_other_half_is(folder: Path) -> None:
+    (folder / TEST).unlink()
+    inner = folder / "inner"
+    inner.mkdir()
+    for name in (TRAIN, TRAIN_2):
+        (folder / name).rename(inner / name)
+    assert refusal(folder).startswith(f"{inner} has no parquet files of the test half.")
 
 
 def test_a_part_of_the_files_is_not_trained_on(folder: Path) -> None:
     (folder / TRAIN_2).unlink()
     assert refusal(folder) == (
-        f"{folder} holds 1 train files, but their names announce 2. "
+        f"{folder} holds 1 train file, but their names announce 2. "
         "Add the missing files or remove those of another download."
     )
 

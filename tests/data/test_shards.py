@@ -108,7 +108,7 @@ def test_a_missing_shard_is_noticed(tmp_path: Path, name: Callable[[int, int], s
 
 def test_a_missing_shard_of_the_test_split_is_noticed(tmp_path: Path) -> None:
     touch(tmp_path, ["train.parquet", "validation-00001-of-00002-b42f.parquet"])
-    assert "holds 1 validation files, but their names announce 2." in refusal(tmp_path)
+    assert "holds 1 validation file, but their names announce 2." in refusal(tmp_path)
 
 
 def test_two_shards_of_one_number_do_not_make_up_for_a_missing_one(tmp_path: Path) -> None:

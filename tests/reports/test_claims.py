@@ -155,6 +155,15 @@ def test_sharing_is_judged_under_greedy_selection_alone(tmp_path: Path) -> None:
     assert (claim.verdict, claim.because) == ("fails", "Test accuracy: K = 8 90.05, K = 64 92.05.")
 
 
+def test_a_large_k_that_learned_nothing_does_not_learn_well(tmp_path: Path) -> None:
+    """It is ahead of the small one, but no better than chance."""
+    recipe = "paper-lenet-shared-layer"
+    runs = [(made.planned(recipe, slots__k=k), {"greedy": value}) for k, value in ((8, 0.09), (64, 0.2))]
+    made.sweep(tmp_path, "s", runs)
+    text = "With options shared by all connections of a layer, large K learns well and small K does not"
+    assert judged(tmp_path, "s")[text].verdict == "fails"
+
+
 def test_a_mean_says_how_many_of_its_networks_learned_nothing(tmp_path: Path) -> None:
     """Options that are shared leave some networks dead from the start: their mean is no typical accuracy."""
     recipe, means = "paper-lenet-shared-layer", {8: (0.98, 0.098), 64: (0.98, 0.98)}

@@ -48,6 +48,12 @@ def test_it_is_keyed_by_the_resolved_configuration(tmp_path: Path) -> None:
     assert again.manifest == sweep.manifest == Sweep.open(tmp_path / "s").manifest
 
 
+def test_one_new_run_is_one_run(tmp_path: Path) -> None:
+    start(tmp_path / "s", [unnamed(2)], "lenet.toml")
+    _, notes = start(tmp_path / "s", [unnamed(2), unnamed(4)], "lenet.toml")
+    assert notes == [f"lenet.toml asks for 1 more run than {tmp_path / 's'} had."]
+
+
 def test_runs_that_are_new_are_added_and_told(tmp_path: Path) -> None:
     first, _ = start(tmp_path / "s", [unnamed(2)], "lenet.toml")
     more, notes = start(tmp_path / "s", [unnamed(2), unnamed(4), unnamed(8)], "lenet.toml")

@@ -208,6 +208,16 @@ def test_a_comparison_is_not_a_run_itself(compared: RunFolder) -> None:
             use()
 
 
+def test_a_comparison_with_one_branch_yet_has_one_network(tmp_path: Path) -> None:
+    comparison = RunFolder(tmp_path / "c")
+    (comparison.path / "scratch").mkdir(parents=True)
+    (comparison.path / "scratch" / "config.toml").touch()
+    with pytest.raises(
+        SlotkitError, match=r"c compares 1 network, each a run of its own. Choose .*/c/scratch\."
+    ):
+        comparison.check_single()
+
+
 @pytest.mark.parametrize("moment", [3, 20])
 def test_an_interrupted_branch_goes_on_to_the_same_bits(
     parent: RunFolder, compared: RunFolder, tmp_path: Path, moment: int

@@ -1,0 +1,58 @@
+"""What tells runs from each other: found once for a kind of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slotkit.runs.listing import differing
+
+
+class Counted(dict[str, Any]):
+    """Settings that count how often one of them is asked for."""
+
+    asked = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        Counted.asked += 1
+        return super().get(key, default)
+
+
+def runs_of(count: int) -> list[Counted]:
+    fixed = {"method": "slot", "model.name": "lenet", "data.dataset": "mnist", "training.momentum": 0.9}
+    seeds = ("seeds.reels", "seeds.data", "seeds.training")
+    return [Counted(fixed | {"training.lr": at % 7 / 10} | dict.fromkeys(seeds, at)) for at in range(count)]
+
+
+def asked(count: int) -> int:
+    """How often differing asks for a setting of so many runs."""
+    runs, before = runs_of(count), Counted.asked
+    differing(runs)
+    return Counted.asked - before
+
+
+def test_the_work_grows_with_the_number_of_runs_and_not_with_its_square() -> None:
+    assert asked(200) < 2.5 * asked(100)
+
+
+def test_each_kind_of_runs_has_what_its_own_runs_differ_in() -> None:
+    one, two = runs_of(2)
+    other = Counted(one | {"model.name": "conv2", "training.lr": 0.5})
+    assert differing([one, other, two]) == [{"lr": 0.0, "seed": 0}, {}, {"lr": 0.1, "seed": 1}]
+
+
+def test_seeds_that_are_not_equal_are_told_one_by_one() -> None:
+    one, two = runs_of(2)
+    apart = Counted(two | {"seeds.data": 5, "training.lr": 0.0})
+    told = differing([one, apart])
+    assert [len(each) for each in told] == [3, 3]
+    assert all("seed" not in each for each in told)
+
+
+def test_a_setting_that_only_some_runs_have_is_told_of_all() -> None:
+    one, two = runs_of(1)[0], runs_of(1)[0]
+    two["model.options.padding"] = "same"
+    assert [list(each.values()) for each in differing([one, two])] == [[None], ["same"]]
+
+
+def test_no_run_is_nothing() -> None:
+    assert differing([]) == []
