@@ -182,7 +182,12 @@ def _condition(text: str) -> Callable[[Listed], bool]:
         parsed = tomllib.loads(f"value = {wanted}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = wanted
-    return lambda row: value(row) == parsed or str(value(row)) == wanted
+    return lambda row: _is_same(value(row), parsed) or str(value(row)) == wanted
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """To Python 0 is False, and 1 True."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _value_of(name: str, whose: str) -> Callable[[Listed], Any]:

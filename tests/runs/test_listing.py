@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from slotkit.runs.listing import differing
+import pytest
+
+from slotkit.runs import listing
+from slotkit.runs.listing import Listed, differing
 
 
 class Counted(dict[str, Any]):
@@ -56,3 +59,14 @@ def test_a_setting_that_only_some_runs_have_is_told_of_all() -> None:
 
 def test_no_run_is_nothing() -> None:
     assert differing([]) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("false", [False]), ("False", [False]), ("0", [0, 0.0]), ("true", [True]), ("1", [1])],
+)
+def test_a_number_is_no_yes_or_no(wanted: str, found: list[object]) -> None:
+    holds = listing._condition(f"slots.symmetric={wanted}")
+    rows = [Listed("r", "finished", {"slots.symmetric": value}, {}, "") for value in (False, True, 0, 1, 0.0)]
+    given = [row.settings["slots.symmetric"] for row in rows if holds(row)]
+    assert [(type(one), one) for one in given] == [(type(one), one) for one in found]
