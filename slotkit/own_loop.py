@@ -26,6 +26,7 @@ from slotkit.loggers.contract import Logger
 from slotkit.loop_recording import Recording, wait_for_all
 from slotkit.loop_state import Stateful
 from slotkit.machine import SlotMachine
+from slotkit.recording.recorder import check_traceable
 from slotkit.runs.commits import find
 from slotkit.runs.recorded import optimizers_of, plain
 from slotkit.settings import RecordingSettings
@@ -99,11 +100,8 @@ def record(
             "the steps of the first: it would have what the others do a step late. Give one optimizer with a "
             'param group for each, or record with trace="off".'
         )
-    if machine.form.share is not None and trace != "off":
-        raise SlotkitError(
-            "A trace follows each connection alone, and this machine ranks those of a tensor (share). Record "
-            'with trace="off".'
-        )
+    if trace != "off":
+        check_traceable(machine)  # before a folder is made
     settings = RecordingSettings.model_validate({"trace": trace, "every": every, "keep_last": keep_last})
     registry.check([one for one in loggers if isinstance(one, str)])
     given = plain(config or {})

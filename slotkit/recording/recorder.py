@@ -26,6 +26,15 @@ BYTES_A_FLIP = {"greedy": 2.6, "probabilistic": 1.7}
 FLIPS_A_MILLION = {"greedy": 1200, "probabilistic": 5000}
 
 
+def check_traceable(machine: SlotMachine) -> None:
+    """Raise SlotkitError for a machine that no trace can follow."""
+    if machine.form.share is not None:
+        raise SlotkitError(
+            "A trace follows each connection alone, and this machine ranks those of a tensor (share). Record "
+            'with trace="off".'
+        )
+
+
 class Recorder:
     """Records a machine, in either form, step by step into a trace.
 
@@ -48,11 +57,7 @@ class Recorder:
         run: str | None = None,
         resumes: bool = False,
     ) -> None:
-        if machine.form.share is not None:
-            raise SlotkitError(
-                "A trace follows each connection alone, and this machine ranks those of a tensor (share). "
-                "Record nothing: --trace off."
-            )
+        check_traceable(machine)
         self.machine = machine
         self.trace, self.every = trace, every
         self.full = level == "full"

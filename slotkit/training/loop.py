@@ -143,9 +143,8 @@ def _validate(
     epoch, lr = state.validated + 1, state.last_lr
     mean_loss = _finite(state.loss.item() / state.steps_per_epoch, epoch, state.step, lr)
     reading = read(state.trainee, validation, selecting_kind(config), config, between)
-    _finite(
-        reading.loss, epoch, state.step, lr, "validation"
-    )  # after the last step no training loss shows it
+    # After the last step of a training no training loss shows it.
+    _finite(reading.loss, epoch, state.step, lr, "validation")
     state.trainee.processes.check_same(state.trainee.model.parameters(), f"after epoch {epoch}")
     better = reading.accuracy > state.best_accuracy
     if better:
