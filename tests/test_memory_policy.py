@@ -16,9 +16,10 @@ from slotkit.memory_policy import POLICIES, is_decided, keep_freed_memory
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc, which has the setting")
 
-# How many pages does the system give out for pieces as large as activations, allocated and freed again?
+# How many pages does the system give out for pieces as large as activations, allocated and freed again? The
+# median of many rounds: now and then a small piece takes the freed place of a large one, which then needs another.
 PROGRAM = """
-import os, resource, sys, torch
+import os, resource, statistics, sys, torch
 from slotkit.cli import main
 from slotkit.memory_policy import keep_freed_memory
 from slotkit.sweeps import worker
@@ -27,12 +28,17 @@ def touch():
     for _ in range(3):
         torch.ones(1 << 23)  # 32 MB
 
+def given():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
 def pages():
     touch()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
+    counts = [given()]
+    for _ in range(21):
         touch()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, file=sys.stderr)
+        counts.append(given())
+    rounds = [after - before for before, after in zip(counts, counts[1:])]
+    print(statistics.median(rounds), file=sys.stderr)
 
 match sys.argv[1]:
     case "nobody":
@@ -50,7 +56,7 @@ match sys.argv[1]:
 
 
 def pages(place: Path, who: str, **environment: str) -> int:
-    """Of a process in which `who` has seen to it that memory is kept."""
+    """New pages a round of a process in which `who` has seen to it that memory is kept."""
     (place / "program.py").write_text(PROGRAM)
     own = {name: value for name, value in os.environ.items() if name not in POLICIES}
     done = subprocess.run(
