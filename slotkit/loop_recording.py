@@ -26,7 +26,7 @@ from slotkit.runs import checkpoint
 from slotkit.runs.commits import Commit, Commits, find
 from slotkit.runs.environment import environment
 from slotkit.runs.fingerprint import fingerprint
-from slotkit.runs.folder import RunFolder
+from slotkit.runs.folder import RunFolder, is_run, is_taken, said_taken
 from slotkit.runs.recorded import KIND, describe
 from slotkit.runs.residuals import with_reels
 from slotkit.runs.schema import naming
@@ -153,12 +153,11 @@ class Recording:
             self._recorder.flush()
 
     def _begin(self, stack: ExitStack) -> None:
-        there = self.folder.path.exists()
-        if there and not self._resume:
-            raise SlotkitError(
-                f"There is a run {self.folder.path} already. resume=True goes on with it; for another run "
-                "choose another path."
-            )
+        there = is_taken(self.folder.path)
+        own = is_run(self.folder.path)
+        if there and not (self._resume and own):
+            to_do = "resume=True goes on with it; for another run choose" if own else "Choose"
+            raise SlotkitError(f"{said_taken(self.folder.path)} {to_do} another path.")
         if not there:
             self.folder = self._create()
         self._description = self.folder.config()

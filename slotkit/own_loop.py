@@ -28,6 +28,7 @@ from slotkit.loop_state import Stateful
 from slotkit.machine import SlotMachine
 from slotkit.recording.recorder import check_traceable
 from slotkit.runs.commits import find
+from slotkit.runs.folder import is_taken
 from slotkit.runs.recorded import optimizers_of, plain
 from slotkit.settings import RecordingSettings
 from slotkit.training.resume import check_rest
@@ -126,7 +127,7 @@ class _Follower(Recording):
 
     def _begin(self, stack: ExitStack) -> None:
         self._recorder = None
-        if self._resume and self.folder.path.exists():
+        if self._resume and is_taken(self.folder.path):
             commit = find(self.folder, lambda commit: check_rest(self.folder, commit))
             if commit is not None:
                 self.step, self.values = self._state.load(commit.state)

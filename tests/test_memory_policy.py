@@ -17,7 +17,7 @@ from slotkit.memory_policy import POLICIES, is_decided, keep_freed_memory
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc, which has the setting")
 
 # How many pages does the system give out for pieces as large as activations, allocated and freed again? The
-# median of many rounds: now and then a small piece takes the freed place of a large one, which then needs another.
+# median of many rounds: now and then a small piece takes the freed place of a large one, which needs others.
 PROGRAM = """
 import os, resource, statistics, sys, torch
 from slotkit.cli import main

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,26 @@ def test_resume_without_a_checkpoint_begins_at_the_start(tmp_path: Path) -> None
     parts, run = train(tmp_path / "parts", resume=True)
     assert run.values == {}
     assert torch.equal(whole.selected("head.weight"), parts.selected("head.weight"))
+
+
+class Sampler:
+    """Draws with a generator of its own, whose state has tuples."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.setstate(state["random"])
+
+
+def test_what_else_has_a_state_gets_it_as_it_gave_it(tmp_path: Path) -> None:
+    first, second = Sampler(1), Sampler(2)
+    train(tmp_path / "mine", steps=10, also={"sampler": first})
+    train(tmp_path / "mine", steps=10, resume=True, also={"sampler": second})
+    assert second.state_dict() == first.state_dict()
 
 
 def test_what_the_folder_says(tmp_path: Path) -> None:

@@ -22,6 +22,12 @@ from slotkit.runs.folder import RunFolder
 from slotkit.training.finetune import plan
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_with_nothing_in_it_becomes_the_run(resume: bool, tmp_path: Path) -> None:
+    train(tmp_path, steps=2, resume=resume)
+    assert RunFolder(tmp_path).summary()["status"] == "finished"
+
+
 def test_refusals(tmp_path: Path) -> None:
     machine, optimizer = make()
     stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
@@ -33,6 +39,9 @@ def test_refusals(tmp_path: Path) -> None:
     place = tmp_path / "mine"
     train(place, steps=2)
     trained = slotkit.record(*make(), tmp_path / "open")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "mine.txt").write_text("dear")
     told = [
         (
             lambda: enter(machine, stranger, place),
@@ -77,6 +86,13 @@ def test_refusals(tmp_path: Path) -> None:
             lambda: enter(machine, optimizer, place),
             f"There is a run {place} already. resume=True goes on with it; for another run choose another "
             "path.",
+        ),
+        *(
+            (
+                lambda resume=resume: enter(machine, optimizer, notes, resume=resume),
+                f"{notes} is there already and is not a run. Choose another path.",
+            )
+            for resume in (True, False)
         ),
         (
             lambda: enter(machine, optimizer, place, trace="summary", resume=True),

@@ -26,8 +26,13 @@ class MLflow:
         there = self.client.get_experiment_by_name(EXPERIMENT)
         experiment = there.experiment_id if there else self.client.create_experiment(EXPERIMENT)
         run: str = self.client.create_run(experiment, run_name=training.name).info.run_id
-        for path, value in training.settings.items():
-            self.client.log_param(run, path, value)
+        try:
+            for path, value in training.settings.items():
+                self.client.log_param(run, path, value)
+        except Exception:
+            # Nobody goes on with it: its id is not in the folder yet.
+            self.client.set_terminated(run, status="FAILED")
+            raise
         return run
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,19 @@ from slotkit.runs.residuals import Near, decode, encode
 from slotkit.runs.schema import About, Header, naming
 
 HEADER = "slotkit"
-# Format 2 has tensors that are coded, see `slotkit.runs.residuals`. Files without one are of format 1.
-PLAIN, CODED = FORMATS = 1, 2
+# Format 2 has tensors that are coded, see `slotkit.runs.residuals`, and format 3 tuples, which were lists
+# before. Files without them are of format 1.
+PLAIN, CODED, TUPLES = FORMATS = 1, 2, 3
 
 # Marks in the JSON: one stands for a tensor and names its entry in the file, one for a coded tensor, one for
-# a mapping whose keys are not strings.
-TENSOR, RESIDUAL, PAIRS = "$tensor", "$residual", "$pairs"
+# a mapping whose keys are not strings, one for a tuple.
+TENSOR, RESIDUAL, PAIRS, TUPLE = "$tensor", "$residual", "$pairs", "$tuple"
 
 
 def save(path: Path, state: Mapping[str, Any], aside: Path | None = None, **about: Any) -> str:
-    """Write a state: nested mappings and lists of tensors, numbers, texts and None. Returns its checksum.
+    """Write a state: nested mappings, lists and tuples of tensors, numbers, texts and None.
+
+    Returns its checksum.
 
     A tensor that occurs twice in the state is written once; a `Near` is written as its residual, if that is
     smaller. `aside` is where the file of before goes.
@@ -41,7 +44,7 @@ def save(path: Path, state: Mapping[str, Any], aside: Path | None = None, **abou
     tree = json.dumps({"state": _encode(state, "", tensors, {}), "about": about})
     # One entry only: of several, safetensors chooses the order, and equal states should give equal files.
     checksum = _checksum(tree, tensors)
-    told = {"format": CODED if f'"{RESIDUAL}"' in tree else PLAIN, "checksum": checksum, "tree": tree}
+    told = {"format": _format(tree), "checksum": checksum, "tree": tree}
     header = {HEADER: json.dumps(told)}
     write_whole(path, lambda file: save_file(tensors, file, metadata=header), aside)
     return checksum
@@ -86,13 +89,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     with safe_open(path, framework="pt") as file:
         header = Header.model_validate_json((file.metadata() or {})[HEADER])
         if header.format not in FORMATS:
-            raise ValueError(f"it is of format {header.format} and this slotkit reads {PLAIN} and {CODED}")
+            raise ValueError(f"it is of format {header.format} and this slotkit reads {PLAIN} to {TUPLES}")
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if _checksum(header.tree, tensors) != header.checksum:
         raise ValueError("its checksum is wrong")
     tree: dict[str, Any] = json.loads(header.tree)
     About.model_validate(tree["about"])
     return tree, tensors, header.checksum
+
+
+def _format(tree: str) -> int:
+    """The oldest that has all of it, so that older slotkits read what they can."""
+    if f'"{TUPLE}"' in tree:
+        return TUPLES
+    return CODED if f'"{RESIDUAL}"' in tree else PLAIN
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, dict[str, Any]]) -> Any:
@@ -111,7 +121,8 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor], known: dict[Any, 
         }
         return encoded if all(isinstance(key, str) for key in encoded) else {PAIRS: list(encoded.items())}
     if isinstance(value, list | tuple):
-        return [_encode(entry, f"{path}/{i}", tensors, known) for i, entry in enumerate(value)]
+        entries = [_encode(entry, f"{path}/{i}", tensors, known) for i, entry in enumerate(value)]
+        return {TUPLE: entries} if isinstance(value, tuple) else entries
     return value
 
 
@@ -132,16 +143,26 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return [_decode(entry, tensors) for entry in tree]
     if not isinstance(tree, dict):
         return tree
-    if tree.keys() == {TENSOR}:
-        return tensors[tree[TENSOR]]
-    if tree.keys() == {RESIDUAL}:
-        return decode(tree[RESIDUAL], tensors)
-    if tree.keys() == {PAIRS}:
-        pairs = [(key, _decode(entry, tensors)) for key, entry in tree[PAIRS]]
-        if not all(isinstance(key, str | int) for key, _ in pairs):
-            raise ValueError("a key in it is neither a text nor a number")
-        return dict(pairs)
+    if len(tree) == 1:
+        mark, value = next(iter(tree.items()))
+        if mark in MARKED:
+            return MARKED[mark](value, tensors)
     return {key: _decode(entry, tensors) for key, entry in tree.items()}
+
+
+def _decode_pairs(value: Any, tensors: Mapping[str, Tensor]) -> dict[Any, Any]:
+    pairs = [(key, _decode(entry, tensors)) for key, entry in value]
+    if not all(isinstance(key, str | int) for key, _ in pairs):
+        raise ValueError("a key in it is neither a text nor a number")
+    return dict(pairs)
+
+
+MARKED: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
+    TENSOR: lambda name, tensors: tensors[name],
+    RESIDUAL: decode,
+    PAIRS: _decode_pairs,
+    TUPLE: lambda value, tensors: tuple(_decode(entry, tensors) for entry in value),
+}
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -335,12 +335,31 @@ def _entry(entry: Any) -> StepEntry | EpochEntry | MaskEntry | LogEntry:
     return ENTRIES[kind].model_validate(entry)
 
 
+def is_taken(path: Path) -> bool:
+    """Whether something has that name. A folder with nothing in it may become a run."""
+    if path.is_dir() and not path.is_symlink():
+        return any(path.iterdir())
+    return os.path.lexists(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run lies there, in whatever state."""
+    return any((path / name).is_file() for name in MARKS)
+
+
+def said_taken(path: Path) -> str:
+    """The beginning of an error: what has the name that a new run was to have."""
+    if is_run(path):
+        return f"There is a run {path} already."
+    return f"{path} is there already and is not a run."
+
+
 def _free(path: Path, exactly: bool) -> Path:
-    if not path.exists():
+    if not is_taken(path):
         return path
     if exactly:
-        raise SlotkitError(f"There is a run {path} already. Choose another --name, or delete it.")
-    return next(free for n in range(2, 1000) if not (free := path.with_name(f"{path.name}-{n}")).exists())
+        raise SlotkitError(f"{said_taken(path)} Choose another --name, or delete it.")
+    return next(free for n in range(2, 1000) if not is_taken(free := path.with_name(f"{path.name}-{n}")))
 
 
 def _put_in_place(beside: Path, place: Path, exactly: bool) -> Path:
@@ -349,7 +368,7 @@ def _put_in_place(beside: Path, place: Path, exactly: bool) -> Path:
         try:
             move(beside, place)
         except SlotkitError:
-            if not (beside.exists() and place.exists()):
+            if not (beside.exists() and is_taken(place)):
                 raise
             place = _free(place, exactly)
         else:

@@ -189,15 +189,39 @@ class FakeClient:
         self.metrics.append((run, name, value, step))
 
 
+def put_in(client: type[FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the package mlflow."""
+    fake = ModuleType("mlflow")
+    fake.MlflowClient = client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.delitem(sys.modules, "slotkit.loggers.mlflow", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_run_that_mlflow_did_not_take_is_ended(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client(FakeClient):
+        metrics, params, statuses, places = [], {}, [], []
+
+        def log_param(self, run: str, path: str, value: Any) -> None:
+            raise ValueError("the value is too long")
+
+    put_in(Client, monkeypatch)
+    told: list[str] = []
+    Loggers(["mlflow"], training, told.append).close()
+    monkeypatch.delitem(sys.modules, "slotkit.loggers.mlflow")
+    assert Client.statuses == ["FAILED"]
+    assert told == [
+        "The logger mlflow failed and gets nothing more: ValueError: the value is too long. The training goes "
+        "on without it."
+    ]
+    assert not list(training.folder.glob("mlflow*"))
+
+
 def test_mlflow_goes_on_with_its_run(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     class Client(FakeClient):
         metrics, params, statuses, places = [], {}, [], []
 
-    fake = ModuleType("mlflow")
-    fake.MlflowClient = Client  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
-    monkeypatch.delitem(sys.modules, "slotkit.loggers.mlflow", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    put_in(Client, monkeypatch)
     for first in (1, 3):
         loggers = Loggers(["mlflow"], training, pytest.fail)
         for step in range(first, first + 4):

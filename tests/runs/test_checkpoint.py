@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from slotkit import files, slotify
@@ -109,13 +111,20 @@ def test_an_interrupted_write_is_never_seen_as_the_file(tmp_path: Path) -> None:
 
 
 def test_another_format_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PLAIN", 3)
+    monkeypatch.setattr(checkpoint, "PLAIN", 4)
     checkpoint.save(tmp_path / "last.safetensors", machine().state_dict())
     monkeypatch.undo()
     with pytest.raises(
-        SlotkitError, match=r"checkpoint: it is of format 3 and this slotkit reads 1 and 2\. Use"
+        SlotkitError, match=r"checkpoint: it is of format 4 and this slotkit reads 1 to 3\. Use"
     ):
         checkpoint.load(tmp_path / "last.safetensors")
+
+
+@pytest.mark.parametrize(("state", "kind"), [({"a": [1]}, 1), ({"a": (1,)}, 3)])
+def test_the_format_is_the_oldest_that_has_all(state: dict[str, Any], kind: int, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "x.safetensors", state)
+    with safe_open(tmp_path / "x.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()[checkpoint.HEADER])["format"] == kind
 
 
 def test_anything_nested_comes_back(tmp_path: Path) -> None:
@@ -130,6 +139,7 @@ def test_anything_nested_comes_back(tmp_path: Path) -> None:
         "by number": {0: {"step": torch.tensor(1.5)}, 7: {}},
         "empty": {},
         "text": "$tensor",
+        "tuples": (3, (), [(one,)]),
     }
     checkpoint.save(tmp_path / "x.safetensors", state)
     found, _ = checkpoint.load(tmp_path / "x.safetensors")
@@ -140,4 +150,8 @@ def test_anything_nested_comes_back(tmp_path: Path) -> None:
     assert found["by number"][0]["step"].item() == 1.5
     assert found["by number"][7] == {}
     assert (found["empty"], found["text"]) == ({}, "$tensor")
+    three, nothing, [(again,)] = found["tuples"]
+    assert isinstance(found["tuples"], tuple)
+    assert (three, nothing) == (3, ())
+    assert torch.equal(again, one)
     assert (tmp_path / "x.safetensors").stat().st_size < 1200, "a tensor that is in it twice is written once"

@@ -143,6 +143,23 @@ def test_a_second_run_of_a_name_is_refused_and_the_first_kept(tmp_path: Path) ->
         RunFolder.create(tmp_path, "mine", settings(), {"device": "cpu"})
 
 
+def test_a_name_that_something_else_has(tmp_path: Path) -> None:
+    """A folder with nothing in it, as of `mkdir` or tempfile.mkdtemp, becomes the run."""
+    (tmp_path / "empty").mkdir()
+    assert RunFolder.create(tmp_path, "empty", settings(), {}).summary() == {"status": "running"}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("dear")
+    (tmp_path / "file").write_text("dear")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    for name in ("notes", "file", "gone"):
+        with pytest.raises(
+            SlotkitError, match=rf"{name} is there already and is not a run. Choose another --"
+        ):
+            RunFolder.create(tmp_path, name, settings(), {})
+        assert RunFolder.create(tmp_path, None, settings(), {}, usual=name).name == f"{name}-2"
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "dear"
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "../x", "."])
 def test_a_name_can_not_lead_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(
