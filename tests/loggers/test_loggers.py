@@ -211,8 +211,8 @@ def test_a_run_that_mlflow_did_not_take_is_ended(training: Training, monkeypatch
     monkeypatch.delitem(sys.modules, "slotkit.loggers.mlflow")
     assert Client.statuses == ["FAILED"]
     assert told == [
-        "The logger mlflow failed and gets nothing more: ValueError: the value is too long. The training goes "
-        "on without it."
+        "The logger mlflow failed and gets nothing more: ValueError: the value is too long. The training "
+        "goes on without it."
     ]
     assert not list(training.folder.glob("mlflow*"))
 
