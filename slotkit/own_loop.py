@@ -57,7 +57,7 @@ def record(
         machine: in either form. Its state when the block begins is step 0 of the run.
         optimizer: that steps on the machine; or several, the machine's first. Wrappers of accelerate and
             Lightning are looked through.
-        path: the run's folder, such as "runs/mine".
+        path: the run's folder, such as "runs/mine". It is made, or is there with nothing in it.
         trace: "summary" (counts and statistics), "full" (every flip too) or "off".
         every: steps between two measurements, from 2 up.
         config: what else tells this run from others (numbers, texts, lists, tables), for lists and labels.
