@@ -170,8 +170,12 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        flat = tensors[name].reshape(-1)
-        # A tensor of one number may have any stride, and torch then refuses a view of it as bytes.
-        octets = flat.as_strided(flat.shape, (1,)).view(torch.uint8)
-        digest.update(memoryview(octets.numpy()))  # type: ignore[arg-type]
+        digest.update(octets(tensors[name]))
     return digest.hexdigest()
+
+
+def octets(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, row-major."""
+    flat = tensor.detach().reshape(-1)
+    # A tensor of one number may have any stride, and torch then refuses a view of it as bytes.
+    return memoryview(flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from together import SMALL, run_together, start_together, told  # type: ignore[i
 from slotkit.runs import checkpoint
 from slotkit.runs.folder import RunFolder
 from slotkit.standin import stand_in
+from slotkit.training import processes
 
 pytestmark = pytest.mark.usefixtures("one_thread", "with_networks")
 
@@ -159,6 +160,18 @@ def test_a_forgotten_reduction_is_seen(watched: bool, tmp_path: Path, forks: For
     alone("train", *short, "--name", "one")
     with pytest.raises(AssertionError):
         assert_same_selections("one", "two", steps=20)
+
+
+def test_weights_in_another_order_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[int]] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda numbers, how: told.append(numbers.tolist()))
+    one = torch.tensor([1.0, 2.0, 3.0])
+    for tensors in ([one], [one.clone()], [one.flip(0)], [one[:1], one[1:]], [torch.ones(5)[::5], one[1:]]):
+        processes._Together(0, 2, None).check_same(tensors, "after epoch 1")
+    whole, again, turned, parts, with_a_gap = (number for number, _ in told)
+    assert whole == again == parts == with_a_gap
+    assert turned != whole
+    assert [both[0] + both[1] for both in told] == [0] * 5
 
 
 def kill(ends: list[Fork]) -> None:
