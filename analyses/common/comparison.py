@@ -15,13 +15,15 @@ from slotkit.analyses.common.recorded import GREEDY
 from slotkit.data.identity import Identity, differences
 from slotkit.models import OWN
 from slotkit.recording.replay import settings_of
+from slotkit.runs.fingerprint import free_of
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.listing import SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Settings that don't tell runs apart: they say where and how a run was made and recorded.
+# Settings that don't tell runs apart: they say where and how a run was made and recorded. Those that don't
+# change what a run trains (`free_of`) don't, either.
 INCIDENTAL = ("seeds.", "recording.", "data.dir", "data.download", "training.device", "training.log_every")
 
 # Settings that name a run, the most telling first; other settings come after these.
@@ -143,10 +145,11 @@ def _settings(folder: RunFolder) -> dict[str, Any]:
     recipe = next(
         (origin.removeprefix("recipe ") for origin in origins if origin.startswith("recipe ")), NO_RECIPE
     )
+    free = free_of(folder.config())
     return {"recipe": recipe} | {
         path: value
         for path, value in folder.settings().items()
-        if not path.startswith(INCIDENTAL) and not _is_own_seed(path)
+        if not path.startswith(INCIDENTAL) and path not in free and not _is_own_seed(path)
     }
 
 

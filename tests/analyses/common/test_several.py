@@ -77,6 +77,24 @@ def test_other_seeds_or_settings_are_no_equal_runs(tmp_path: Path) -> None:
     ]
 
 
+def test_settings_that_do_not_change_what_is_trained_make_no_other_runs(tmp_path: Path) -> None:
+    """One training would count twice, and seeds of one training would be groups of one run each."""
+    one = measured(tmp_path, "one")
+    again = measured(tmp_path, "again", data__workers=2, evaluation__batch_size=100)
+    seed = measured(tmp_path, "seed", seeds__reels=1, data__memory=1.0, training__accumulate=2)
+    found = flips.analyze([one, again, seed])
+    assert found.table.groupby("run")["group"].first().to_dict() == dict.fromkeys(
+        ["one", "seed"], "lenet on digits, K = 4"
+    )
+    assert "again is left out: it has the settings and the seeds of one, and equal" in found.summary
+    # Where dropout is kept in evaluation, its masks are drawn batch by batch.
+    noisy = [
+        measured(tmp_path, f"noisy{size}", evaluation__keep_dropout=True, evaluation__batch_size=size)
+        for size in (100, 200)
+    ]
+    assert set(flips.analyze(noisy).table["run"]) == {"noisy100", "noisy200"}
+
+
 def test_what_the_names_of_groups_do_not_say_is_told(tmp_path: Path) -> None:
     """A curve "by K" may be one by learning rate."""
     runs = [
