@@ -48,6 +48,8 @@ TELLING = {
     "slots.update": "update",
     "training.schedule": "schedule",
     "training.epochs": "epochs",
+    "recorded.optimizer": "class of the optimizer",
+    "recorded.init": "init",
 }
 
 # What settings bring with them, by the beginnings of names.

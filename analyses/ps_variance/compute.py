@@ -204,6 +204,10 @@ def _trace(folder: RunFolder, layers: Layers) -> tuple[pd.DataFrame, list[str]]:
 
     try:
         recorded = read_any(folder)
+        if recorded.layers != tuple(layers):
+            raise SlotkitError(
+                f"it is of the tensors {', '.join(recorded.layers)}, and the network has {', '.join(layers)}."
+            )
     except SlotkitError as fault:
         return pd.DataFrame(), [f"From the checkpoints alone, without a trace of {folder.name}: {fault}"]
     rows: list[tuple[str, str, float, float, int]] = []

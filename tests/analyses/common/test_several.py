@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,33 @@ def test_a_damaged_run_is_named_and_hides_no_other(
     assert told.startswith(f"r0 is left out: {file} ")
     with pytest.raises(SlotkitError, match=f"^{file} "):
         analyze(folders[:1])
+
+
+@pytest.mark.parametrize("analyze", ANALYSES)
+def test_the_trace_of_another_run_is_refused(tmp_path: Path, analyze: Callable[..., Result]) -> None:
+    """K and the seed of a table would be those of the trace, and its groups those of config.toml."""
+    mine = measured(tmp_path, "mine", k=8, seeds__reels=3)
+    other = measured(tmp_path, "other")
+    shutil.copytree(other.path / "trace", mine.path / "trace", dirs_exist_ok=True)
+    sentence = (
+        "The trace of mine is of another run than its config.toml: slots.k is 8 there and 4 in the trace. "
+        "Put the one back that belongs to the other, or train again."
+    )
+    with pytest.raises(SlotkitError) as refused:
+        analyze(mine)
+    assert str(refused.value) == sentence
+    assert f"mine is left out: {sentence}" in analyze([mine, other]).summary.splitlines()
+
+
+def test_the_seed_of_a_trace_is_that_of_its_run(tmp_path: Path) -> None:
+    folder = measured(tmp_path, "mine", seeds__reels=3)
+    about = folder.path / "trace" / "about.json"
+    reels = {"k": 4, "seed": 5, "init": "glorot-uniform", "sharing": "none", "symmetric": False}
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"reels": reels}))
+    with pytest.raises(SlotkitError, match=r"seeds\.reels is 3 there and 5 in the trace"):
+        flips.analyze(folder)
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"reels": reels | {"seed": 3}}))
+    assert set(flips.analyze(folder).table["seed"]) == {3}
 
 
 @pytest.mark.parametrize("analyze", ANALYSES)

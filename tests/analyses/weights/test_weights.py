@@ -247,6 +247,15 @@ def test_damaged_traces_are_refused(tmp_path: Path) -> None:
         weights.analyze(folder)
 
 
+def test_the_trace_of_another_run_is_refused(tmp_path: Path) -> None:
+    folder = made(tmp_path, level="full", recording__trace="full")
+    other = made(tmp_path, "other", level="full", k=2)
+    write_flips(other, 90, [])
+    shutil.copytree(other.path / "trace", folder.path / "trace", dirs_exist_ok=True)
+    with pytest.raises(SlotkitError, match=r"The trace of made is of another run than its config\.toml"):
+        weights.analyze(folder)
+
+
 def test_without_trace_and_kept_epochs_there_are_start_and_end(tmp_path: Path) -> None:
     folder = made(tmp_path)
     shutil.rmtree(folder.path / "trace")
