@@ -116,7 +116,7 @@ def _between(
         )
         return {int(step): None for step in steps if step <= last}, (cut,) if last < end else ()
     kept = {
-        int(checkpoint.load(path)[1]["step"]): path
+        int(load(folder, path.stem)[1]["step"]): path
         for path in (folder.path / "checkpoints").glob("epoch-*.safetensors")
     }
     found: dict[int, Path | None] = {step: kept[step] for step in sorted(kept) if 0 < step < end}

@@ -26,6 +26,7 @@ from slotkit.making import slotify
 from slotkit.recording import replay
 from slotkit.reel import Reel
 from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import fingerprint
 from slotkit.runs.folder import RunFolder
 
 SHAPES = {"a.weight": (20, 50), "b.weight": (10, 20)}
@@ -254,6 +255,21 @@ def test_the_trace_of_another_run_is_refused(tmp_path: Path) -> None:
     shutil.copytree(other.path / "trace", folder.path / "trace", dirs_exist_ok=True)
     with pytest.raises(SlotkitError, match=r"The trace of made is of another run than its config\.toml"):
         weights.analyze(folder)
+
+
+def test_a_kept_epoch_of_another_run_is_refused(tmp_path: Path) -> None:
+    """With equal seeds its weights are some of the options, so that nothing else would tell."""
+    folder, other = made(tmp_path), made(tmp_path, "other", training__lr=0.5, step=50)
+    kept = folder.checkpoint("epoch-1")
+    state, _ = checkpoint.load(other.checkpoint("last"))
+    held = fingerprint(other, other.config())
+    checkpoint.save(kept, state, step=50, epoch=1, **held)
+    with pytest.raises(
+        SlotkitError, match=rf"config\.toml was changed since {kept} .*: training\.lr was 0\.5"
+    ):
+        weights.analyze(folder)
+    checkpoint.save(kept, state, step=50, epoch=1, **fingerprint(folder, folder.config()))
+    assert sorted(weights.analyze(folder).table["step"].dropna().unique()) == [0, 50, 100]
 
 
 def test_without_trace_and_kept_epochs_there_are_start_and_end(tmp_path: Path) -> None:
