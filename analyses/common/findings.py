@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.common.comparison import at_its_own
@@ -53,9 +53,20 @@ def layer_words(table: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
 
 
 def by_name(rows: pd.DataFrame, hue: str, order: Sequence[str]) -> dict[str, float]:
-    """Name -> mean value of its rows, in the order of names; none of those without a value."""
-    means = rows.groupby(hue)["value"].mean()
+    """Name -> mean value of its rows, in the order of names; none of those without a value. Where a value is
+    infinite, as no mean is, the median stands for them.
+    """
+    means = rows.groupby(hue)["value"].agg(typical)
     return {name: float(means[name]) for name in order if name in means.index and not np.isnan(means[name])}
+
+
+def typical(values: Any) -> float:
+    """Mean of the numbers there are (no number is NaN), NaN of none; their median if one is infinite."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return float("nan")
+    return float(np.median(known) if np.isinf(known).any() else known.mean())
 
 
 def at_end(rows: pd.DataFrame, hue: str, order: Sequence[str], bound: str = "max") -> dict[str, float]:

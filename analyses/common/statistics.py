@@ -31,7 +31,15 @@ UNKNOWN = "no number"
 
 
 def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
-    """The mean of one number of several runs, and its interval unless both ends read the same."""
+    """The mean of one number of several runs, and its interval unless both ends read the same.
+
+    Where it is infinite in some of the runs, it is the mean of the others, and how many these are is said.
+    """
+    known = values[~np.isnan(values)]
+    endless = np.isinf(known)
+    if endless.any() and not endless.all():
+        ended = in_words(known[~endless], word)
+        return f"{ended} in {(~endless).sum()} of {len(known)} runs and {word(np.inf)} in the others"
     mean, low, high = mean_and_interval(values)
     if np.isnan(mean):
         return UNKNOWN

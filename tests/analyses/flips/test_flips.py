@@ -96,6 +96,23 @@ def test_one_option(tmp_path: Path) -> None:
     assert value(table, "options visited", 1) == 1
 
 
+def test_a_half_life_that_one_run_does_not_reach_is_not_that_of_all(tmp_path: Path) -> None:
+    folders = []
+    for seed in range(3):
+        folder = make_run(tmp_path, f"r{seed}", {"a": (2, 2)}, seeds__reels=seed)
+        one, other = others_than_first(folder)[0][0][1:3]
+        again = [(15, 0, 0, other)] if seed else []
+        write_flips(folder, 40, [(5, 0, 0, one), *again])
+        folders.append(folder)
+    found = flips.analyze(folders)
+    assert (
+        "  Half-life of a selection, in steps: more than there were, of an initial one; 10 in 2 of 3 runs "
+        "and more than there were in the others, of one that a flip brought (Kaplan-Meier)."
+    ) in found.summary.splitlines()
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in found.figure().axes]
+    assert "Half of what a flip brings is gone after 10 steps" in titles
+
+
 def test_survival_is_that_of_kaplan_and_meier() -> None:
     # Their textbook example in small: over at 2, 4, 4; cut off at 3, 5.
     ended, cut = np.array([0, 0, 1, 0, 2, 0]), np.array([0, 0, 0, 1, 0, 1])
