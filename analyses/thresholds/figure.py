@@ -34,7 +34,7 @@ from slotkit.analyses.common.style import (
     say,
     shown,
 )
-from slotkit.analyses.thresholds.words import quantile_at
+from slotkit.analyses.thresholds.words import late_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,13 +121,8 @@ def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
 
 def _late(waits: pd.DataFrame, hue: str, order: list[str]) -> dict[str, float]:
     """Name -> share of reels whose threshold ahead is farther than the training was long, at its end."""
-    late = {}
-    for name in order:
-        rows = at_its_own(waits[waits[hue] == name], "max")
-        by_level = rows.groupby("level")["value"].mean()
-        if len(by_level):
-            late[name] = 1 - quantile_at(by_level.index, by_level.to_numpy(), rows["at"].mean())
-    return late
+    of = {name: waits[waits[hue] == name] for name in order}
+    return {name: late_share(rows) for name, rows in of.items() if len(rows)}
 
 
 def _prediction(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:

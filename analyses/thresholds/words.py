@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
-from slotkit.analyses.common.statistics import mean_and_interval
+from slotkit.analyses.common.findings import typical
 
 from slotkit.errors import many
 
@@ -62,13 +62,23 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
 
 def _verdict(mine: pd.DataFrame) -> str:
     """Slow if most reels can't reach a threshold within as many steps as were trained."""
-    waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
-    by_level = waits.groupby("level")["value"].mean()
-    late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
+    late = late_share(mine[mine["quantity"] == "steps_to_flip"])
     return (
         f"{'Slow' if late > 0.5 else 'Not slow'}: {100 * late:.0f} % of the reels would need longer than the "
         "whole training to get there."
     )
+
+
+def late_share(waits: pd.DataFrame) -> float:
+    """Share of a layer's reels whose threshold ahead is farther, at the end of a run, than the run was long:
+    the mean over runs.
+    """
+    ends = at_its_own(waits, "max").sort_values("level")
+    shares = [
+        quantile_at(rows["level"], rows["value"].to_numpy(), rows["at"].iloc[0])
+        for _, rows in ends.groupby("run")
+    ]
+    return 1 - float(np.mean(shares))
 
 
 def _changes(first: float, margin: Sequence[float], speed: Sequence[float]) -> str:
@@ -150,12 +160,12 @@ def _across_k(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _median(rows: pd.DataFrame, quantity: str, bound: str) -> float:
-    """Mean over runs of a quantity's median, at each run's own first ("min") or last ("max") step."""
+    """`typical` of runs, of a quantity's median, at each run's own first ("min") or last ("max") step."""
     return _mean(at_its_own(rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5)], bound))
 
 
 def _mean(rows: pd.DataFrame) -> float:
-    return mean_and_interval(rows["value"].to_numpy())[0]
+    return typical(rows["value"])
 
 
 def _steps(value: float) -> str:

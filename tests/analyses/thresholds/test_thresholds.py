@@ -160,6 +160,22 @@ def test_runs_of_different_lengths_each_end_at_their_own_end(tmp_path: Path) -> 
     assert "Runs end at different steps: lenet on digits, K = 4 at steps 50 to 100 (a mean over" in told
 
 
+def test_one_run_without_an_end_of_its_wait_is_not_all_of_them(tmp_path: Path) -> None:
+    """A mean over runs would be infinite, and the share of late reels that of no run."""
+    runs = []
+    for seed, wait in enumerate((10.0, 12.0, np.inf)):
+        folder = make_run(tmp_path, f"r{seed}", SHAPES, level="summary", seeds__reels=seed)
+        margin = 1.0 if np.isfinite(wait) else np.inf
+        write_measurements(folder, np.full(20, 0.1), np.ones((20, 2)), wait, 1.0, margin=margin)
+        runs.append(folder)
+    found = thresholds.analyze(runs)
+    assert "the median reel is 1 from its next threshold at the end" in found.summary
+    assert "has the threshold ahead of it 12 steps away (12)." in found.summary
+    assert "Not slow: 33 % of the reels would need longer" in found.summary
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in found.figure().axes]
+    assert "At the end the median reel waits 12 steps" in titles
+
+
 def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "short", SHAPES, every=100)
     write_flips(folder, 40, [])
