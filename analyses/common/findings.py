@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from slotkit.analyses.common.comparison import at_its_own
+from slotkit.analyses.common.statistics import typical
 from slotkit.analyses.common.style import MOST
 
 if TYPE_CHECKING:
@@ -58,15 +59,6 @@ def by_name(rows: pd.DataFrame, hue: str, order: Sequence[str]) -> dict[str, flo
     """
     means = rows.groupby(hue)["value"].agg(typical)
     return {name: float(means[name]) for name in order if name in means.index and not np.isnan(means[name])}
-
-
-def typical(values: Any) -> float:
-    """Mean of the numbers there are (no number is NaN), NaN of none; their median if one is infinite."""
-    known = np.asarray(values, np.float64)
-    known = known[~np.isnan(known)]
-    if not len(known):
-        return float("nan")
-    return float(np.median(known) if np.isinf(known).any() else known.mean())
 
 
 def at_end(rows: pd.DataFrame, hue: str, order: Sequence[str], bound: str = "max") -> dict[str, float]:

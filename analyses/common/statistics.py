@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,15 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
     # The percentile interval: the corrected one (BCa) can be undefined for a handful of runs.
     interval = bootstrap((values,), np.mean, n_resamples=999, method="percentile", random_state=0)
     return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
+
+
+def typical(values: Any) -> float:
+    """Mean of the numbers there are (no number is NaN), NaN of none; their median if one is infinite."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return float("nan")
+    return float(np.median(known) if np.isinf(known).any() else known.mean())
 
 
 UNKNOWN = "no number"

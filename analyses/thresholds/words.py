@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
-from slotkit.analyses.common.findings import typical
+from slotkit.analyses.common.statistics import typical
 
 from slotkit.errors import many
 
