@@ -93,10 +93,14 @@ def _changes(first: float, margin: Sequence[float], speed: Sequence[float]) -> s
 
 def _prediction(mine: pd.DataFrame) -> str:
     rows = mine[mine["quantity"] == "predicted / observed"]
+    ratios = {level: _mean(rows[rows["level"] == level]) for level in sorted(rows["level"].unique())}
     words = [
-        f"{_mean(rows[rows['level'] == level]):.2g} (from the {100 * level:.0f} % level)"
-        for level in sorted(rows["level"].unique())
+        f"{ratio:.2g} (from the {100 * level:.0f} % level)"
+        for level, ratio in ratios.items()
+        if np.isfinite(ratio)
     ]
+    if not words:
+        return "No flip was seen where steps_to_flip predicts some: there is no ratio of the two."
     return f"Flip rate predicted from steps_to_flip over the observed one, median: {', '.join(words)}."
 
 
@@ -144,8 +148,13 @@ def _restarts(rows: pd.DataFrame, layer: str) -> Iterator[str]:
         )
         yield (
             f"  Restart of the learning rate at step {step:,.0f}, {layer}: {before:,.0f} flips a step and "
-            f"million reels before, {after:,.0f} after; median speed {slow:.2g} before, {fast:.2g} after."
+            f"million reels before, {after:,.0f} after; median speed {_speed(slow)} before, {_speed(fast)} "
+            "after."
         )
+
+
+def _speed(value: float) -> str:
+    return f"{value:.2g}" if np.isfinite(value) else "not measured"
 
 
 def _across_k(table: pd.DataFrame) -> Iterator[str]:

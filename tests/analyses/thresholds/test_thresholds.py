@@ -104,6 +104,17 @@ def test_a_rate_that_does_not_come_back_has_no_restart(tmp_path: Path, name: str
     assert "Restart" not in found.summary
 
 
+def test_what_was_not_measured_is_told_in_words(tmp_path: Path) -> None:
+    """No flips, and a restart before the first measurement."""
+    folder = make_run(tmp_path, "run", SHAPES, level="summary")
+    lr = [*np.linspace(1, 0.1, 5), *np.linspace(1, 0.1, 35)]
+    write_measurements(folder, lr, np.zeros((40, 2)), 50.0, 1.0)
+    told = thresholds.analyze(folder).summary
+    assert "    No flip was seen where steps_to_flip predicts some: there is no ratio of the two.\n" in told
+    assert "median speed not measured before, 0.01 after.\n" in told
+    assert "nan" not in told
+
+
 def test_a_median_reel_that_does_not_move_has_no_ratio(tmp_path: Path) -> None:
     """As in a batch of one image without momentum, where most gradients are 0."""
     folder = make_run(tmp_path, "still", SHAPES, level="summary")
