@@ -76,7 +76,11 @@ def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
     curves(axes, margins, hue, order)
     curves(axes, speeds, hue, order, DASHED)
     _logarithmic(axes)
-    finding = f"the next threshold is {span(at_end(margins, hue, order), '{:.2g}'.format)} away at the end"
+    ends = at_end(middle[middle["quantity"] == "margin"], hue, order)
+    known = {name: margin for name, margin in ends.items() if np.isfinite(margin)}
+    finding = f"the next threshold is {span(known, '{:.2g}'.format)} away at the end"
+    if not known:
+        finding = "at the end there are 0 thresholds"
     of = "gap of scores" if (data["quantity"] != "c").all() else "u"  # in the dense form there is no u
     say(axes, finding, STEP, f"median of {of}: distance (line), move in a step (dashed)")
 
@@ -109,9 +113,8 @@ def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None
 
 def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     waits = data[data["quantity"] == "steps_to_flip"]
-    finite = _positive(waits)
     for bound, line in (("min", DASHED), ("max", "-")):
-        rows = at_its_own(finite, bound)  # runs end at steps of their own
+        rows = _positive(at_its_own(waits, bound))  # runs end at steps of their own
         curves(axes, rows.assign(at=100 * rows["level"]), hue, order, line)
     _logarithmic(axes)
     axes.set_xlim(-2, 102)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_ALONE = "a reel with one reachable option never flips"
+
+
 def sentences(table: pd.DataFrame) -> Iterator[str]:
     """A paragraph for each group, about its largest layer; means over runs."""
     for group, rows in table.groupby("group", sort=False):
@@ -37,7 +40,9 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
             for name in ("margin", "speed", "steps_to_flip")
         )
         if not np.isfinite(margin[1]):
-            yield f"  {layer}: no thresholds (a reel with one reachable option never flips)."
+            c = at_its_own(mine[mine["quantity"] == "c"], "max")
+            why = "c has underflowed to 0" if len(c) and _mean(c) == 0 else _ALONE
+            yield f"  {layer}: no thresholds at the end ({why})."
             continue
         yield (
             f"  {layer}: the median reel is {margin[1]:.2g} from its next threshold at the end "

@@ -19,7 +19,7 @@ from slotkit.analyses import thresholds
 from slotkit.analyses.thresholds import compute, envelope, words
 
 from slotkit.errors import SlotkitError
-from slotkit.recording.trace import LEVELS
+from slotkit.recording.trace import LEVELS, Trace
 from slotkit.reel import Reel
 from slotkit.runs.folder import RunFolder
 from slotkit.selection import greedy
@@ -71,6 +71,22 @@ def test_c_that_underflows(tmp_path: Path) -> None:
     assert "c forgotten" not in set(found.table["quantity"])
     assert "c has underflowed to 0: the initial scores are gone" in found.summary
     found.figure()
+
+
+def test_thresholds_that_c_has_taken_along_are_not_those_of_the_end(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "gone", SHAPES, level="summary")
+    write_measurements(folder, np.full(40, 0.1), np.ones((40, 2)), 30.0, np.array([[0.1], [1e-9], [0], [0]]))
+    trace = Trace(folder.path / "trace")
+    columns = trace.read_chunk(1)
+    for name in ("margin", "steps_to_flip"):
+        columns[name][2:] = np.nan
+    trace.write_chunk(1, columns)
+    found = thresholds.analyze(folder)
+    assert "  a: no thresholds at the end (c has underflowed to 0).\n" in found.summary
+    figure = found.figure()
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes]
+    assert titles[0] == "At the end there are 0 thresholds"
+    assert [line.get_linestyle() for line in figure.axes[2].lines] == ["--", "--"]  # those of the start
 
 
 def test_restarts_are_found(tmp_path: Path) -> None:
