@@ -129,6 +129,16 @@ def lengths(rows: pd.DataFrame, hue: str = "group") -> str:
     return f"Runs end at different steps: {'; '.join(told)}."
 
 
+def lacking(table: pd.DataFrame, layer: str) -> str:
+    """A sentence if some groups have no such layer, in a figure of several groups of it; else nothing."""
+    groups = [
+        str(group) for group, rows in table.groupby("group", sort=False) if layer not in set(rows["layer"])
+    ]
+    if not groups:
+        return ""
+    return f"This figure lacks {', '.join(groups)}, where there is no {layer}; the table has all layers."
+
+
 def left_out(order: Sequence[str], what: str) -> str:
     """A sentence if there are more names than a figure can show; else nothing."""
     return f"{MOST} of {len(order)} {what} are shown; the table has all." if len(order) > MOST else ""

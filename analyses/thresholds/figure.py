@@ -10,6 +10,7 @@ from slotkit.analyses.common.findings import (
     LONG,
     at_end,
     by_name,
+    lacking,
     layer_words,
     left_out,
     lengths,
@@ -58,6 +59,7 @@ def plot(table: pd.DataFrame) -> Figure:
     order = shown(names)
     figure, grid = panels(2, 3, title)
     note(figure, left_out(names, what))
+    note(figure, lacking(table, largest))
     note(figure, lengths(data[data["quantity"] == "margin"]))
     _distances(grid[0, 0], data, hue, order)
     _waiting(grid[0, 1], data, hue, order)

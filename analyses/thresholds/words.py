@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
+from slotkit.analyses.common.findings import lacking
 from slotkit.analyses.common.statistics import typical
 
 from slotkit.errors import many
@@ -164,6 +165,8 @@ def _speed(value: float) -> str:
 
 def _across_k(table: pd.DataFrame) -> Iterator[str]:
     layer = largest_layer(table)
+    if lacking(table, layer):
+        return  # networks that have no layer in common are not compared by it
     found = []
     for k, rows in table[table["layer"] == layer].groupby("k"):
         found.append(

@@ -203,6 +203,22 @@ def test_one_run_without_an_end_of_its_wait_is_not_all_of_them(tmp_path: Path) -
     assert "At the end the median reel waits 12 steps" in titles
 
 
+def test_groups_without_the_layer_of_the_figure_are_named(tmp_path: Path) -> None:
+    runs = []
+    for k, shapes in ((4, {"conv": (20, 50)}), (8, {"fc": (10, 20)})):
+        folder = make_run(tmp_path, f"k{k}", shapes, k=k, level="summary")
+        write_measurements(folder, np.full(20, 0.1), np.ones((20, 1)), 30.0, 1.0)
+        runs.append(folder)
+    found = thresholds.analyze(runs)
+    assert "By K" not in found.summary
+    told = found.figure().get_suptitle().split("\n")
+    assert told == [
+        "Thresholds of conv",
+        "This figure lacks K = 8, where there is no conv; the table has all layers.",
+    ]
+    assert "lacks" not in thresholds.analyze(runs[:1]).figure().get_suptitle()
+
+
 def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "short", SHAPES, every=100)
     write_flips(folder, 40, [])
