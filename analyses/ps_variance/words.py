@@ -37,14 +37,16 @@ def latest(table: pd.DataFrame) -> pd.DataFrame:
 
 def _group(group: str, rows: pd.DataFrame, end: pd.DataFrame, split: str) -> Iterator[str]:
     runs, draws = end["run"].nunique(), int(1 + end.loc[end["quantity"] == "sample accuracy", "level"].max())
-    yield (
-        f"{group} ({many(runs, 'run')}, {many(draws, 'draw')} each, {split} "
-        f"images), at step {end['at'].mean():,.0f}:"
-    )
+    yield (f"{group} ({many(runs, 'run')}, {many(draws, 'draw')} each, {split} images), at {_steps(end)}:")
     yield from _readings(end, draws)
     yield from _variance(rows, end, runs, draws)
     yield from _reels(rows, end)
     yield from _fading(end)
+
+
+def _steps(end: pd.DataFrame) -> str:
+    low, high = end["at"].min(), end["at"].max()
+    return f"step {high:,.0f}" if low == high else f"steps {low:,.0f} to {high:,.0f}"
 
 
 def _readings(end: pd.DataFrame, draws: int) -> Iterator[str]:
@@ -89,6 +91,8 @@ def _variance(rows: pd.DataFrame, end: pd.DataFrame, runs: int, draws: int) -> I
         f"{100 * one(at, 'seed sd'):.2f} points; {100 * one(at, 'seed share'):.0f} % of the variance is by "
         f"seed [{100 * low:.0f}, {100 * high:.0f}] (random effects, F test p = {one(at, 'seed p'):.2g})."
     )
+    if end["at"].nunique() > 1:
+        yield "  The runs are at different steps here, and what that makes counts as by seed."
 
 
 def _reels(rows: pd.DataFrame, end: pd.DataFrame) -> Iterator[str]:

@@ -168,6 +168,26 @@ def test_twenty_runs_and_one(tmp_path: Path) -> None:
     assert value(alone.table, "sample accuracy", 0, level=1) == by_run.loc["s0", 1]
 
 
+def test_runs_that_are_not_as_far_as_others_are_told(tmp_path: Path) -> None:
+    """Of seeds that still train, one step for all would be that of none."""
+    runs = []
+    for seed, step in enumerate((50, 100)):
+        runs.append(made(tmp_path, f"s{seed}", scores=three_to_one, seeds__reels=seed))
+        checkpoint_of(runs[-1], step)
+    told = ps_variance.analyze(runs, draws=2, checkpoints=("last",)).summary
+    assert "lenet on digits, K = 2 (2 runs, 2 draws each, test images), at steps 50 to 100:" in told
+    assert "\n  The runs are at different steps here, and what that makes counts as by seed.\n" in told
+    assert "\nRuns end at different steps: lenet on digits, K = 2 at steps 50 to 100 (a mean" in told
+    assert "different steps" not in ps_variance.analyze(runs[:1], draws=2, checkpoints=("last",)).summary
+
+
+def checkpoint_of(folder: RunFolder, step: int, *names: str) -> None:
+    """What "last" holds, as of that step, under other names or under its own."""
+    state, _ = checkpoint.load(folder.checkpoint("last"))
+    for name in names or ("last",):
+        checkpoint.save(folder.checkpoint(name), state, step=step, epoch=step // 10)
+
+
 def test_groups_and_their_figure(tmp_path: Path) -> None:
     folders = [made(tmp_path, f"k{k}", scores=three_to_one, slots__k=k) for k in (2, 4)]
     found = ps_variance.analyze(folders, draws=2)
