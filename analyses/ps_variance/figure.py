@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from slotkit.analyses.common.findings import at_end, layer_words, left_out, lengths, plain, span
-from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.common.style import (
     DASHED,
     Entries,
@@ -18,7 +17,7 @@ from slotkit.analyses.common.style import (
     say,
     shown,
 )
-from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, latest, one
+from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, interval_of, latest, one
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,9 +103,7 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
         means, ends = [], []
         for group in groups:
             rows = end[(end["group"] == group) & (end["quantity"] == quantity)]
-            mean, low, high = mean_and_interval(rows.loc[rows["level"].isna(), "value"].to_numpy())
-            if rows["run"].nunique() == 1 and quantity == "sampled accuracy":
-                low, high = (one(rows, quantity, level=level) for level in (0.025, 0.975))
+            mean, (low, high) = one(rows, quantity), interval_of(rows, quantity)
             means.append(100 * mean)
             ends.append((100 * (mean - low), 100 * (high - mean)))
         plotted = axes.errorbar(

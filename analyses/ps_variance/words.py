@@ -51,9 +51,10 @@ def _steps(end: pd.DataFrame) -> str:
 
 def _readings(end: pd.DataFrame, draws: int) -> Iterator[str]:
     sampled = one(end, "sampled accuracy")
-    interval = [one(end, "sampled accuracy", level=level) for level in (0.025, 0.975)]
+    runs = end["run"].nunique()
+    interval = interval_of(end, "sampled accuracy")
     spread = f" ± {100 * one(end, 'sampled spread'):.2f}" if draws > 1 else ""
-    over = f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if draws > 1 else ""
+    over = f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if max(runs, draws) > 1 else ""
     others = {name: one(end, f"{name} accuracy") for name in ("greedy", "expected", "ensemble")}
     told = [
         f"{words} {100 * others[name]:.2f} % ({100 * (others[name] - sampled):+.2f})"
@@ -137,6 +138,15 @@ def _across_k(end: pd.DataFrame) -> Iterator[str]:
             f"entropy {entropy:.0f} % of ln K, noise share {noise:.0f} %"
         )
     yield "At the end, all layers together. " + "; ".join(found) + "."
+
+
+def interval_of(end: pd.DataFrame, quantity: str) -> tuple[float, float]:
+    """The ends of the interval of a quantity: over runs; of one run's sampled accuracy over its draws."""
+    if end["run"].nunique() == 1 and quantity == "sampled accuracy":
+        low, high = (one(end, quantity, level=level) for level in (0.025, 0.975))
+        return low, high
+    picked = end[(end["quantity"] == quantity) & (end["layer"] == ALL) & end["level"].isna()]
+    return mean_and_interval(picked["value"].to_numpy(np.float64))[1:]
 
 
 def one(rows: pd.DataFrame, quantity: str, layer: str | None = ALL, level: float | None = None) -> float:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from made_runs import value  # type: ignore[import-not-found]
 from slotkit.analyses import ps_variance
+from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.ps_variance.sampled_networks import expected_network, read_reels
 from torch import Tensor
 
@@ -186,6 +187,24 @@ def checkpoint_of(folder: RunFolder, step: int, *names: str) -> None:
     state, _ = checkpoint.load(folder.checkpoint("last"))
     for name in names or ("last",):
         checkpoint.save(folder.checkpoint(name), state, step=step, epoch=step // 10)
+
+
+def test_the_interval_of_several_runs_is_over_runs(tmp_path: Path) -> None:
+    """The mean of their intervals over draws has no part of the spread between seeds."""
+    runs = [made(tmp_path, f"s{seed}", scores=three_to_one, seeds__reels=seed) for seed in range(2)]
+    found = ps_variance.analyze(runs, draws=3, checkpoints=("last",))
+    of_runs = found.table[(found.table["quantity"] == "sampled accuracy") & found.table["level"].isna()]
+    mean, low, high = (100 * number for number in mean_and_interval(of_runs["value"].to_numpy()))
+    spread = 100 * found.table.query("quantity == 'sampled spread'")["value"].mean()
+    assert low < mean < high
+    assert f"A sampled network has {mean:.2f} % ± {spread:.2f} [{low:.2f}, {high:.2f}];" in found.summary
+    alone = ps_variance.analyze(runs[0], draws=3, checkpoints=("last",))
+    ends = [100 * at_end_of_draws(alone.table, level) for level in (0.025, 0.975)]
+    assert f" [{ends[0]:.2f}, {ends[1]:.2f}];" in alone.summary
+
+
+def at_end_of_draws(table: Any, level: float) -> float:
+    return float(value(table, "sampled accuracy", 100, level=level))
 
 
 def test_groups_and_their_figure(tmp_path: Path) -> None:
