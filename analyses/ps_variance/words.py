@@ -28,9 +28,13 @@ def sentences(table: pd.DataFrame, split: str) -> Iterator[str]:
 
 
 def latest(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the latest checkpoint of each run, under one name of it."""
+    """Rows of the latest checkpoint of each run, under one name of it: that which most runs of its group end
+    with, because best and last may be of one step in some of them.
+    """
     there = table[table["checkpoint"].notna()]
     last = there[there["at"] == there.groupby("run")["at"].transform("max")]
+    runs = last.groupby(["group", "checkpoint"])["run"].transform("nunique")
+    last = last[runs == runs.groupby(last["run"]).transform("max")]
     names = last.groupby("run")["checkpoint"].transform("first")
     return last[last["checkpoint"] == names]
 
@@ -86,6 +90,9 @@ def _variance(rows: pd.DataFrame, end: pd.DataFrame, runs: int, draws: int) -> I
         yield f"  The runs end with {' and '.join(sorted(names))}: no split of the variance."
         return
     at = rows[(rows["run"] == OVER_RUNS) & (rows["checkpoint"] == names.pop())]
+    if np.isnan(one(at, "seed share")):
+        yield "  All samples of all runs have the same accuracy: there is no variance to split."
+        return
     low, high = (one(at, "seed share", level=level) for level in (0.025, 0.975))
     yield (
         f"  Standard deviation by sampling {100 * one(at, 'sampling sd'):.2f} points, by seed "

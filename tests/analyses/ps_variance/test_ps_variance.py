@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,41 @@ def test_the_interval_of_several_runs_is_over_runs(tmp_path: Path) -> None:
 
 def at_end_of_draws(table: Any, level: float) -> float:
     return float(value(table, "sampled accuracy", 100, level=level))
+
+
+def test_best_and_last_of_one_step_are_no_two_ends(tmp_path: Path) -> None:
+    runs = [made(tmp_path, f"s{seed}", scores=three_to_one, seeds__reels=seed) for seed in range(2)]
+    for run, step in zip(runs, (100, 60), strict=True):
+        checkpoint_of(run, step, "best")
+    found = ps_variance.analyze(runs, draws=2, checkpoints=("best", "last"))
+    assert "no split of the variance" not in found.summary
+    shared = found.table[(found.table["run"] == "over runs") & (found.table["checkpoint"] == "last")]
+    by_sampling = 100 * float(shared.loc[shared["quantity"] == "sampling sd", "value"].iloc[0])
+    assert f"  Standard deviation by sampling {by_sampling:.2f} points, by seed" in found.summary
+    bars = found.figure().axes[2].patches
+    assert bars[0].get_height() == pytest.approx(by_sampling)
+
+
+def test_samples_that_are_all_alike_have_no_variance_to_split(tmp_path: Path) -> None:
+    runs = [made(tmp_path, f"d{seed}", scores=certain, seeds__data=seed) for seed in range(2)]
+    told = ps_variance.analyze(runs, draws=2, checkpoints=("last",)).summary
+    assert "\n  All samples of all runs have the same accuracy: there is no variance to split.\n" in told
+    assert "nan" not in told
+
+
+@pytest.mark.parametrize("ks", [(2,), (2, 4)])
+def test_an_error_and_a_spread_that_end_at_0_are_not_those_of_before(
+    tmp_path: Path, ks: tuple[int, ...]
+) -> None:
+    runs = [made(tmp_path, f"k{k}", scores=three_to_one, slots__k=k) for k in ks]
+    found = ps_variance.analyze(runs, draws=2, checkpoints=("start", "last"))
+    table, end = found.table.copy(), found.table["at"] == 100
+    table.loc[end & table["quantity"].str.endswith(" accuracy"), "value"] = 1.0
+    table.loc[end & (table["quantity"] == "score spread"), "value"] = 0.0
+    axes = replace(found, table=table).figure().axes
+    titles = [one.get_title(loc="left").replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ") for one in axes]
+    assert titles[0] == ("A sample errs on 0 % at the end" if len(ks) > 1 else "The error is 0 % at the end")
+    assert titles[5] == "The scores of a reel spread by 0 at the end"
 
 
 def test_groups_and_their_figure(tmp_path: Path) -> None:
