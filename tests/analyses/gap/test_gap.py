@@ -156,6 +156,18 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
     found.figure()
 
 
+def test_one_cell_with_two_seeds_is_too_few_for_intervals(tmp_path: Path) -> None:
+    """An interrupted sweep has all of the first seed, and a part of the next."""
+    planned = lenet(factors=["update rule", "option bound"])
+    status = {(cell, 1): "missing" for cell in planned.trained()[1:]}
+    told = gap.analyze(made(tmp_path / "s", planned, linear(1, 2), status)).summary
+    assert (
+        "Too few cells have two finished seeds, so there are no intervals: train what is missing, or give "
+        "more --seeds."
+    ) in told.splitlines()
+    assert "No cell has two seeds" not in told
+
+
 def test_missing_and_diverged_runs_are_said_and_left_out(tmp_path: Path) -> None:
     planned = lenet()
     first, second, third = planned.trained()[:3]
