@@ -25,17 +25,32 @@ DASH = 5.0
 # By matplotlib's name of their style; points and dotted references are left as they are.
 KINDS: dict[Any, str] = {"-": "lines", "--": "dashed lines"}
 
+# In its labels of logarithmic axes.
+OF_MATPLOTLIB = r"\mathdefault"
+
 SHARES = re.compile(r"%|accuracy|share")
 
 
 def finish(figure: Figure) -> None:
-    """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so."""
+    """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so. Names
+    with dollars in them stay as they are.
+    """
+    _take_as_written(figure)
     for axes in figure.axes:
         notes = [filled(note, NOTE) for note in (*_zoomed(axes), *_coinciding(axes))]
         if notes:
             below = "\n".join(notes)
             axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(below.splitlines()))
             axes.text(0, 1.015, below, transform=axes.transAxes, fontsize=8, va="bottom", color="0.3")
+
+
+def _take_as_written(figure: Figure) -> None:
+    """What stands between two dollars is no formula, but for the powers that matplotlib writes itself."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_text() and OF_MATPLOTLIB not in text.get_text():
+            text.set_parse_math(False)
 
 
 def _coinciding(axes: Axes) -> Iterator[str]:

@@ -215,6 +215,16 @@ def test_figure_and_files(tmp_path: Path) -> None:
     assert dict(mpl.rcParams) == before
 
 
+def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
+    """matplotlib would take what stands between two of them for one, and fail where it is none."""
+    folder = make_run(tmp_path, "run", {"$a^{$": (2, 2), "b": (3, 2)})
+    write_flips(folder, 40, [(5, 0, 0, 1), (5, 1, 0, 2)])
+    figure = flips.analyze(folder).figure()
+    figure.canvas.draw()
+    assert figure.legends[0].get_texts()[0].get_text() == "$a^{$"
+    assert all(label.get_parse_math() for label in figure.axes[0].get_yticklabels())
+
+
 def test_a_trace_that_ends_early_is_told(tmp_path: Path) -> None:
     folder = mixture(tmp_path)
     folder.append("metrics.jsonl", {"kind": "step", "step": 300})
