@@ -91,8 +91,8 @@ def test_networks_of_ones_own_are_told_apart(tmp_path: Path, trace: str) -> None
 
     one, again = group("one", Wide(8)), group("again", Wide(8), seed=1)
     wider, bent = group("wider", Wide(40)), group("bent", Bent(8))
-    turned = group("turned", nn.Sequential(nn.Linear(12, 3), nn.Linear(3, 12)))
-    other = group("other", nn.Sequential(nn.Linear(3, 12), nn.Linear(12, 3)))
+    turned = group("turned", nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6)))
+    other = group("other", nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 10)))
     assert group_labels([one, again]) == ["a recorded machine, K = 4"] * 2
     assert group_labels([one, again, wider]) == ["connections = 72", "connections = 72", "connections = 360"]
     assert group_labels([one, bent]) == ["network = Wide", "network = Bent"]
