@@ -141,6 +141,23 @@ def test_initial_options(tmp_path: Path) -> None:
     assert "left their initial option" not in found.summary
 
 
+def test_chance_is_no_preference(tmp_path: Path) -> None:
+    """Untrained weights are a choice at random, off by more than 2 % where there are few connections."""
+    seen = set()
+    for seed in range(4):
+        found = weights.analyze(made(tmp_path, f"s{seed}", k=8, seeds__reels=seed))
+        for layer, n in (("a.weight", 1000), ("b.weight", 200)):
+            preference, chance = end(found.table, "preference", layer), 1.96 * (7 / 8 / 3 / n) ** 0.5
+            told = "large magnitudes are preferred" if preference > 1 else "small magnitudes are preferred"
+            if abs(preference - 1) <= chance:
+                told = f"no preference that {n:,} connections can tell from chance"
+            if 1 / 1.02 <= preference <= 1.02:
+                told = "no preference"
+            seen.add(told)
+            assert f"  {layer}: {told}: the mean magnitude" in found.summary
+    assert "no preference that 200 connections can tell from chance" in seen
+
+
 def test_one_option(tmp_path: Path) -> None:
     found = weights.analyze(made(tmp_path, k=1))
     assert "a.weight: one option each" in found.summary
