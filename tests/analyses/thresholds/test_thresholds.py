@@ -19,6 +19,7 @@ from slotkit.analyses import thresholds
 from slotkit.analyses.thresholds import compute, envelope, words
 
 from slotkit.errors import SlotkitError
+from slotkit.recording.replay import reels_of
 from slotkit.recording.trace import LEVELS, Trace
 from slotkit.reel import Reel
 from slotkit.runs.folder import RunFolder
@@ -217,6 +218,15 @@ def test_groups_without_the_layer_of_the_figure_are_named(tmp_path: Path) -> Non
         "This figure lacks K = 8, where there is no conv; the table has all layers.",
     ]
     assert "lacks" not in thresholds.analyze(runs[:1]).figure().get_suptitle()
+
+
+def test_shared_options_are_those_of_each_seed(tmp_path: Path) -> None:
+    runs = [steady(tmp_path, f"r{s}", seeds__reels=s, k=8, slots__sharing="layer") for s in range(2)]
+    table = thresholds.analyze(runs).table
+    numbers = [value(table, "reachable options", 8, "any", run=run.name) for run in runs]
+    expected = [envelope.expected_reachable(reels_of(run)["a"], sorted({*compute.KS, 8}))[8] for run in runs]
+    assert numbers == expected
+    assert numbers[0] != numbers[1]
 
 
 def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:
