@@ -35,13 +35,13 @@ def finish(figure: Figure) -> None:
     """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so. Names
     with dollars in them stay as they are.
     """
-    _take_as_written(figure)
     for axes in figure.axes:
         notes = [filled(note, NOTE) for note in (*_zoomed(axes), *_coinciding(axes))]
         if notes:
             below = "\n".join(notes)
             axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(below.splitlines()))
             axes.text(0, 1.015, below, transform=axes.transAxes, fontsize=8, va="bottom", color="0.3")
+    _take_as_written(figure)
 
 
 def _take_as_written(figure: Figure) -> None:
