@@ -268,6 +268,13 @@ def test_factors_of_evaluation_are_read_from_the_same_runs(tmp_path: Path) -> No
     assert picked(found.table, "explained")["value"] == pytest.approx(5.5)
 
 
+@pytest.mark.parametrize(("kind", "accuracy"), [("greedy", 10), ("sample", 20), ("last", 30)])
+def test_a_reading_that_is_set_for_all_is_the_one_that_is_read(kind: str, accuracy: float) -> None:
+    planned = lenet(selection="probabilistic", layers=[Overrides("--set", {"evaluation.ps": kind})])
+    run = {"readings": {"off": {"greedy": 0.1, "sample": 0.2, "last": 0.3}}}
+    assert compute._read(run, planned, set()) == pytest.approx(accuracy)
+
+
 def test_settings_that_were_held_are_said(tmp_path: Path) -> None:
     planned = lenet(factors=["update rule", "biases"])
     summary = gap.analyze(made(tmp_path / "s", planned, linear(5))).summary
