@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.text import Text
 
 # Nearer than this share of a panel's height, about the width of a line, one line hides the other.
 NEAR = 0.006
@@ -24,9 +25,6 @@ DASH = 5.0
 
 # By matplotlib's name of their style; points and dotted references are left as they are.
 KINDS: dict[Any, str] = {"-": "lines", "--": "dashed lines"}
-
-# In its labels of logarithmic axes.
-OF_MATPLOTLIB = r"\mathdefault"
 
 SHARES = re.compile(r"%|accuracy|share")
 
@@ -46,11 +44,26 @@ def finish(figure: Figure) -> None:
 
 def _take_as_written(figure: Figure) -> None:
     """What stands between two dollars is no formula, but for the powers that matplotlib writes itself."""
-    from matplotlib.text import Text
+    for text in _texts(figure):
+        text.set_parse_math(False)
 
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_text() and OF_MATPLOTLIB not in text.get_text():
-            text.set_parse_math(False)
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """All words that are not matplotlib's own. Ticks that nobody has named are not looked at: they are made
+    when the figure is drawn.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    yield from figure.texts
+    for legend in figure.legends:
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        yield from (child for child in axes.get_children() if isinstance(child, Text))
+        for axis in (axes.xaxis, axes.yaxis):
+            yield axis.label
+            if isinstance(axis.get_major_locator(), FixedLocator):
+                yield from axis.get_ticklabels()
 
 
 def _coinciding(axes: Axes) -> Iterator[str]:

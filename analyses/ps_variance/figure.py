@@ -76,7 +76,7 @@ def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
 
     rows = whole[whole["level"].isna()].assign(value=lambda r: 100 * (1 - r["value"]))
     # A logarithmic axis has no place for 0, and yet the error may end there.
-    drawn = rows[rows["value"] > 0]
+    positive = rows[rows["value"] > 0]
     if len(groups) == 1:
         named = rows[rows["quantity"].isin(READINGS)].assign(reading=lambda r: r["quantity"].map(READINGS))
         for words, marker, grey in zip(READINGS.values(), MARKERS, GREYS, strict=True):
@@ -86,10 +86,10 @@ def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
         y, ends = "error (%)", at_end(named, "reading", list(READINGS.values()))
     else:
         sampled = rows[rows["quantity"] == "sampled accuracy"]
-        curves(axes, drawn[drawn["quantity"] == "sampled accuracy"], "group", groups)
-        curves(axes, drawn[drawn["quantity"] == "expected accuracy"], "group", groups, DASHED)
+        curves(axes, positive[positive["quantity"] == "sampled accuracy"], "group", groups)
+        curves(axes, positive[positive["quantity"] == "expected accuracy"], "group", groups, DASHED)
         y, ends = "error (%): one sample (line), expected weights (dashed)", at_end(sampled, "group", groups)
-    if len(drawn) and len(axes.lines):
+    if len(positive) and len(axes.lines):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
