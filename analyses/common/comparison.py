@@ -6,22 +6,29 @@ A group is runs that differ by their seeds only.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slotkit.analyses.common.recorded import GREEDY
 
 from slotkit.data.identity import Identity, differences
+from slotkit.errors import SlotkitError
 from slotkit.models import OWN
 from slotkit.recording.replay import settings_of
+from slotkit.recording.trace import Trace
+from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import free_of
 from slotkit.runs.folder import RunFolder
 from slotkit.runs.listing import SEEDS
+from slotkit.runs.schema import naming
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Settings that don't tell runs apart: they say where and how a run was made and recorded.
+# Settings that don't tell runs apart: they say where and how a run was made and recorded. Those that don't
+# change what a run trains (`free_of`) don't, either.
 INCIDENTAL = ("seeds.", "recording.", "data.dir", "data.download", "training.device", "training.log_every")
 
 # Settings that name a run, the most telling first; other settings come after these.
@@ -29,6 +36,9 @@ TELLING = {
     "slots.k": "K",
     "slots.selection": "selection",
     "model.name": "model",
+    "recorded.network": "network",
+    "connections": "connections",
+    "shapes": "shapes",
     "data.dataset": "dataset",
     "data": "data",
     "recipe": "recipe",
@@ -38,11 +48,21 @@ TELLING = {
     "slots.update": "update",
     "training.schedule": "schedule",
     "training.epochs": "epochs",
+    "recorded.optimizer": "class of the optimizer",
+    "recorded.init": "init",
 }
 
 # What settings bring with them, by the beginnings of names.
 FROM_DATA = ("data.mean", "data.std", "data.validation", "data.size")
-BROUGHT = {"model.name": ("model.options.",), "data.dataset": FROM_DATA, "data": FROM_DATA}
+FROM_NETWORK = ("slots.where", "connections", "shapes")
+BROUGHT = {
+    "model.name": ("model.options.",),
+    "recorded.network": FROM_NETWORK,
+    "connections": FROM_NETWORK,
+    "shapes": FROM_NETWORK,
+    "data.dataset": FROM_DATA,
+    "data": FROM_DATA,
+}
 
 NO_RECIPE = "no recipe"
 
@@ -91,6 +111,7 @@ def _groups(folders: Sequence[RunFolder]) -> tuple[list[int], list[dict[str, Any
     """For each run the number of its group, and for each group its settings."""
     settings = [_settings(folder) for folder in folders]
     tell_data_apart(folders, settings)
+    _number_shapes(settings)
     _shorten_datasets(settings)
     keys = [json.dumps({k: v for k, v in s.items() if k != "recipe"}, sort_keys=True) for s in settings]
     groups = list(dict.fromkeys(keys))
@@ -138,16 +159,57 @@ def differ_by_k(table: pd.DataFrame) -> bool:
 
 def _settings(folder: RunFolder) -> dict[str, Any]:
     if not folder.has_config():
-        return {"recipe": NO_RECIPE} | _of_trace(folder)
+        return {"recipe": NO_RECIPE} | _of_trace(folder) | _sizes(folder)
     origins = folder.tables().get("origins", {}).values()
     recipe = next(
         (origin.removeprefix("recipe ") for origin in origins if origin.startswith("recipe ")), NO_RECIPE
     )
-    return {"recipe": recipe} | {
+    free, told = free_of(folder.config()), folder.recorded()
+    settings = {
         path: value
         for path, value in folder.settings().items()
-        if not path.startswith(INCIDENTAL) and not _is_own_seed(path)
+        if not path.startswith(INCIDENTAL) and path not in free and not _is_own_seed(path)
     }
+    return {"recipe": recipe} | settings | ({} if told is None else _of_own_loop(folder, told, settings))
+
+
+def _of_own_loop(folder: RunFolder, told: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a loop of one's own from another, beside its settings: no registry has its network."""
+    classes = {f"recorded.{name}": told[name] for name in ("network", "optimizer")}
+    # An init that is somebody's own object is no setting.
+    init = {} if "slots.init" in settings else {"recorded.init": told["init"]}
+    return classes | init | _sizes(folder)
+
+
+def _sizes(folder: RunFolder) -> dict[str, Any]:
+    """Connections and shapes of the reels, from the trace or else a checkpoint."""
+    try:
+        shapes = _shapes(folder)
+    except SlotkitError:
+        return {}  # whatever reads the damaged file says so
+    return {"connections": sum(math.prod(shape) for shape in shapes.values()), "shapes": shapes}
+
+
+def _shapes(folder: RunFolder) -> dict[str, list[int]]:
+    """Tensor name -> shape. Raises SlotkitError if neither a trace nor a checkpoint says so."""
+    trace = Trace(folder.path / "trace")
+    if (trace.folder / "about.json").is_file():
+        return {name: list(tensor["shape"]) for name, tensor in trace.about()["tensors"].items()}
+    path = next((p for which in ("best", "last") if (p := folder.checkpoint(which)).is_file()), None)
+    state, _ = checkpoint.load(path or folder.checkpoint("last"))
+    with naming(folder.checkpoint("last"), "Use another one, or train again."):
+        return {name: list(shape) for name, shape in state["settings"]["reels"].items()}
+
+
+def _number_shapes(settings: Sequence[dict[str, Any]]) -> None:
+    """Shapes have no room in a label: among networks of as many connections they become 1, 2, ..."""
+    versions: dict[Any, list[Any]] = {}
+    for one in settings:
+        if "shapes" in one:
+            seen = versions.setdefault((one.get("recorded.network"), one["connections"]), [])
+            if one["shapes"] not in seen:
+                seen.append(one["shapes"])
+            one["shapes"] = seen.index(one["shapes"]) + 1
 
 
 def seeds_of(folder: RunFolder) -> tuple[Any, ...]:

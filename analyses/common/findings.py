@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from slotkit.analyses.common.comparison import at_its_own
+from slotkit.analyses.common.statistics import typical
 from slotkit.analyses.common.style import MOST
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ def layer_words(table: pd.DataFrame, order: Sequence[str]) -> dict[str, str]:
 
 
 def by_name(rows: pd.DataFrame, hue: str, order: Sequence[str]) -> dict[str, float]:
-    """Name -> mean value of its rows, in the order of names; none of those without a value."""
-    means = rows.groupby(hue)["value"].mean()
+    """Name -> mean value of its rows, in the order of names; none of those without a value. Where a value is
+    infinite, as no mean is, the median stands for them.
+    """
+    means = rows.groupby(hue)["value"].agg(typical)
     return {name: float(means[name]) for name in order if name in means.index and not np.isnan(means[name])}
 
 
@@ -124,6 +127,16 @@ def lengths(rows: pd.DataFrame, hue: str = "group") -> str:
     if len(told) > 6:
         told = [f"from step {ends.min():,.0f} to step {ends.max():,.0f}"]
     return f"Runs end at different steps: {'; '.join(told)}."
+
+
+def lacking(table: pd.DataFrame, layer: str) -> str:
+    """A sentence if some groups have no such layer, in a figure of several groups of it; else nothing."""
+    groups = [
+        str(group) for group, rows in table.groupby("group", sort=False) if layer not in set(rows["layer"])
+    ]
+    if not groups:
+        return ""
+    return f"This figure lacks {', '.join(groups)}, where there is no {layer}; the table has all layers."
 
 
 def left_out(order: Sequence[str], what: str) -> str:

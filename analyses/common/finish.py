@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.text import Text
 
 # Nearer than this share of a panel's height, about the width of a line, one line hides the other.
 NEAR = 0.006
@@ -29,13 +30,40 @@ SHARES = re.compile(r"%|accuracy|share")
 
 
 def finish(figure: Figure) -> None:
-    """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so."""
+    """Show both of two lines that coincide, mark axes of shares that don't begin at zero, and say so. Names
+    with dollars in them stay as they are.
+    """
     for axes in figure.axes:
         notes = [filled(note, NOTE) for note in (*_zoomed(axes), *_coinciding(axes))]
         if notes:
             below = "\n".join(notes)
             axes.set_title(f"{axes.get_title(loc='left')}", pad=4 + 11 * len(below.splitlines()))
             axes.text(0, 1.015, below, transform=axes.transAxes, fontsize=8, va="bottom", color="0.3")
+    _take_as_written(figure)
+
+
+def _take_as_written(figure: Figure) -> None:
+    """What stands between two dollars is no formula, but for the powers that matplotlib writes itself."""
+    for text in _texts(figure):
+        text.set_parse_math(False)
+
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """All words that are not matplotlib's own. Ticks that nobody has named are not looked at: they are made
+    when the figure is drawn.
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedLocator
+
+    yield from figure.texts
+    for legend in figure.legends:
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        yield from (child for child in axes.get_children() if isinstance(child, Text))
+        for axis in (axes.xaxis, axes.yaxis):
+            yield axis.label
+            if isinstance(axis.get_major_locator(), FixedLocator):
+                yield from axis.get_ticklabels()
 
 
 def _coinciding(axes: Axes) -> Iterator[str]:

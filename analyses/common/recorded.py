@@ -136,6 +136,7 @@ def read(folder: RunFolder, events: bool) -> Recorded:
 
 def read_any(folder: RunFolder, events: bool = False) -> Recorded:
     """As `read`, also of a PS run from before its greedy reading was recorded."""
+    check_trace_of(folder)
     trace = Trace(folder.path / "trace")
     about = trace.about()
     sizes = np.array([int(np.prod(tensor["shape"])) for tensor in about["tensors"].values()], np.int64)
@@ -185,6 +186,32 @@ def check_slot_machine(folder: RunFolder, config: Config) -> None:
         raise SlotkitError(
             f"{folder.name} trained ordinary learned weights, which have no options to choose from. "
             "Name runs of slot machines."
+        )
+
+
+def check_trace_of(folder: RunFolder) -> None:
+    """Raise SlotkitError if the trace is of another machine than the run's config.toml says; without one
+    there is nothing to compare it with.
+    """
+    about = Trace(folder.path / "trace").about()
+    if not folder.has_config():
+        return
+    reels, settings = about.get("reels") or {}, folder.settings()
+    told = {
+        "slots.k": about["k"],
+        "slots.selection": about["selection"],
+        "slots.sharing": reels.get("sharing"),
+        "seeds.reels": reels.get("seed"),
+    }
+    different = [
+        f"{path} is {settings[path]!r} there and {value!r} in the trace"
+        for path, value in told.items()
+        if value is not None and path in settings and settings[path] != value
+    ]
+    if different:
+        raise SlotkitError(
+            f"The trace of {folder.name} is of another run than its config.toml: {'; '.join(different)}. Put "
+            "the one back that belongs to the other, or train again."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,28 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float, float]
     return mean, float(interval.confidence_interval.low), float(interval.confidence_interval.high)
 
 
+def typical(values: Any) -> float:
+    """Mean of the numbers there are (no number is NaN), NaN of none; their median if one is infinite."""
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return float("nan")
+    return float(np.median(known) if np.isinf(known).any() else known.mean())
+
+
 UNKNOWN = "no number"
 
 
 def in_words(values: NDArray[np.float64], word: Callable[[float], str]) -> str:
-    """The mean of one number of several runs, and its interval unless both ends read the same."""
+    """The mean of one number of several runs, and its interval unless both ends read the same.
+
+    Where it is infinite in some of the runs, it is the mean of the others, and how many these are is said.
+    """
+    known = values[~np.isnan(values)]
+    endless = np.isinf(known)
+    if endless.any() and not endless.all():
+        ended = in_words(known[~endless], word)
+        return f"{ended} in {(~endless).sum()} of {len(known)} runs and {word(np.inf)} in the others"
     mean, low, high = mean_and_interval(values)
     if np.isnan(mean):
         return UNKNOWN

@@ -96,7 +96,9 @@ def curves(
     order: Sequence[str],
     line: Any = SOLID,
 ) -> None:
-    """Mean over runs of `value` at `at`, a line for each name of `hue`, with bootstrap intervals."""
+    """Mean over runs of `value` at `at`, a line for each name of `hue`, with bootstrap intervals. A run that
+    has numbers before and after a step, and none of it, has the one between them there.
+    """
     import numpy as np
     from slotkit.analyses.common.statistics import mean_and_interval
 
@@ -106,21 +108,41 @@ def curves(
             axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
         return
     for i, (name, look) in enumerate(looks(order).items()):
-        rows = finite[finite[hue] == name]
-        if rows.empty:
+        if not (finite[hue] == name).any():
             continue
-        values = rows.groupby("at")["value"]
-        if (rows.groupby("at")["run"].nunique() > 1).any():
-            ends = np.array([mean_and_interval(one.to_numpy())[1:] for _, one in values])
-            axes.fill_between(values.mean().index, *ends.T, color=look.colour, alpha=0.2, linewidth=0)
+        at, values = _on_one_grid(data[(data[hue] == name) & np.isfinite(data["at"])])
+        if (np.isfinite(values).sum(axis=1) > 1).any():
+            ends = np.array([mean_and_interval(row)[1:] for row in values])
+            axes.fill_between(at, *ends.T, color=look.colour, alpha=0.2, linewidth=0)
         axes.plot(
-            values.mean().index,
-            values.mean(),
+            at,
+            np.nanmean(values, axis=1),
             linestyle=line,
             color=look.colour,
-            **_marked(look, i, len(order), values.ngroups),
+            **_marked(look, i, len(order), len(at)),
             label=name,
         )
+
+
+def _on_one_grid(rows: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Every step of any run (n,), and the value of each run there (n, runs); NaN outside of a run, and where
+    it is not finite.
+
+    Runs of other lengths are cut into other pieces. A mean of those that happen to have a step would jump
+    from one run to the other.
+    """
+    import numpy as np
+
+    at = np.unique(rows["at"].to_numpy(np.float64))
+    columns = []
+    for _, own in rows.groupby("run", sort=False):
+        means = own.groupby("at")["value"].mean()
+        with np.errstate(invalid="ignore"):
+            columns.append(np.interp(at, means.index, means, left=np.nan, right=np.nan))
+    values = np.column_stack(columns)
+    values[~np.isfinite(values)] = np.nan
+    some = np.isfinite(values).any(axis=1)
+    return at[some], values[some]
 
 
 def _marked(look: Look, i: int, names: int, points: int) -> dict[str, Any]:

@@ -205,8 +205,8 @@ def _sentences(table: pd.DataFrame, within: int) -> Iterator[str]:
             f"{told.share('flip-flop share')} of the flips went back within {within} steps (flip-flops)."
         )
         yield (
-            f"  Half-life of a selection: {told('half-life, initial')} steps of an initial one, "
-            f"{told('half-life, taken')} of one that a flip brought (Kaplan-Meier)."
+            f"  Half-life of a selection, in steps: {told('half-life, initial')}, of an initial one; "
+            f"{told('half-life, taken')}, of one that a flip brought (Kaplan-Meier)."
         )
 
 

@@ -185,8 +185,8 @@ def _read(run: Row, plan: Plan, high: set[str]) -> float:
     for factor in plan.readings:
         settings |= factor.high if factor.name in high else factor.low
     dropout = "on" if settings[DROPOUT] and "on" in run["readings"] else "off"
-    greedy = plan.base["slots.selection"] == "greedy" or settings[SAMPLING] == "greedy"
-    return 100 * float(run["readings"][dropout]["greedy" if greedy else "sample"])
+    kind = "greedy" if plan.base["slots.selection"] == "greedy" else settings[SAMPLING] or "sample"
+    return 100 * float(run["readings"][dropout][kind])
 
 
 def _usual(plan: Plan) -> set[str]:

@@ -132,7 +132,13 @@ def _reservations(plan: Plan, table: pd.DataFrame, faulty: int) -> Iterator[str]
     if lost:
         yield f"The runs at hand don't tell, and the others assume to be 0: {'; '.join(lost)}."
     if effects["low"].isna().all():
-        yield "No cell has two seeds, so there are no intervals: give more --seeds."
+        # The noise is that around both cells and seeds: one cell with two of them does not tell it.
+        yield (
+            "No cell has two seeds, so there are no intervals: give more --seeds."
+            if len(plan.seeds) < 2
+            else "Too few cells have two finished seeds, so there are no intervals: train what is missing, "
+            "or give more --seeds."
+        )
     if plan.held:
         yield (
             f"Held at the setting of {plan.reference}, though the ends differ in it: {', '.join(plan.held)}."

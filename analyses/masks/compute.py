@@ -17,14 +17,14 @@ from slotkit.masks import file as mask_file
 from slotkit.masks.correlations import Estimate, difference
 from slotkit.masks.densities import erk_densities
 from slotkit.masks.file import Masks
-from slotkit.masks.keeping import share_of
+from slotkit.masks.keeping import digest, share_of
 from slotkit.masks.members import BY_SCORE, NO_CONTROLS, check_name
 from slotkit.masks.outcomes import Outcome, Trained, trained
 from slotkit.masks.population import Group, Report, report_of
 from slotkit.masks.saliency import shapes_of
 from slotkit.masks.scores import find_rules
 from slotkit.masks.search import explored_by_chance
-from slotkit.masks.search_folder import SETTINGS, SearchFolder
+from slotkit.masks.search_folder import MASKS, SETTINGS, SearchFolder
 from slotkit.runs.listing import left_out
 from slotkit.sweeps.sweep import Sweep
 
@@ -43,7 +43,8 @@ def analyze(
             population's masks come from are looked at too, if they are still there.
         rules: of the graph scores.
 
-    A damaged search is left out, and named in the summary.
+    A search that is damaged, or another one than that of the trained masks, is left out, and named in the
+    summary.
 
     Raises SlotkitError for other folders, for damaged populations and those that can't be compared, and where
     nothing is left.
@@ -62,6 +63,7 @@ def analyze(
     faults: dict[str, SlotkitError] = {}
     for name, place in where.items():
         try:
+            _check_searched(place, found)
             rows += list(_of_search(name, SearchFolder(place).open()))
         except SlotkitError as fault:
             faults[name] = fault
@@ -85,6 +87,23 @@ def _searches(named: Sequence[Path], found: Trained) -> dict[str, Path]:
         check_name(known, place)
         found_by_name.setdefault(place.resolve().name, place)  # as it is named: sentences repeat that
     return found_by_name
+
+
+def _check_searched(place: Path, found: Trained) -> None:
+    """Raise SlotkitError if the search in that folder has other masks than those of it that were trained: it
+    was made anew since then.
+    """
+    masks = place.resolve() / MASKS
+    for one in found.outcomes:
+        if one.path.parent.resolve() == masks and not _is_same(one.path, one.file):
+            raise SlotkitError(
+                f"{one.path} is gone, or another mask than the one that was trained, so the search is "
+                "another one. Give a search that is made anew another --name."
+            )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.is_file() and digest(mask_file.load(one)[0]) == digest(mask_file.load(other)[0])
 
 
 def _nothing(sweeps: Sequence[Sweep], found: Trained) -> str:

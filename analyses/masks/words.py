@@ -150,7 +150,7 @@ def _mean(group: Group) -> str:
 
 
 def _search(rows: pd.DataFrame, name: str) -> Iterator[str]:
-    last = int(rows["at"].max())
+    last = int(rows.loc[rows["quantity"] == "explored", "at"].max())
     shares = [100 * number(rows, quantity, last) for quantity in ("explored", "explored by chance")]
     saved = rows.loc[rows["quantity"] == "overlap", "at"].max()
     both = [100 * number(rows, quantity, saved) for quantity in ("overlap", "overlap by chance")]

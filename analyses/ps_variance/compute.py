@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from slotkit.analyses.common.comparison import group_labels
+from slotkit.analyses.common.findings import lengths
 from slotkit.analyses.common.recorded import Run, check_slot_machine, open_runs, read_any
 from slotkit.analyses.common.result import Result, in_lines
 from slotkit.analyses.common.several import look_at
@@ -82,6 +83,7 @@ def analyze(
         frames, reservations = _frames(folders, changes, checkpoints, split, draws)
     measured = pd.concat(frames, ignore_index=True)
     table = pd.concat([measured, _components(measured)], ignore_index=True)[COLUMNS]
+    reservations.insert(0, lengths(measured[measured["checkpoint"].notna()]))
     return Result("ps-variance", table, in_lines([*sentences(table, split), *reservations]), plot)
 
 
@@ -204,6 +206,10 @@ def _trace(folder: RunFolder, layers: Layers) -> tuple[pd.DataFrame, list[str]]:
 
     try:
         recorded = read_any(folder)
+        if recorded.layers != tuple(layers):
+            raise SlotkitError(
+                f"it is of the tensors {', '.join(recorded.layers)}, and the network has {', '.join(layers)}."
+            )
     except SlotkitError as fault:
         return pd.DataFrame(), [f"From the checkpoints alone, without a trace of {folder.name}: {fault}"]
     rows: list[tuple[str, str, float, float, int]] = []

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from slotkit.analyses.common.findings import at_end, layer_words, left_out, lengths, plain, span
-from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.common.style import (
     DASHED,
     Entries,
@@ -18,7 +17,7 @@ from slotkit.analyses.common.style import (
     say,
     shown,
 )
-from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, latest, one
+from slotkit.analyses.ps_variance.words import ALL, OVER_RUNS, interval_of, latest, one
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +41,7 @@ def plot(table: pd.DataFrame) -> Figure:
     """One group of runs: a look for each layer. Several: a look for each group, of all layers."""
     groups = list(table["group"].unique())
     runs = table[table["run"] != OVER_RUNS]
+    end = latest(runs)
     # One of several checkpoints of the same step, such as last and best, is enough.
     runs = runs.drop_duplicates(["run", "layer", "quantity", "level", "at"])
     if len(groups) == 1:
@@ -54,10 +54,10 @@ def plot(table: pd.DataFrame) -> Figure:
     figure, grid = panels(3, 3, title)
     note(figure, left_out(names, what))
     note(figure, lengths(runs[runs["checkpoint"].notna()]))
-    whole = runs[(runs["layer"] == ALL) & runs["group"].isin(groups)]
+    whole, end = (rows[(rows["layer"] == ALL) & rows["group"].isin(groups)] for rows in (runs, end))
     _error(grid[0, 0], whole, groups)
-    readings = _at_the_end(grid[0, 1], whole, groups)
-    sources = _variance(grid[0, 2], table[table["run"] == OVER_RUNS], whole, groups)
+    readings = _at_the_end(grid[0, 1], end, groups)
+    sources = _variance(grid[0, 2], table[table["run"] == OVER_RUNS], end, groups)
     _entropy(grid[1, 0], by_layer, hue, order)
     top = ("top probability", "the likeliest option ends at {} of the probability")
     _course(grid[1, 1], by_layer, hue, order, *top, "probability of the likeliest option (%)")
@@ -75,19 +75,21 @@ def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
     from matplotlib.ticker import LogFormatter
 
     rows = whole[whole["level"].isna()].assign(value=lambda r: 100 * (1 - r["value"]))
-    rows = rows[rows["value"] > 0]
+    # A logarithmic axis has no place for 0, and yet the error may end there.
+    positive = rows[rows["value"] > 0]
     if len(groups) == 1:
         named = rows[rows["quantity"].isin(READINGS)].assign(reading=lambda r: r["quantity"].map(READINGS))
         for words, marker, grey in zip(READINGS.values(), MARKERS, GREYS, strict=True):
-            course = named[named["reading"] == words].groupby("at")["value"].mean()
+            mine = named[(named["reading"] == words) & (named["value"] > 0)]
+            course = mine.groupby("at")["value"].mean()
             axes.plot(course.index, course, color=grey, marker=marker, markersize=6, label=words)
         y, ends = "error (%)", at_end(named, "reading", list(READINGS.values()))
     else:
         sampled = rows[rows["quantity"] == "sampled accuracy"]
-        curves(axes, sampled, "group", groups)
-        curves(axes, rows[rows["quantity"] == "expected accuracy"], "group", groups, DASHED)
+        curves(axes, positive[positive["quantity"] == "sampled accuracy"], "group", groups)
+        curves(axes, positive[positive["quantity"] == "expected accuracy"], "group", groups, DASHED)
         y, ends = "error (%): one sample (line), expected weights (dashed)", at_end(sampled, "group", groups)
-    if len(axes.lines):
+    if len(positive) and len(axes.lines):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
@@ -95,18 +97,15 @@ def _error(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> None:
     say(axes, f"{finding}{span(ends, plain, '%')} at the end", STEP, y)
 
 
-def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
+def _at_the_end(axes: Axes, end: pd.DataFrame, groups: list[str]) -> Entries:
     """The four readings; bars are intervals over runs, or over the draws of one run."""
-    end = latest(whole)
     found: Entries = []
     best: dict[str, float] = {}
     for i, (quantity, words) in enumerate(READINGS.items()):
         means, ends = [], []
         for group in groups:
             rows = end[(end["group"] == group) & (end["quantity"] == quantity)]
-            mean, low, high = mean_and_interval(rows.loc[rows["level"].isna(), "value"].to_numpy())
-            if rows["run"].nunique() == 1 and quantity == "sampled accuracy":
-                low, high = (one(rows, quantity, level=level) for level in (0.025, 0.975))
+            mean, (low, high) = one(rows, quantity), interval_of(rows, quantity)
             means.append(100 * mean)
             ends.append((100 * (mean - low), 100 * (high - mean)))
         plotted = axes.errorbar(
@@ -126,17 +125,20 @@ def _at_the_end(axes: Axes, whole: pd.DataFrame, groups: list[str]) -> Entries:
     return found
 
 
-def _variance(axes: Axes, shared: pd.DataFrame, whole: pd.DataFrame, groups: list[str]) -> Entries:
-    """Components where there are several runs, else the spread over the draws."""
-    end = latest(whole)
+def _variance(axes: Axes, shared: pd.DataFrame, end: pd.DataFrame, groups: list[str]) -> Entries:
+    """Components where there are several runs with one last checkpoint, else the spread over the draws."""
     found: Entries = []
     told: dict[str, float] = {}
     for i, (quantity, words) in enumerate((("sampling sd", "spread by sampling"), ("seed sd", "by seed"))):
         heights = []
         for group in groups:
-            names = set(end.loc[end["group"] == group, "checkpoint"])
+            mine = end[end["group"] == group]
+            names = set(mine["checkpoint"])
             at = shared[(shared["group"] == group) & shared["checkpoint"].isin(names)]
-            heights.append(100 * one(at, quantity))
+            known = one(at, quantity) if len(names) == 1 else np.nan
+            if len(names) > 1 and quantity == "sampling sd":
+                known = one(mine, "sampled spread")
+            heights.append(100 * known)
         place = np.arange(len(groups)) + 0.38 * (i - 0.5)
         found.append((axes.bar(place, heights, 0.36, color=BARS[i]), words))
         for x, height in zip(place, heights, strict=True):
@@ -177,7 +179,8 @@ def _spread(axes: Axes, rows: pd.DataFrame, hue: str, order: list[str]) -> None:
         axes.set_yscale("log")
         # Under L2 the initial part falls without end: it isn't shown where it is nothing beside the scores.
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4 * scores["value"].min()))
-    finding = f"the scores of a reel spread by {span(at_end(scores, hue, order), plain)} at the end"
+    ends = at_end(rows[rows["quantity"] == "score spread"], hue, order)
+    finding = f"the scores of a reel spread by {span(ends, plain)} at the end"
     y = "spread within a reel: scores (line), initial part (dashed)"
     say(axes, finding, STEP, y if len(initial) else "spread of the scores of a reel")
 

@@ -28,30 +28,37 @@ def sentences(table: pd.DataFrame, split: str) -> Iterator[str]:
 
 
 def latest(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the latest checkpoint of each run, under one name of it."""
+    """Rows of the latest checkpoint of each run, under one name of it: that which most runs of its group end
+    with, because best and last may be of one step in some of them.
+    """
     there = table[table["checkpoint"].notna()]
     last = there[there["at"] == there.groupby("run")["at"].transform("max")]
+    runs = last.groupby(["group", "checkpoint"])["run"].transform("nunique")
+    last = last[runs == runs.groupby(last["run"]).transform("max")]
     names = last.groupby("run")["checkpoint"].transform("first")
     return last[last["checkpoint"] == names]
 
 
 def _group(group: str, rows: pd.DataFrame, end: pd.DataFrame, split: str) -> Iterator[str]:
     runs, draws = end["run"].nunique(), int(1 + end.loc[end["quantity"] == "sample accuracy", "level"].max())
-    yield (
-        f"{group} ({many(runs, 'run')}, {many(draws, 'draw')} each, {split} "
-        f"images), at step {end['at'].mean():,.0f}:"
-    )
+    yield (f"{group} ({many(runs, 'run')}, {many(draws, 'draw')} each, {split} images), at {_steps(end)}:")
     yield from _readings(end, draws)
     yield from _variance(rows, end, runs, draws)
     yield from _reels(rows, end)
     yield from _fading(end)
 
 
+def _steps(end: pd.DataFrame) -> str:
+    low, high = end["at"].min(), end["at"].max()
+    return f"step {high:,.0f}" if low == high else f"steps {low:,.0f} to {high:,.0f}"
+
+
 def _readings(end: pd.DataFrame, draws: int) -> Iterator[str]:
     sampled = one(end, "sampled accuracy")
-    interval = [one(end, "sampled accuracy", level=level) for level in (0.025, 0.975)]
+    runs = end["run"].nunique()
+    interval = interval_of(end, "sampled accuracy")
     spread = f" ± {100 * one(end, 'sampled spread'):.2f}" if draws > 1 else ""
-    over = f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if draws > 1 else ""
+    over = f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if max(runs, draws) > 1 else ""
     others = {name: one(end, f"{name} accuracy") for name in ("greedy", "expected", "ensemble")}
     told = [
         f"{words} {100 * others[name]:.2f} % ({100 * (others[name] - sampled):+.2f})"
@@ -83,12 +90,17 @@ def _variance(rows: pd.DataFrame, end: pd.DataFrame, runs: int, draws: int) -> I
         yield f"  The runs end with {' and '.join(sorted(names))}: no split of the variance."
         return
     at = rows[(rows["run"] == OVER_RUNS) & (rows["checkpoint"] == names.pop())]
+    if np.isnan(one(at, "seed share")):
+        yield "  All samples of all runs have the same accuracy: there is no variance to split."
+        return
     low, high = (one(at, "seed share", level=level) for level in (0.025, 0.975))
     yield (
         f"  Standard deviation by sampling {100 * one(at, 'sampling sd'):.2f} points, by seed "
         f"{100 * one(at, 'seed sd'):.2f} points; {100 * one(at, 'seed share'):.0f} % of the variance is by "
         f"seed [{100 * low:.0f}, {100 * high:.0f}] (random effects, F test p = {one(at, 'seed p'):.2g})."
     )
+    if end["at"].nunique() > 1:
+        yield "  The runs are at different steps here, and what that makes counts as by seed."
 
 
 def _reels(rows: pd.DataFrame, end: pd.DataFrame) -> Iterator[str]:
@@ -133,6 +145,15 @@ def _across_k(end: pd.DataFrame) -> Iterator[str]:
             f"entropy {entropy:.0f} % of ln K, noise share {noise:.0f} %"
         )
     yield "At the end, all layers together. " + "; ".join(found) + "."
+
+
+def interval_of(end: pd.DataFrame, quantity: str) -> tuple[float, float]:
+    """The ends of the interval of a quantity: over runs; of one run's sampled accuracy over its draws."""
+    if end["run"].nunique() == 1 and quantity == "sampled accuracy":
+        low, high = (one(end, quantity, level=level) for level in (0.025, 0.975))
+        return low, high
+    picked = end[(end["quantity"] == quantity) & (end["layer"] == ALL) & end["level"].isna()]
+    return mean_and_interval(picked["value"].to_numpy(np.float64))[1:]
 
 
 def one(rows: pd.DataFrame, quantity: str, layer: str | None = ALL, level: float | None = None) -> float:

@@ -58,6 +58,8 @@ def analyze(runs: Run | Sequence[Run], runs_dir: Path | None = None) -> Result:
         _check_measured(recorded)
         reels = recorded.reels
         kind = tuple(value for name, value in reels.items() if name != "seed")
+        if reels["sharing"] != "none":  # then they are the few options of one seed, and of one tensor
+            kind = (*kind, reels["seed"], _largest(recorded))
         if kind not in reachable:
             reachable[kind] = list(_reachable(recorded))
         rows = [
@@ -167,11 +169,15 @@ def _restarts(recorded: Recorded) -> Iterator[Row]:
                     yield layer, f"speed {name} restart", 0.5, float(step), float(speed)
 
 
+def _largest(recorded: Recorded) -> str:
+    return recorded.layers[int(np.argmax(recorded.sizes))]
+
+
 def _reachable(recorded: Recorded) -> Iterator[Row]:
     """Expected number of reachable options by K, for reels like those of the run's largest tensor."""
     from slotkit.analyses.thresholds.envelope import expected_reachable, reachable_law
 
-    reel = reels_of(recorded.folder)[recorded.layers[int(np.argmax(recorded.sizes))]]
+    reel = reels_of(recorded.folder)[_largest(recorded)]
     for count, value in expected_reachable(reel, sorted({*KS, reel.k})).items():
         yield ANY, "reachable options", np.nan, float(count), value
         if reel.bound is not None:  # the law is that of uniform options

@@ -10,6 +10,7 @@ from slotkit.analyses.common.findings import (
     LONG,
     at_end,
     by_name,
+    lacking,
     layer_words,
     left_out,
     lengths,
@@ -34,7 +35,7 @@ from slotkit.analyses.common.style import (
     say,
     shown,
 )
-from slotkit.analyses.thresholds.words import quantile_at
+from slotkit.analyses.thresholds.words import late_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,7 @@ def plot(table: pd.DataFrame) -> Figure:
     order = shown(names)
     figure, grid = panels(2, 3, title)
     note(figure, left_out(names, what))
+    note(figure, lacking(table, largest))
     note(figure, lengths(data[data["quantity"] == "margin"]))
     _distances(grid[0, 0], data, hue, order)
     _waiting(grid[0, 1], data, hue, order)
@@ -76,7 +78,11 @@ def _distances(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
     curves(axes, margins, hue, order)
     curves(axes, speeds, hue, order, DASHED)
     _logarithmic(axes)
-    finding = f"the next threshold is {span(at_end(margins, hue, order), '{:.2g}'.format)} away at the end"
+    ends = at_end(middle[middle["quantity"] == "margin"], hue, order)
+    known = {name: margin for name, margin in ends.items() if np.isfinite(margin)}
+    finding = f"the next threshold is {span(known, '{:.2g}'.format)} away at the end"
+    if not known:
+        finding = "at the end there are 0 thresholds"
     of = "gap of scores" if (data["quantity"] != "c").all() else "u"  # in the dense form there is no u
     say(axes, finding, STEP, f"median of {of}: distance (line), move in a step (dashed)")
 
@@ -109,9 +115,8 @@ def _waiting(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None
 
 def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:
     waits = data[data["quantity"] == "steps_to_flip"]
-    finite = _positive(waits)
     for bound, line in (("min", DASHED), ("max", "-")):
-        rows = at_its_own(finite, bound)  # runs end at steps of their own
+        rows = _positive(at_its_own(waits, bound))  # runs end at steps of their own
         curves(axes, rows.assign(at=100 * rows["level"]), hue, order, line)
     _logarithmic(axes)
     axes.set_xlim(-2, 102)
@@ -121,13 +126,8 @@ def _quantiles(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> No
 
 def _late(waits: pd.DataFrame, hue: str, order: list[str]) -> dict[str, float]:
     """Name -> share of reels whose threshold ahead is farther than the training was long, at its end."""
-    late = {}
-    for name in order:
-        rows = at_its_own(waits[waits[hue] == name], "max")
-        by_level = rows.groupby("level")["value"].mean()
-        if len(by_level):
-            late[name] = 1 - quantile_at(by_level.index, by_level.to_numpy(), rows["at"].mean())
-    return late
+    of = {name: waits[waits[hue] == name] for name in order}
+    return {name: late_share(rows) for name, rows in of.items() if len(rows)}
 
 
 def _prediction(axes: Axes, data: pd.DataFrame, hue: str, order: list[str]) -> None:

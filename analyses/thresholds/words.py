@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import at_its_own, differ_by_k, largest_layer
-from slotkit.analyses.common.statistics import mean_and_interval
+from slotkit.analyses.common.findings import lacking
+from slotkit.analyses.common.statistics import typical
 
 from slotkit.errors import many
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_ALONE = "a reel with one reachable option never flips"
 
 
 def sentences(table: pd.DataFrame) -> Iterator[str]:
@@ -37,7 +41,9 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
             for name in ("margin", "speed", "steps_to_flip")
         )
         if not np.isfinite(margin[1]):
-            yield f"  {layer}: no thresholds (a reel with one reachable option never flips)."
+            c = at_its_own(mine[mine["quantity"] == "c"], "max")
+            why = "c has underflowed to 0" if len(c) and _mean(c) == 0 else _ALONE
+            yield f"  {layer}: no thresholds at the end ({why})."
             continue
         yield (
             f"  {layer}: the median reel is {margin[1]:.2g} from its next threshold at the end "
@@ -62,13 +68,23 @@ def _group(group: str, rows: pd.DataFrame) -> Iterator[str]:
 
 def _verdict(mine: pd.DataFrame) -> str:
     """Slow if most reels can't reach a threshold within as many steps as were trained."""
-    waits = at_its_own(mine[mine["quantity"] == "steps_to_flip"], "max")
-    by_level = waits.groupby("level")["value"].mean()
-    late = 1 - quantile_at(by_level.index, by_level.to_numpy(), waits["at"].mean())
+    late = late_share(mine[mine["quantity"] == "steps_to_flip"])
     return (
         f"{'Slow' if late > 0.5 else 'Not slow'}: {100 * late:.0f} % of the reels would need longer than the "
         "whole training to get there."
     )
+
+
+def late_share(waits: pd.DataFrame) -> float:
+    """Share of a layer's reels whose threshold ahead is farther, at the end of a run, than the run was long:
+    the mean over runs.
+    """
+    ends = at_its_own(waits, "max").sort_values("level")
+    shares = [
+        quantile_at(rows["level"], rows["value"].to_numpy(), rows["at"].iloc[0])
+        for _, rows in ends.groupby("run")
+    ]
+    return 1 - float(np.mean(shares))
 
 
 def _changes(first: float, margin: Sequence[float], speed: Sequence[float]) -> str:
@@ -83,10 +99,14 @@ def _changes(first: float, margin: Sequence[float], speed: Sequence[float]) -> s
 
 def _prediction(mine: pd.DataFrame) -> str:
     rows = mine[mine["quantity"] == "predicted / observed"]
+    ratios = {level: _mean(rows[rows["level"] == level]) for level in sorted(rows["level"].unique())}
     words = [
-        f"{_mean(rows[rows['level'] == level]):.2g} (from the {100 * level:.0f} % level)"
-        for level in sorted(rows["level"].unique())
+        f"{ratio:.2g} (from the {100 * level:.0f} % level)"
+        for level, ratio in ratios.items()
+        if np.isfinite(ratio)
     ]
+    if not words:
+        return "No flip was seen where steps_to_flip predicts some: there is no ratio of the two."
     return f"Flip rate predicted from steps_to_flip over the observed one, median: {', '.join(words)}."
 
 
@@ -134,12 +154,19 @@ def _restarts(rows: pd.DataFrame, layer: str) -> Iterator[str]:
         )
         yield (
             f"  Restart of the learning rate at step {step:,.0f}, {layer}: {before:,.0f} flips a step and "
-            f"million reels before, {after:,.0f} after; median speed {slow:.2g} before, {fast:.2g} after."
+            f"million reels before, {after:,.0f} after; median speed {_speed(slow)} before, {_speed(fast)} "
+            "after."
         )
+
+
+def _speed(value: float) -> str:
+    return f"{value:.2g}" if np.isfinite(value) else "not measured"
 
 
 def _across_k(table: pd.DataFrame) -> Iterator[str]:
     layer = largest_layer(table)
+    if lacking(table, layer):
+        return  # networks that have no layer in common are not compared by it
     found = []
     for k, rows in table[table["layer"] == layer].groupby("k"):
         found.append(
@@ -150,12 +177,12 @@ def _across_k(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _median(rows: pd.DataFrame, quantity: str, bound: str) -> float:
-    """Mean over runs of a quantity's median, at each run's own first ("min") or last ("max") step."""
+    """`typical` of runs, of a quantity's median, at each run's own first ("min") or last ("max") step."""
     return _mean(at_its_own(rows[(rows["quantity"] == quantity) & (rows["level"] == 0.5)], bound))
 
 
 def _mean(rows: pd.DataFrame) -> float:
-    return mean_and_interval(rows["value"].to_numpy())[0]
+    return typical(rows["value"])
 
 
 def _steps(value: float) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from slotkit.config import Overrides, resolve
 from slotkit.data.batches import ordered_batches
 from slotkit.models import OWN
+from slotkit.standin import ties_of
 from slotkit.training.evaluation import batch_of, evaluation_mode
 from slotkit.training.prepare import is_there, own_settings, reopen
 
@@ -50,6 +51,13 @@ def dead_units(
         )
     prepared = reopen(course.folder, resolved)
     trainee, images = prepared.trainee, prepared.images("train")
+    different = _differences(trainee.model, course)
+    if different:
+        hint = " Name what makes it with --model-factory." if resolved.config.model.name == OWN else ""
+        return (
+            f"Nothing on dead units of {name}: the network that is made for it now is another one; "
+            f"they differ in {', '.join(different[:3])}.{hint}"
+        )
     some = images.subset(torch.arange(min(IMAGES, len(images))))
     found = []
     for weights in networks:
@@ -69,6 +77,18 @@ def dead_units(
                 trainee.forward(pixels)
         found.append({name: ~active for name, active in watch.active.items()})
     return found if any(found) else f"Nothing on dead units of {name}: no ReLU follows a layer of slots."
+
+
+def _differences(model: nn.Module, course: Course) -> list[str]:
+    """Names of the tensors that the network of the run alone has, or this one alone, or in another shape: it
+    would run on with numbers of its own there.
+    """
+    shapes = {name: reel.shape for name, reel in course.reels.items()}
+    shapes |= {tie: shapes[first] for tie, first in ties_of(course.state).items() if first in shapes}
+    shapes |= {name: value.shape for name, value in course.others.items() if isinstance(value, Tensor)}
+    there = {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    names = sorted(shapes.keys() | there.keys())
+    return [name for name in names if tuple(shapes.get(name, (None,))) != tuple(there.get(name, (None,)))]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import numpy as np
 from slotkit.analyses.common.comparison import largest_layer
 from slotkit.analyses.common.findings import (
     by_name,
+    lacking,
     layer_words,
     left_out,
     lengths,
@@ -49,6 +50,7 @@ def plot(table: pd.DataFrame) -> Figure:
     order = shown(names)
     figure, grid = panels(2, 3, title)
     note(figure, left_out(names, what))
+    note(figure, lacking(table, largest))
     note(figure, lengths(data.assign(at=data["step"])))
     steps = data.groupby("run")["step"]  # runs end at steps of their own
     data = data.assign(

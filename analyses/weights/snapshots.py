@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from slotkit.analyses.common.recorded import check_slot_machine
+from slotkit.analyses.common.recorded import check_slot_machine, check_trace_of
 from torch import Tensor
 
 from slotkit.config import Config
@@ -107,6 +107,7 @@ def _between(
     """Steps strictly between the start and `end`: evenly spread in a full trace, else of kept epochs."""
     trace = Trace(folder.path / "trace")
     if config.recording.trace == "full" and (trace.folder / "about.json").is_file():
+        check_trace_of(folder)
         last = trace.last_step()
         steps = np.unique(np.linspace(0, end, count + 2).astype(np.int64))[1:-1]
         cut = (
@@ -115,7 +116,7 @@ def _between(
         )
         return {int(step): None for step in steps if step <= last}, (cut,) if last < end else ()
     kept = {
-        int(checkpoint.load(path)[1]["step"]): path
+        int(load(folder, path.stem)[1]["step"]): path
         for path in (folder.path / "checkpoints").glob("epoch-*.safetensors")
     }
     found: dict[int, Path | None] = {step: kept[step] for step in sorted(kept) if 0 < step < end}

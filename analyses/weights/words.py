@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from slotkit.analyses.common.comparison import differ_by_k, largest_layer
+from slotkit.analyses.common.findings import lacking
 from slotkit.analyses.common.statistics import in_words, mean_and_interval, share_in_words
 from slotkit.analyses.weights.choice import rank_groups
 
@@ -16,8 +17,13 @@ from slotkit.errors import many
 if TYPE_CHECKING:
     import pandas as pd
 
-# Preferences between 1 / (1 + PLAIN) and 1 + PLAIN are called none, and so are differences up to PLAIN.
+# Preferences between 1 / (1 + PLAIN) and 1 + PLAIN are called none, and so are differences up to PLAIN. Where
+# there are few connections, so is what a choice at random has in one case of 20.
 PLAIN = 0.02
+DEVIATIONS = 1.96
+
+# The deviation of |W| over its mean, where W is uniform around 0.
+SPREAD = 3**-0.5
 
 
 def sentences(table: pd.DataFrame) -> Iterator[str]:
@@ -59,13 +65,18 @@ class _Layer:
     def share(self, quantity: str, when: str = "", at: float | None = None) -> str:
         return share_in_words(self.values(quantity, when, at))
 
+    @property
+    def noise(self) -> float:
+        """The standard error of a preference, if every connection chose one of its K options at random."""
+        return float(SPREAD * np.sqrt((1 - 1 / self.k) / self.values("sampled").sum()))
+
 
 def _layer(told: _Layer, layer: str) -> Iterator[str]:
     if told.k == 1:
         yield f"  {layer}: one option each, so there is nothing to prefer."
     else:
         yield (
-            f"  {layer}: {_verdict(told.mean('preference', 'end'))}: the mean magnitude of the weights is "
+            f"  {layer}: {_verdict(told)}: the mean magnitude of the weights is "
             f"{told('preference', 'end')} times that of the options ({told('preference', 'start')} at the "
             f"start; 1 at random, {told('preference, largest')} if the largest always won, "
             f"{told('preference, extreme')} if a coin chose between both ends)."
@@ -73,9 +84,11 @@ def _layer(told: _Layer, layer: str) -> Iterator[str]:
         if len(told.values("preference, mirrored")):
             added = told.mean("preference", "end") - told.mean("preference, mirrored")
             direction = f"the direction of the latents {'adds to' if added > 0 else 'takes from'} it"
+            # Both are of the same connections, which then choose twice.
+            least = max(PLAIN, DEVIATIONS * np.sqrt(2) * told.noise)
             yield (
                 f"    With all latents of the opposite sign it would be {told('preference, mirrored')}: "
-                f"{direction if abs(added) > PLAIN else 'it comes with any movement'}."
+                f"{direction if abs(added) > least else 'it comes with any movement'}."
             )
         if told.mean("moved", "end") > 0:
             yield (
@@ -122,10 +135,15 @@ def _top(k: int) -> str:
     return f"{which} of their options"
 
 
-def _verdict(preference: float) -> str:
-    if preference > 1 + PLAIN:
-        return "large magnitudes are preferred"
-    return "small magnitudes are preferred" if preference < 1 / (1 + PLAIN) else "no preference"
+def _verdict(told: _Layer) -> str:
+    preference = told.mean("preference", "end")
+    if 1 / (1 + PLAIN) <= preference <= 1 + PLAIN:
+        return "no preference"
+    if abs(preference - 1) <= DEVIATIONS * told.noise:
+        return (
+            f"no preference that {many(int(told.values('sampled').sum()), 'connection')} can tell from chance"
+        )
+    return f"{'large' if preference > 1 else 'small'} magnitudes are preferred"
 
 
 def _sampled(rows: pd.DataFrame) -> str:
@@ -142,6 +160,8 @@ def _sampled(rows: pd.DataFrame) -> str:
 
 def _across_k(table: pd.DataFrame) -> Iterator[str]:
     layer = largest_layer(table)
+    if lacking(table, layer):
+        return  # networks that have no layer in common are not compared by it
     found = []
     for k, rows in table[table["layer"] == layer].groupby("k"):
         told = _Layer(rows)

@@ -110,6 +110,21 @@ def finished(figure: Figure) -> Figure:
     return Result("toy", pd.DataFrame(), "", lambda table: figure).figure()
 
 
+def test_a_mean_over_runs_of_other_steps_does_not_jump_from_one_to_the_other() -> None:
+    """Pieces of a run of 6 steps and one of 4, each with a rate of its own, once infinite."""
+    runs = {"a": ([2, 4, 6], [1.0, 1.0, np.inf]), "b": ([1, 2, 3, 4], [3.0, 3.0, 3.0, 3.0])}
+    rows = [
+        {"run": run, "layer": "x", "at": at, "value": value}
+        for run, told in runs.items()
+        for at, value in zip(*told, strict=True)
+    ]
+    _, grid = panels(1, 1, "")
+    curves(grid[0, 0], pd.DataFrame(rows), "layer", ["x"])
+    (line,) = grid[0, 0].lines
+    assert line.get_xdata().tolist() == [1, 2, 3, 4]
+    assert line.get_ydata().tolist() == [3, 2, 2, 2]
+
+
 def test_a_good_toy_has_no_faults() -> None:
     assert faults(finished(toy(table(a=[0, 1], b=[1, 3])))) == []
 

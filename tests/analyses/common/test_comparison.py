@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slotkit.analyses.common.comparison import group_labels, run_names
+import torch
+from slotkit.analyses.common.comparison import group_labels, run_names, untold
 from slotkit.analyses.common.statistics import mean_and_interval
+from torch import nn
 
+import slotkit
 from slotkit.config import Overrides, resolve
 from slotkit.data.identity import identity_of
 from slotkit.data.sources import load
@@ -57,6 +60,51 @@ def test_data_of_one_name_that_have_changed_are_told_apart(tmp_path: Path) -> No
     changed = data.train.model_copy(update={"labels": "others"})
     folders[1].write_data(data.model_copy(update={"train": changed, "dataset": "elsewhere"}))
     assert group_labels(folders) == ["data = 1", "data = 2", "data = 1", "data = 1"]
+
+
+class Wide(nn.Sequential):
+    """A network that no registry has."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+class Bent(Wide):
+    """The same shapes, another class."""
+
+
+def recorded(path: Path, network: nn.Module, seed: int = 0, trace: str = "full") -> RunFolder:
+    machine = slotkit.slotify(network, k=4, seed=seed)
+    optimizer = machine.optimizer(lr=0.5)
+    with slotkit.record(machine, optimizer, path, trace=trace):
+        machine.model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+    return RunFolder(path)
+
+
+@pytest.mark.parametrize("trace", ["full", "off"])
+def test_networks_of_ones_own_are_told_apart(tmp_path: Path, trace: str) -> None:
+    """A mean over networks of other sizes or classes is that of nothing."""
+
+    def group(name: str, network: nn.Module, seed: int = 0) -> RunFolder:
+        return recorded(tmp_path / name, network, seed, trace)
+
+    one, again = group("one", Wide(8)), group("again", Wide(8), seed=1)
+    wider, bent = group("wider", Wide(40)), group("bent", Bent(8))
+    turned = group("turned", nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6)))
+    other = group("other", nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 10)))
+    assert group_labels([one, again]) == ["a recorded machine, K = 4"] * 2
+    assert group_labels([one, again, wider]) == ["connections = 72", "connections = 72", "connections = 360"]
+    assert group_labels([one, bent]) == ["network = Wide", "network = Bent"]
+    assert group_labels([turned, other]) == ["shapes = 1", "shapes = 2"]
+    assert untold([one, bent]) == untold([one, wider]) == untold([turned, other]) == ""
+
+
+def test_traces_alone_of_other_networks_are_told_apart(tmp_path: Path) -> None:
+    folders = [recorded(tmp_path / str(width), Wide(width)) for width in (8, 40)]
+    for folder in folders:
+        (folder.path / "config.toml").unlink()
+    assert group_labels(folders) == ["connections = 72", "connections = 360"]
 
 
 def test_names_that_are_the_same_become_paths(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,33 @@ def test_a_damaged_run_is_named_and_hides_no_other(
 
 
 @pytest.mark.parametrize("analyze", ANALYSES)
+def test_the_trace_of_another_run_is_refused(tmp_path: Path, analyze: Callable[..., Result]) -> None:
+    """K and the seed of a table would be those of the trace, and its groups those of config.toml."""
+    mine = measured(tmp_path, "mine", k=8, seeds__reels=3)
+    other = measured(tmp_path, "other")
+    shutil.copytree(other.path / "trace", mine.path / "trace", dirs_exist_ok=True)
+    sentence = (
+        "The trace of mine is of another run than its config.toml: slots.k is 8 there and 4 in the trace. "
+        "Put the one back that belongs to the other, or train again."
+    )
+    with pytest.raises(SlotkitError) as refused:
+        analyze(mine)
+    assert str(refused.value) == sentence
+    assert f"mine is left out: {sentence}" in analyze([mine, other]).summary.splitlines()
+
+
+def test_the_seed_of_a_trace_is_that_of_its_run(tmp_path: Path) -> None:
+    folder = measured(tmp_path, "mine", seeds__reels=3)
+    about = folder.path / "trace" / "about.json"
+    reels = {"k": 4, "seed": 5, "init": "glorot-uniform", "sharing": "none", "symmetric": False}
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"reels": reels}))
+    with pytest.raises(SlotkitError, match=r"seeds\.reels is 3 there and 5 in the trace"):
+        flips.analyze(folder)
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"reels": reels | {"seed": 3}}))
+    assert set(flips.analyze(folder).table["seed"]) == {3}
+
+
+@pytest.mark.parametrize("analyze", ANALYSES)
 def test_equal_runs_count_once(tmp_path: Path, analyze: Callable[..., Result]) -> None:
     folders = [measured(tmp_path, name, seeds__reels=seed) for name, seed in (("a", 0), ("b", 1), ("c", 0))]
     found = analyze(folders)
@@ -75,6 +104,24 @@ def test_other_seeds_or_settings_are_no_equal_runs(tmp_path: Path) -> None:
         "order",
         "rate",
     ]
+
+
+def test_settings_that_do_not_change_what_is_trained_make_no_other_runs(tmp_path: Path) -> None:
+    """One training would count twice, and seeds of one training would be groups of one run each."""
+    one = measured(tmp_path, "one")
+    again = measured(tmp_path, "again", data__workers=2, evaluation__batch_size=100)
+    seed = measured(tmp_path, "seed", seeds__reels=1, data__memory=1.0, training__accumulate=2)
+    found = flips.analyze([one, again, seed])
+    assert found.table.groupby("run")["group"].first().to_dict() == dict.fromkeys(
+        ["one", "seed"], "lenet on digits, K = 4"
+    )
+    assert "again is left out: it has the settings and the seeds of one, and equal" in found.summary
+    # Where dropout is kept in evaluation, its masks are drawn batch by batch.
+    noisy = [
+        measured(tmp_path, f"noisy{size}", evaluation__keep_dropout=True, evaluation__batch_size=size)
+        for size in (100, 200)
+    ]
+    assert set(flips.analyze(noisy).table["run"]) == {"noisy100", "noisy200"}
 
 
 def test_what_the_names_of_groups_do_not_say_is_told(tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def test_one_option(tmp_path: Path) -> None:
     assert value(table, "options visited", 1) == 1
 
 
+def test_a_half_life_that_one_run_does_not_reach_is_not_that_of_all(tmp_path: Path) -> None:
+    folders = []
+    for seed in range(3):
+        folder = make_run(tmp_path, f"r{seed}", {"a": (2, 2)}, seeds__reels=seed)
+        one, other = others_than_first(folder)[0][0][1:3]
+        again = [(15, 0, 0, other)] if seed else []
+        write_flips(folder, 40, [(5, 0, 0, one), *again])
+        folders.append(folder)
+    found = flips.analyze(folders)
+    assert (
+        "  Half-life of a selection, in steps: more than there were, of an initial one; 10 in 2 of 3 runs "
+        "and more than there were in the others, of one that a flip brought (Kaplan-Meier)."
+    ) in found.summary.splitlines()
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in found.figure().axes]
+    assert "Half of what a flip brings is gone after 10 steps" in titles
+
+
 def test_survival_is_that_of_kaplan_and_meier() -> None:
     # Their textbook example in small: over at 2, 4, 4; cut off at 3, 5.
     ended, cut = np.array([0, 0, 1, 0, 2, 0]), np.array([0, 0, 0, 1, 0, 1])
@@ -196,6 +213,16 @@ def test_figure_and_files(tmp_path: Path) -> None:
     labels = {axes.get_xlabel() for axes in found.figure().axes}
     assert "training step" in labels
     assert dict(mpl.rcParams) == before
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path: Path) -> None:
+    """matplotlib would take what stands between two of them for one, and fail where it is none."""
+    folder = make_run(tmp_path, "run", {"$a^{$": (2, 2), "b": (3, 2)})
+    write_flips(folder, 40, [(5, 0, 0, 1), (5, 1, 0, 2)])
+    figure = flips.analyze(folder).figure()
+    figure.canvas.draw()
+    assert figure.legends[0].get_texts()[0].get_text() == "$a^{$"
+    assert all(label.get_parse_math() for label in figure.axes[0].get_yticklabels())
 
 
 def test_a_trace_that_ends_early_is_told(tmp_path: Path) -> None:

@@ -156,6 +156,18 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path: Path) -> None:
     found.figure()
 
 
+def test_one_cell_with_two_seeds_is_too_few_for_intervals(tmp_path: Path) -> None:
+    """An interrupted sweep has all of the first seed, and a part of the next."""
+    planned = lenet(factors=["update rule", "option bound"])
+    status = {(cell, 1): "missing" for cell in planned.trained()[1:]}
+    told = gap.analyze(made(tmp_path / "s", planned, linear(1, 2), status)).summary
+    assert (
+        "Too few cells have two finished seeds, so there are no intervals: train what is missing, or give "
+        "more --seeds."
+    ) in told.splitlines()
+    assert "No cell has two seeds" not in told
+
+
 def test_missing_and_diverged_runs_are_said_and_left_out(tmp_path: Path) -> None:
     planned = lenet()
     first, second, third = planned.trained()[:3]
@@ -254,6 +266,13 @@ def test_factors_of_evaluation_are_read_from_the_same_runs(tmp_path: Path) -> No
     )
     assert (reference, reproduction) == (pytest.approx(97.5 + 1.15), pytest.approx(92.5 + 1.15 - 0.5))
     assert picked(found.table, "explained")["value"] == pytest.approx(5.5)
+
+
+@pytest.mark.parametrize(("kind", "accuracy"), [("greedy", 10), ("sample", 20), ("last", 30)])
+def test_a_reading_that_is_set_for_all_is_the_one_that_is_read(kind: str, accuracy: float) -> None:
+    planned = lenet(selection="probabilistic", layers=[Overrides("--set", {"evaluation.ps": kind})])
+    run = {"readings": {"off": {"greedy": 0.1, "sample": 0.2, "last": 0.3}}}
+    assert compute._read(run, planned, set()) == pytest.approx(accuracy)
 
 
 def test_settings_that_were_held_are_said(tmp_path: Path) -> None:

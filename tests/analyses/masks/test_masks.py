@@ -83,6 +83,24 @@ def test_a_damaged_search_is_named_and_hides_nothing(tmp_path: Path) -> None:
         analyze(tmp_path / "random")
 
 
+@pytest.mark.parametrize("change", ["another", "gone"])
+def test_a_search_that_was_made_anew_is_not_that_of_the_trained_masks(place: Path, change: str) -> None:
+    """Its draws would be told as those of masks that come from elsewhere."""
+    both, random = (SearchFolder(place / name).open().saved[-1].file for name in ("both", "random"))
+    file = place / "random" / random
+    whole = file.read_bytes()
+    try:
+        file.unlink()
+        if change == "another":
+            file.write_bytes((place / "both" / both).read_bytes())
+        found = analyze(place / "trained")
+    finally:
+        file.write_bytes(whole)
+    assert f"random is left out: {file} is gone, or another mask than the one that was" in found.summary
+    assert set(found.table.loc[found.table["quantity"] == "explored", "search"]) == {"both"}
+    assert "acceptance random" in set(found.table["group"])
+
+
 def test_without_a_training_it_says_what_makes_one(place: Path) -> None:
     summary = analyze([place / "both", place / "random"]).summary
     assert summary.startswith("Whether a graph score beats its controls can't be said: no mask that a score")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from made_runs import value  # type: ignore[import-not-found]
 from slotkit.analyses import ps_variance
+from slotkit.analyses.common.statistics import mean_and_interval
 from slotkit.analyses.ps_variance.sampled_networks import expected_network, read_reels
 from torch import Tensor
 
@@ -166,6 +168,79 @@ def test_twenty_runs_and_one(tmp_path: Path) -> None:
     alone = ps_variance.analyze(folders[0], draws=2, checkpoints=("start",))
     assert "One run can't tell the spread of seeds" in alone.summary
     assert value(alone.table, "sample accuracy", 0, level=1) == by_run.loc["s0", 1]
+
+
+def test_runs_that_are_not_as_far_as_others_are_told(tmp_path: Path) -> None:
+    """Of seeds that still train, one step for all would be that of none."""
+    runs = []
+    for seed, step in enumerate((50, 100)):
+        runs.append(made(tmp_path, f"s{seed}", scores=three_to_one, seeds__reels=seed))
+        checkpoint_of(runs[-1], step)
+    told = ps_variance.analyze(runs, draws=2, checkpoints=("last",)).summary
+    assert "lenet on digits, K = 2 (2 runs, 2 draws each, test images), at steps 50 to 100:" in told
+    assert "\n  The runs are at different steps here, and what that makes counts as by seed.\n" in told
+    assert "\nRuns end at different steps: lenet on digits, K = 2 at steps 50 to 100 (a mean" in told
+    assert "different steps" not in ps_variance.analyze(runs[:1], draws=2, checkpoints=("last",)).summary
+
+
+def checkpoint_of(folder: RunFolder, step: int, *names: str) -> None:
+    """What "last" holds, as of that step, under other names or under its own."""
+    state, _ = checkpoint.load(folder.checkpoint("last"))
+    for name in names or ("last",):
+        checkpoint.save(folder.checkpoint(name), state, step=step, epoch=step // 10)
+
+
+def test_the_interval_of_several_runs_is_over_runs(tmp_path: Path) -> None:
+    """The mean of their intervals over draws has no part of the spread between seeds."""
+    runs = [made(tmp_path, f"s{seed}", scores=three_to_one, seeds__reels=seed) for seed in range(2)]
+    found = ps_variance.analyze(runs, draws=3, checkpoints=("last",))
+    of_runs = found.table[(found.table["quantity"] == "sampled accuracy") & found.table["level"].isna()]
+    mean, low, high = (100 * number for number in mean_and_interval(of_runs["value"].to_numpy()))
+    spread = 100 * found.table.query("quantity == 'sampled spread'")["value"].mean()
+    assert low < mean < high
+    assert f"A sampled network has {mean:.2f} % ± {spread:.2f} [{low:.2f}, {high:.2f}];" in found.summary
+    alone = ps_variance.analyze(runs[0], draws=3, checkpoints=("last",))
+    ends = [100 * at_end_of_draws(alone.table, level) for level in (0.025, 0.975)]
+    assert f" [{ends[0]:.2f}, {ends[1]:.2f}];" in alone.summary
+
+
+def at_end_of_draws(table: Any, level: float) -> float:
+    return float(value(table, "sampled accuracy", 100, level=level))
+
+
+def test_best_and_last_of_one_step_are_no_two_ends(tmp_path: Path) -> None:
+    runs = [made(tmp_path, f"s{seed}", scores=three_to_one, seeds__reels=seed) for seed in range(2)]
+    for run, step in zip(runs, (100, 60), strict=True):
+        checkpoint_of(run, step, "best")
+    found = ps_variance.analyze(runs, draws=2, checkpoints=("best", "last"))
+    assert "no split of the variance" not in found.summary
+    shared = found.table[(found.table["run"] == "over runs") & (found.table["checkpoint"] == "last")]
+    by_sampling = 100 * float(shared.loc[shared["quantity"] == "sampling sd", "value"].iloc[0])
+    assert f"  Standard deviation by sampling {by_sampling:.2f} points, by seed" in found.summary
+    bars = found.figure().axes[2].patches
+    assert bars[0].get_height() == pytest.approx(by_sampling)
+
+
+def test_samples_that_are_all_alike_have_no_variance_to_split(tmp_path: Path) -> None:
+    runs = [made(tmp_path, f"d{seed}", scores=certain, seeds__data=seed) for seed in range(2)]
+    told = ps_variance.analyze(runs, draws=2, checkpoints=("last",)).summary
+    assert "\n  All samples of all runs have the same accuracy: there is no variance to split.\n" in told
+    assert "nan" not in told
+
+
+@pytest.mark.parametrize("ks", [(2,), (2, 4)])
+def test_an_error_and_a_spread_that_end_at_0_are_not_those_of_before(
+    tmp_path: Path, ks: tuple[int, ...]
+) -> None:
+    runs = [made(tmp_path, f"k{k}", scores=three_to_one, slots__k=k) for k in ks]
+    found = ps_variance.analyze(runs, draws=2, checkpoints=("start", "last"))
+    table, end = found.table.copy(), found.table["at"] == 100
+    table.loc[end & table["quantity"].str.endswith(" accuracy"), "value"] = 1.0
+    table.loc[end & (table["quantity"] == "score spread"), "value"] = 0.0
+    axes = replace(found, table=table).figure().axes
+    titles = [one.get_title(loc="left").replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ") for one in axes]
+    assert titles[0] == ("A sample errs on 0 % at the end" if len(ks) > 1 else "The error is 0 % at the end")
+    assert titles[5] == "The scores of a reel spread by 0 at the end"
 
 
 def test_groups_and_their_figure(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from slotkit.analyses import thresholds
 from slotkit.analyses.thresholds import compute, envelope, words
 
 from slotkit.errors import SlotkitError
-from slotkit.recording.trace import LEVELS
+from slotkit.recording.replay import reels_of
+from slotkit.recording.trace import LEVELS, Trace
 from slotkit.reel import Reel
 from slotkit.runs.folder import RunFolder
 from slotkit.selection import greedy
@@ -73,6 +74,22 @@ def test_c_that_underflows(tmp_path: Path) -> None:
     found.figure()
 
 
+def test_thresholds_that_c_has_taken_along_are_not_those_of_the_end(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "gone", SHAPES, level="summary")
+    write_measurements(folder, np.full(40, 0.1), np.ones((40, 2)), 30.0, np.array([[0.1], [1e-9], [0], [0]]))
+    trace = Trace(folder.path / "trace")
+    columns = trace.read_chunk(1)
+    for name in ("margin", "steps_to_flip"):
+        columns[name][2:] = np.nan
+    trace.write_chunk(1, columns)
+    found = thresholds.analyze(folder)
+    assert "  a: no thresholds at the end (c has underflowed to 0).\n" in found.summary
+    figure = found.figure()
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes]
+    assert titles[0] == "At the end there are 0 thresholds"
+    assert [line.get_linestyle() for line in figure.axes[2].lines] == ["--", "--"]  # those of the start
+
+
 def test_restarts_are_found(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "restart", SHAPES, level="summary")
     lr = np.concatenate([np.linspace(0.1, 0.001, 50), np.linspace(0.1, 0.001, 50)])
@@ -102,6 +119,17 @@ def test_a_rate_that_does_not_come_back_has_no_restart(tmp_path: Path, name: str
     found = thresholds.analyze(folder)
     assert not found.table["quantity"].str.contains("restart").any()
     assert "Restart" not in found.summary
+
+
+def test_what_was_not_measured_is_told_in_words(tmp_path: Path) -> None:
+    """No flips, and a restart before the first measurement."""
+    folder = make_run(tmp_path, "run", SHAPES, level="summary")
+    lr = [*np.linspace(1, 0.1, 5), *np.linspace(1, 0.1, 35)]
+    write_measurements(folder, lr, np.zeros((40, 2)), 50.0, 1.0)
+    told = thresholds.analyze(folder).summary
+    assert "    No flip was seen where steps_to_flip predicts some: there is no ratio of the two.\n" in told
+    assert "median speed not measured before, 0.01 after.\n" in told
+    assert "nan" not in told
 
 
 def test_a_median_reel_that_does_not_move_has_no_ratio(tmp_path: Path) -> None:
@@ -158,6 +186,47 @@ def test_runs_of_different_lengths_each_end_at_their_own_end(tmp_path: Path) -> 
     told = thresholds.analyze([long, short]).summary
     assert "the median reel is 2 from its next threshold at the end" in told
     assert "Runs end at different steps: lenet on digits, K = 4 at steps 50 to 100 (a mean over" in told
+
+
+def test_one_run_without_an_end_of_its_wait_is_not_all_of_them(tmp_path: Path) -> None:
+    """A mean over runs would be infinite, and the share of late reels that of no run."""
+    runs = []
+    for seed, wait in enumerate((10.0, 12.0, np.inf)):
+        folder = make_run(tmp_path, f"r{seed}", SHAPES, level="summary", seeds__reels=seed)
+        margin = 1.0 if np.isfinite(wait) else np.inf
+        write_measurements(folder, np.full(20, 0.1), np.ones((20, 2)), wait, 1.0, margin=margin)
+        runs.append(folder)
+    found = thresholds.analyze(runs)
+    assert "the median reel is 1 from its next threshold at the end" in found.summary
+    assert "has the threshold ahead of it 12 steps away (12)." in found.summary
+    assert "Not slow: 33 % of the reels would need longer" in found.summary
+    titles = [axes.get_title(loc="left").replace("\n", " ") for axes in found.figure().axes]
+    assert "At the end the median reel waits 12 steps" in titles
+
+
+def test_groups_without_the_layer_of_the_figure_are_named(tmp_path: Path) -> None:
+    runs = []
+    for k, shapes in ((4, {"conv": (20, 50)}), (8, {"fc": (10, 20)})):
+        folder = make_run(tmp_path, f"k{k}", shapes, k=k, level="summary")
+        write_measurements(folder, np.full(20, 0.1), np.ones((20, 1)), 30.0, 1.0)
+        runs.append(folder)
+    found = thresholds.analyze(runs)
+    assert "By K" not in found.summary
+    told = found.figure().get_suptitle().split("\n")
+    assert told == [
+        "Thresholds of conv",
+        "This figure lacks K = 8, where there is no conv; the table has all layers.",
+    ]
+    assert "lacks" not in thresholds.analyze(runs[:1]).figure().get_suptitle()
+
+
+def test_shared_options_are_those_of_each_seed(tmp_path: Path) -> None:
+    runs = [steady(tmp_path, f"r{s}", seeds__reels=s, k=8, slots__sharing="layer") for s in range(2)]
+    table = thresholds.analyze(runs).table
+    numbers = [value(table, "reachable options", 8, "any", run=run.name) for run in runs]
+    expected = [envelope.expected_reachable(reels_of(run)["a"], sorted({*compute.KS, 8}))[8] for run in runs]
+    assert numbers == expected
+    assert numbers[0] != numbers[1]
 
 
 def test_a_trace_without_measurements_is_refused(tmp_path: Path) -> None:

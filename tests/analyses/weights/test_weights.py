@@ -26,6 +26,7 @@ from slotkit.making import slotify
 from slotkit.recording import replay
 from slotkit.reel import Reel
 from slotkit.runs import checkpoint
+from slotkit.runs.fingerprint import fingerprint
 from slotkit.runs.folder import RunFolder
 
 SHAPES = {"a.weight": (20, 50), "b.weight": (10, 20)}
@@ -140,6 +141,23 @@ def test_initial_options(tmp_path: Path) -> None:
     assert "left their initial option" not in found.summary
 
 
+def test_chance_is_no_preference(tmp_path: Path) -> None:
+    """Untrained weights are a choice at random, off by more than 2 % where there are few connections."""
+    seen = set()
+    for seed in range(4):
+        found = weights.analyze(made(tmp_path, f"s{seed}", k=8, seeds__reels=seed))
+        for layer, n in (("a.weight", 1000), ("b.weight", 200)):
+            preference, chance = end(found.table, "preference", layer), 1.96 * (7 / 8 / 3 / n) ** 0.5
+            told = "large magnitudes are preferred" if preference > 1 else "small magnitudes are preferred"
+            if abs(preference - 1) <= chance:
+                told = f"no preference that {n:,} connections can tell from chance"
+            if 1 / 1.02 <= preference <= 1.02:
+                told = "no preference"
+            seen.add(told)
+            assert f"  {layer}: {told}: the mean magnitude" in found.summary
+    assert "no preference that 200 connections can tell from chance" in seen
+
+
 def test_one_option(tmp_path: Path) -> None:
     found = weights.analyze(made(tmp_path, k=1))
     assert "a.weight: one option each" in found.summary
@@ -245,6 +263,30 @@ def test_damaged_traces_are_refused(tmp_path: Path) -> None:
     chunks[1].unlink()
     with pytest.raises(SlotkitError, match="lacks steps 31 to 60"):
         weights.analyze(folder)
+
+
+def test_the_trace_of_another_run_is_refused(tmp_path: Path) -> None:
+    folder = made(tmp_path, level="full", recording__trace="full")
+    other = made(tmp_path, "other", level="full", k=2)
+    write_flips(other, 90, [])
+    shutil.copytree(other.path / "trace", folder.path / "trace", dirs_exist_ok=True)
+    with pytest.raises(SlotkitError, match=r"The trace of made is of another run than its config\.toml"):
+        weights.analyze(folder)
+
+
+def test_a_kept_epoch_of_another_run_is_refused(tmp_path: Path) -> None:
+    """With equal seeds its weights are some of the options, so that nothing else would tell."""
+    folder, other = made(tmp_path), made(tmp_path, "other", training__lr=0.5, step=50)
+    kept = folder.checkpoint("epoch-1")
+    state, _ = checkpoint.load(other.checkpoint("last"))
+    held = fingerprint(other, other.config())
+    checkpoint.save(kept, state, step=50, epoch=1, **held)
+    with pytest.raises(
+        SlotkitError, match=rf"config\.toml was changed since {kept} .*: training\.lr was 0\.5"
+    ):
+        weights.analyze(folder)
+    checkpoint.save(kept, state, step=50, epoch=1, **fingerprint(folder, folder.config()))
+    assert sorted(weights.analyze(folder).table["step"].dropna().unique()) == [0, 50, 100]
 
 
 def test_without_trace_and_kept_epochs_there_are_start_and_end(tmp_path: Path) -> None:

@@ -150,6 +150,37 @@ def test_dead_units(trained: dict[str, RunFolder], tmp_path: Path) -> None:
     assert "% of 300 units" in found.summary
 
 
+def small(width: int = 5, more: int = 0) -> nn.Module:
+    layers = [
+        nn.Linear(64, width),
+        nn.ReLU(),
+        nn.Linear(width, 10),
+        *(nn.Linear(10, 10) for _ in range(more)),
+    ]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def test_dead_units_are_those_of_the_network_that_was_trained(tmp_path: Path) -> None:
+    """Another one would run on with numbers of its own, or fail in the middle."""
+    machine = slotkit.slotify(small(), k=4)
+    optimizer = machine.optimizer(lr=0.5)
+    with slotkit.record(machine, optimizer, tmp_path / "mine", trace="off"):
+        machine.model(torch.ones(2, 1, 8, 8)).sum().backward()
+        optimizer.step()
+
+    def told(**made: int) -> str:
+        return weights.analyze(
+            tmp_path / "mine", dataset="digits", model_factory=lambda: small(**made)
+        ).summary
+
+    assert "% of 5 units" in told()
+    for made, names in (({"width": 7}, "1.bias, 1.weight, 3.weight"), ({"more": 1}, "4.bias, 4.weight")):
+        assert (
+            "Nothing on dead units of mine: the network that is made for it now is another one; "
+            f"they differ in {names}. Name what makes it with --model-factory."
+        ) in told(**made).splitlines()
+
+
 def test_what_is_no_slot_machine_is_refused(tmp_path: Path, trained: dict[str, RunFolder]) -> None:
     with pytest.raises(SlotkitError, match="learned weights, which have no options"):
         weights.analyze(make_run(tmp_path, "learned", {"a": (2, 3)}, method="learned"))
