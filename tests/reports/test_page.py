@@ -148,6 +148,14 @@ def test_a_run_has_its_curves_and_what_differs_from_its_recipe(tmp_path: Path) -
     assert "mine has no trace" in told_text or "There is no trace in" in told_text
 
 
+def test_what_a_loop_logs_may_be_of_any_size(tmp_path: Path) -> None:
+    """A page of numbers near the ends of what a computer has was an OverflowError."""
+    folder = made.finished(tmp_path, "mine", resolve([]), {"greedy": 0.5})
+    for step, value in enumerate((-1.7e308, 5e-324, 1e-323, 1.7e308, float("nan"), float("inf"))):
+        folder.append("metrics.jsonl", {"kind": "log", "step": step, "values": {"norm": value}})
+    assert 'data-points="2"' in page(collect(["mine"], tmp_path)).partition('id="norm-mine"')[2]
+
+
 def test_a_run_that_is_named_and_in_a_sweep_is_counted_once(tmp_path: Path) -> None:
     place = made.sweep(tmp_path, "s", [(made.planned("authors-lenet-greedy", slots__k=2), {"greedy": 0.97})])
     first = next(path.name for path in sorted(place.iterdir()) if path.is_dir())
