@@ -104,7 +104,11 @@ def test_every_claim_has_a_verdict_with_its_numbers(html: str) -> None:
         ]
         for which in ("a layer", "the network")
     )
-    assert layer == ("holds", "Test accuracy: K = 2 30.05, K = 64 96.05.")
+    assert layer == (
+        "holds",
+        "Test accuracy: K = 2 30.05, K = 64 96.05. K = 64 is ahead of K = 2 by +66.00 [+65.70, +66.30]. "
+        "&#34;Well&#34; is 93.21 or more.",
+    )
     assert network[0] == "not tested here"
     assert len(found) == 12
 
