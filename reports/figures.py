@@ -44,9 +44,19 @@ def usual(cell: Cell) -> bool:
 
 
 def ordinary(cell: Cell | ToCome) -> bool:
-    """Whether it is learned weights of every connection: no mask, and none that changes."""
+    """Whether it is learned weights of every connection, from random ones on: no mask, and none that changes,
+    and no weights that a slot machine has selected.
+    """
     config = cell.config
-    return config.method == "learned" and config.mask is None and not config.sparse.is_on
+    is_tuned = isinstance(cell, Cell) and cell.rows[0].start != ""
+    return config.method == "learned" and config.mask is None and not config.sparse.is_on and not is_tuned
+
+
+def weights_of(cell: Cell | ToCome) -> str:
+    """What learned weights are called."""
+    if isinstance(cell, Cell) and cell.rows[0].start:
+        return "finetuned weights"
+    return "learned weights" if ordinary(cell) else "learned weights under a mask"
 
 
 def distance(cell: Cell) -> tuple[bool, bool, int]:
@@ -278,8 +288,7 @@ def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
 
 def _name(cell: Cell, alike: Sequence[Cell]) -> str:
     slots, variants = cell.config.slots, [other.variant for other in alike]
-    learned = "learned weights" if ordinary(cell) else "learned weights under a mask"
-    name = f"K = {cell.k}" if cell.config.method == "slot" else learned
+    name = f"K = {cell.k}" if cell.config.method == "slot" else weights_of(cell)
     words = [
         name,
         f"sharing {slots.sharing}" if slots.sharing != "none" else "",
