@@ -279,18 +279,32 @@ def _random(ours: Accuracies, untrained: Mapping[int, Sequence[float]]) -> Claim
 
 def _finetuning(comparisons: Sequence[RunFolder]) -> Claim:
     text = "Finetuning the selected weights improves on learning from scratch"
-    pairs = [pair for folder in comparisons if (pair := _tuned_and_scratch(folder)) is not None]
-    if not pairs:
+    by_k: dict[int, list[tuple[float, float, int]]] = {}
+    for folder in comparisons:
+        pair = _tuned_and_scratch(folder)
+        if pair is not None:
+            by_k.setdefault(folder.config().slots.k, []).append(pair)
+    if not by_k:
         return Claim(text, UNTESTED, "It needs a run of `slotkit finetune --from-scratch`.")
+    # Both of a pair have their seeds and images in common. Pairs of different K are no repetitions.
+    gains = {
+        k: difference([tuned - scratch for tuned, scratch, _ in pairs], [0.0] * len(pairs))
+        for k, pairs in by_k.items()
+    }
+    told = [
+        (f"K = {k}: " if len(by_k) > 1 else "") + _compared(by_k[k], gains[k].words("+.2f"))
+        for k in sorted(by_k)
+    ]
+    return Claim(text, _verdict(list(gains.values())), " ".join(told))
+
+
+def _compared(pairs: Sequence[tuple[float, float, int]], gain: str) -> str:
     best, base, _ = (fmean(values) for values in zip(*pairs, strict=True))
-    # Both of a pair have their seeds and images in common.
-    gain = difference([tuned - scratch for tuned, scratch, _ in pairs], [0.0] * len(pairs))
     epochs = " or ".join(map(str, sorted({pair[2] for pair in pairs})))
-    told = (
+    return (
         f"The finetuned network that is best by validation has {best:.2f}, the one from scratch {base:.2f} "
-        f"after {epochs} epochs in all (n = {len(pairs)}). Points ahead: {gain.words('+.2f')}."
+        f"after {epochs} epochs in all (n = {len(pairs)}). Points ahead: {gain}."
     )
-    return Claim(text, _verdict([gain]), told)
 
 
 def _tuned_and_scratch(folder: RunFolder) -> tuple[float, float, int] | None:

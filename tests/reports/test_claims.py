@@ -320,3 +320,17 @@ def test_networks_that_have_learned_nothing_alike_are_no_warning(
     told = {claim.text: claim for claim in claims("lenet", cells(rows), paper.of("lenet", "mnist"), {}, ())}
     assert told[SHARED].verdict == "holds"
     assert [one for one in recwarn if "Precision loss" in str(one.message)] == []
+
+
+def test_comparisons_of_different_k_are_no_repetitions(tmp_path: Path) -> None:
+    """Their mean is of no method: one K may gain by what the other loses."""
+    eight, two = made.comparison(tmp_path, "k8", 0.98), made.comparison(tmp_path, "k2", 0.99)
+    config = two.path / "config.toml"
+    config.write_text(config.read_text().replace("\nk = 8\n", "\nk = 2\n"))
+    claim = judged(tmp_path, "", [eight, two])[FINETUNING]
+    words = "The finetuned network that is best by validation has 98.60, the one from scratch"
+    assert (claim.verdict, claim.because) == (
+        "fails",
+        f"K = 2: {words} 99.00 after 30 epochs in all (n = 1). Points ahead: -0.40. "
+        f"K = 8: {words} 98.00 after 30 epochs in all (n = 1). Points ahead: +0.60.",
+    )
