@@ -252,25 +252,29 @@ def _optimizers(cells: Sequence[Cell]) -> Figure:
 
 def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
     """Accuracy of the slot machine, of its finetuned weights and from scratch, by epochs of selection."""
-    found: dict[str, dict[int, list[float]]] = {"slot machine": {}, "finetuned": {}}
-    scratch: list[float] = []
-    for folder in comparisons:
+    found: dict[str, dict[int, list[float]]] = {}
+    scratch: dict[str, list[float]] = {}
+    several = len({folder.config().slots.k for folder in comparisons}) > 1
+    for folder in sorted(comparisons, key=lambda folder: folder.config().slots.k):
+        which = f", K = {folder.config().slots.k}" if several else ""
+        tuned = [found.setdefault(f"{kind}{which}", {}) for kind in ("slot machine", "finetuned")]
         for row in folder.summary()["table"]:
             accuracy = 100 * row["test"]["accuracy"]
             if row["network"] == "from scratch":
-                scratch.append(accuracy)
+                scratch.setdefault(f"learned from scratch, equal epochs in total{which}", []).append(accuracy)
                 continue
-            kind = "slot machine" if row["epochs"] == 0 else "finetuned"
-            found[kind].setdefault(row["slot_epochs"], []).append(accuracy)
+            tuned[row["epochs"] > 0].setdefault(row["slot_epochs"], []).append(accuracy)
     lines = [
         Line(name, tuple(mean_point(epoch, values) for epoch, values in sorted(by_epoch.items())), at)
         for at, (name, by_epoch) in enumerate(found.items())
     ]
-    if scratch:
-        point = (mean_point(0, scratch),)
-        lines.append(Line("learned from scratch, equal epochs in total", point, 5, level=True))
+    title = at_most(lines, "epoch ")
+    lines += [
+        Line(name, (mean_point(0, values),), max(5, len(found)) + at, level=True)
+        for at, (name, values) in enumerate(scratch.items())
+    ]
     n = f"{many(len(comparisons), 'comparison')} of `slotkit finetune`."
-    chart = Chart(at_most(lines[:2], "epoch "), "epochs of selection before", TEST, tuple(lines))
+    chart = Chart(title, "epochs of selection before", TEST, tuple(lines))
     return Figure("finetuning", chart, (n, "The paper's numbers for finetuning were not found."))
 
 

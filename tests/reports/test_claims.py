@@ -10,6 +10,7 @@ import pytest
 from slotkit.reports import paper
 from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import cells, collect
+from slotkit.reports.figures import figures
 from slotkit.reports.page import page
 
 from slotkit.runs.folder import RunFolder
@@ -334,3 +335,11 @@ def test_comparisons_of_different_k_are_no_repetitions(tmp_path: Path) -> None:
         f"K = 2: {words} 99.00 after 30 epochs in all (n = 1). Points ahead: -0.40. "
         f"K = 8: {words} 98.00 after 30 epochs in all (n = 1). Points ahead: +0.60.",
     )
+    lines = [
+        line for figure in figures([], paper.of("x", "x"), {}, [eight, two]) for line in figure.chart.lines
+    ]
+    assert [(line.name, line.points[-1].y) for line in lines if "slot" not in line.name] == [
+        *(("finetuned, K = 2", 98.6), ("finetuned, K = 8", 98.6)),
+        ("learned from scratch, equal epochs in total, K = 2", 99.0),
+        ("learned from scratch, equal epochs in total, K = 8", 98.0),
+    ]
