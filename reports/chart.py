@@ -43,6 +43,17 @@ ALONG = 5
 NEAR, DASH = 1.5, 7
 
 
+# Values that differ by less than this share of them are drawn as one, and what is smaller than SMALLEST as
+# nothing: between them an axis has no numbers.
+SAME, SMALLEST = 1e-12, 1e-290
+
+# What is larger is drawn as little as infinity: the length of an axis has to be a number.
+LARGEST = 1e300
+
+# Widths in units of the picture: of a digit, and of the room beside an axis, into which numbers are squeezed.
+DIGIT, ROOM = 6.7, LEFT - 8
+
+
 # The x of curves that go over training.
 COURSES = ("epoch", "training step")
 
@@ -162,9 +173,11 @@ class Chart:
         if self.log2:
             positions = [math.log2(value) for value in values]
             low, high = _widened(positions[0], positions[-1], 0.04)
-            return lambda x: _scale(math.log2(x), low, high, LEFT, WIDTH - RIGHT), list(self.ticks or values)
+            # The axis is that of the points: a K of which no run is finished may lie beside it.
+            ticks = [tick for tick in self.ticks or values if low <= math.log2(tick) <= high]
+            return lambda x: _scale(math.log2(x), low, high, LEFT, WIDTH - RIGHT), ticks
         low, high = _widened(values[0], values[-1], 0.02)
-        ticks = list(self.ticks) or nice_ticks(low, high)
+        ticks = [tick for tick in self.ticks if low <= tick <= high] or nice_ticks(low, high)
         if all(value == round(value) for value in values):  # steps and epochs have no halves
             ticks = [tick for tick in ticks if tick == round(tick)]
         return lambda x: _scale(x, low, high, LEFT, WIDTH - RIGHT), ticks
@@ -190,17 +203,35 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / about))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= about)
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    places = max(10, 2 - math.floor(math.log10(step)))
+    return [round(i * step, places) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: float) -> str:
-    """A number on an axis."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+def number(value: float, digits: int = 6) -> str:
+    """A number on an axis: "24,000", "0.05", "3e+30"."""
+    whole = value == round(value) and abs(value) < 1e9
+    return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"
+
+
+def labels(ticks: Sequence[float]) -> list[str]:
+    """The numbers on an axis, with as many digits as tell each from its neighbours."""
+    step = min((b - a for a, b in pairwise(ticks)), default=0.0)
+    told = [number(tick) for tick in ticks]
+    for digits in range(7, 18):
+        if all(
+            abs(float(text.replace(",", "")) - tick) <= 0.01 * step
+            for text, tick in zip(told, ticks, strict=True)
+        ):
+            break
+        told = [number(tick, digits) for tick in ticks]
+    return told
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
-    if low == high:
-        return low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
+    size = max(abs(low), abs(high))
+    if high - low <= SAME * size or size < SMALLEST:
+        reach = 0.1 * (size if size >= SMALLEST else 1)
+        return low - reach, high + reach
     return low - share * (high - low), high + share * (high - low)
 
 
@@ -215,14 +246,20 @@ def _grid(
     y_ticks: Sequence[float],
 ) -> Iterator[str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    for tick in y_ticks:
+    for tick, label in zip(y_ticks, labels(y_ticks), strict=True):
         y = to_y(tick)
+        squeezed = (
+            f' textLength="{ROOM}" lengthAdjust="spacingAndGlyphs"' if DIGIT * len(label) > ROOM else ""
+        )
         yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>'
-    for tick in x_ticks:
-        x = to_x(tick)
+        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end"{squeezed}>{label}</text>'
+    taken = -math.inf
+    for tick, label in zip(x_ticks, labels(x_ticks), strict=True):
+        x, half = to_x(tick), DIGIT * (len(label) + 1) / 2
         yield f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-        yield f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{number(tick)}</text>'
+        if x - half >= taken:  # else it would be printed over the number before it
+            taken = x + half
+            yield f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{label}</text>'
     yield f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>'
 
 

@@ -35,6 +35,7 @@ class Row:
         environment: where it was made.
         given: whether the user named it and not its sweep.
         data: which of the data that were called by the name of its dataset: 1, 2, ...
+        start: the run and its checkpoint that it goes back to, if it is a branch of a comparison; else "".
     """
 
     folder: RunFolder
@@ -46,6 +47,7 @@ class Row:
     environment: Mapping[str, Any]
     given: bool = False
     data: int = 1
+    start: str = ""
 
     @property
     def problem(self) -> tuple[str, str]:
@@ -99,7 +101,8 @@ class Cell:
     @property
     def variant(self) -> dict[str, Any]:
         """What tells its method from others beside K, selection, sharing and learned weights."""
-        return {"recipe": self.rows[0].recipe, "data": self.rows[0].data, **self.rows[0].own}
+        first = self.rows[0]
+        return {"recipe": first.recipe, "data": first.data, "finetuned from": first.start, **first.own}
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Material:
         comparisons: folders of `slotkit finetune`.
         sweeps: those that were named.
         named: the arguments as they were typed.
+        runs_dir: where their names were looked up, if that was said.
         missing: runs without a row, by path: those of sweeps that have not begun, and what is left out.
     """
 
@@ -141,6 +145,7 @@ class Material:
     sweeps: list[Sweep]
     named: list[str] = field(default_factory=list)
     missing: dict[Path, Missing] = field(default_factory=dict)
+    runs_dir: Path | None = None
 
     def problems(self) -> list[tuple[str, str]]:
         begun, to_come = ([one.problem for one in some] for some in (self.rows, self.to_come()))
@@ -170,10 +175,12 @@ def collect(names: Sequence[str], runs_dir: Path | None = None) -> Material:
     Raises SlotkitError for what is none, and if nothing is left that can be shown.
     """
     place = runs_dir or default_runs_dir()
-    found = Material([], [], [], list(names))
+    found = Material([], [], [], list(names), runs_dir=runs_dir)
     for name in names:
         if any((path / MANIFEST).is_file() for path in (Path(name), place / name)):
             sweep = Sweep.open(find(name, place))
+            if _is_among(sweep.path, [one.path for one in found.sweeps]):
+                continue
             found.sweeps.append(sweep)
             for run in sweep.runs():
                 state = run.state()
@@ -203,9 +210,15 @@ def _take(folder: RunFolder, found: Material) -> None:
         found.missing[folder.path.resolve()] = Missing(DAMAGED, str(fault))
         return
     if folder.is_comparison():
-        found.comparisons.append(folder)
+        if not _is_among(folder.path, [one.path for one in found.comparisons]):
+            found.comparisons.append(folder)
     else:
         found.rows.append(_row(folder, given=True))
+
+
+def _is_among(path: Path, others: Sequence[Path]) -> bool:
+    """Whether what was named is named a second time, maybe by another path."""
+    return path.resolve() in [other.resolve() for other in others]
 
 
 def _drop_twins(rows: list[Row]) -> None:
@@ -264,7 +277,11 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
 
 def _identity(row: Row) -> tuple[Any, ...]:
     settings = row.folder.settings().items()
-    return (row.data, *((path, str(value)) for path, value in settings if not _is_incidental(path)))
+    return (
+        row.data,
+        row.start,
+        *((path, str(value)) for path, value in settings if not _is_incidental(path)),
+    )
 
 
 def _is_incidental(path: str) -> bool:
@@ -294,4 +311,10 @@ def _row(folder: RunFolder, given: bool = False) -> Row:
         own,
         tables["environment"],
         given,
+        start=_start_of(tables),
     )
+
+
+def _start_of(tables: Mapping[str, Any]) -> str:
+    about: Mapping[str, Any] = tables.get("parent", {})
+    return f"{about['run']} ({about['checkpoint']})" if "checkpoint" in about else ""

@@ -44,9 +44,19 @@ def usual(cell: Cell) -> bool:
 
 
 def ordinary(cell: Cell | ToCome) -> bool:
-    """Whether it is learned weights of every connection: no mask, and none that changes."""
+    """Whether it is learned weights of every connection, from random ones on: no mask, and none that changes,
+    and no weights that a slot machine has selected.
+    """
     config = cell.config
-    return config.method == "learned" and config.mask is None and not config.sparse.is_on
+    is_tuned = isinstance(cell, Cell) and cell.rows[0].start != ""
+    return config.method == "learned" and config.mask is None and not config.sparse.is_on and not is_tuned
+
+
+def weights_of(cell: Cell | ToCome) -> str:
+    """What learned weights are called."""
+    if isinstance(cell, Cell) and cell.rows[0].start:
+        return "finetuned weights"
+    return "learned weights" if ordinary(cell) else "learned weights under a mask"
 
 
 def distance(cell: Cell) -> tuple[bool, bool, int]:
@@ -242,25 +252,29 @@ def _optimizers(cells: Sequence[Cell]) -> Figure:
 
 def _finetuning(comparisons: Sequence[RunFolder]) -> Figure:
     """Accuracy of the slot machine, of its finetuned weights and from scratch, by epochs of selection."""
-    found: dict[str, dict[int, list[float]]] = {"slot machine": {}, "finetuned": {}}
-    scratch: list[float] = []
-    for folder in comparisons:
+    found: dict[str, dict[int, list[float]]] = {}
+    scratch: dict[str, list[float]] = {}
+    several = len({folder.config().slots.k for folder in comparisons}) > 1
+    for folder in sorted(comparisons, key=lambda folder: folder.config().slots.k):
+        which = f", K = {folder.config().slots.k}" if several else ""
+        tuned = [found.setdefault(f"{kind}{which}", {}) for kind in ("slot machine", "finetuned")]
         for row in folder.summary()["table"]:
             accuracy = 100 * row["test"]["accuracy"]
             if row["network"] == "from scratch":
-                scratch.append(accuracy)
+                scratch.setdefault(f"learned from scratch, equal epochs in total{which}", []).append(accuracy)
                 continue
-            kind = "slot machine" if row["epochs"] == 0 else "finetuned"
-            found[kind].setdefault(row["slot_epochs"], []).append(accuracy)
+            tuned[row["epochs"] > 0].setdefault(row["slot_epochs"], []).append(accuracy)
     lines = [
         Line(name, tuple(mean_point(epoch, values) for epoch, values in sorted(by_epoch.items())), at)
         for at, (name, by_epoch) in enumerate(found.items())
     ]
-    if scratch:
-        point = (mean_point(0, scratch),)
-        lines.append(Line("learned from scratch, equal epochs in total", point, 5, level=True))
+    title = at_most(lines, "epoch ")
+    lines += [
+        Line(name, (mean_point(0, values),), max(5, len(found)) + at, level=True)
+        for at, (name, values) in enumerate(scratch.items())
+    ]
     n = f"{many(len(comparisons), 'comparison')} of `slotkit finetune`."
-    chart = Chart(at_most(lines[:2], "epoch "), "epochs of selection before", TEST, tuple(lines))
+    chart = Chart(title, "epochs of selection before", TEST, tuple(lines))
     return Figure("finetuning", chart, (n, "The paper's numbers for finetuning were not found."))
 
 
@@ -278,8 +292,7 @@ def _curves(cells: Sequence[Cell]) -> Iterator[Figure]:
 
 def _name(cell: Cell, alike: Sequence[Cell]) -> str:
     slots, variants = cell.config.slots, [other.variant for other in alike]
-    learned = "learned weights" if ordinary(cell) else "learned weights under a mask"
-    name = f"K = {cell.k}" if cell.config.method == "slot" else learned
+    name = f"K = {cell.k}" if cell.config.method == "slot" else weights_of(cell)
     words = [
         name,
         f"sharing {slots.sharing}" if slots.sharing != "none" else "",

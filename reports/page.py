@@ -15,7 +15,7 @@ from slotkit.reports import paper, runs
 from slotkit.reports.chart import swatch
 from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import DRAWN, Cell, Material, Row, ToCome, cells, collect
-from slotkit.reports.figures import Figure, figures, ordinary, told, usual
+from slotkit.reports.figures import Figure, figures, ordinary, told, usual, weights_of
 from slotkit.reports.untrained import untrained
 
 from slotkit import __version__
@@ -23,7 +23,7 @@ from slotkit.config import full_path
 from slotkit.errors import SlotkitError, typed
 from slotkit.files import write_text
 from slotkit.runs.folder import RunFolder
-from slotkit.runs.listing import counted, shown
+from slotkit.runs.listing import SEEDS, counted, shown
 from slotkit.sweeps.plan import words
 from slotkit.training.experiment import mean_and_spread
 
@@ -90,12 +90,13 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
     source = (files("slotkit.reports") / "page.html.j2").read_text(encoding="utf-8")
     problems = [_problem(material, problem, baseline, tell) for problem in _compared(material)]
     return environment.from_string(source).render(
-        title=f"slotkit: {', '.join(Path(name).name for name in material.named)}",
-        command=f"slotkit report {' '.join(map(typed, material.named))}",
+        title=f"slotkit: {', '.join(map(_named, material.named))}",
+        command=_command(material, baseline),
+        typed=typed,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         sweeps=[
-            (sweep.path.name, sweep.manifest.command or sweep.manifest.source) for sweep in material.sweeps
+            (_named(sweep.path), sweep.manifest.command or sweep.manifest.source) for sweep in material.sweeps
         ],
         counts=_counts(material),
         left_out=material.left_out(),
@@ -104,6 +105,19 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
         singles=[_single(row) for row in material.rows if row.given],
         conditions=_conditions(material),
     )
+
+
+def _named(name: str | Path) -> str:
+    """The folder's own name, also of "."."""
+    path = Path(name)
+    return path.resolve().name if path.name in ("", "..") else path.name
+
+
+def _command(material: Material, baseline: bool) -> str:
+    """What makes the page again, in the same folder."""
+    place = [] if material.runs_dir is None else ["--runs-dir", typed(material.runs_dir)]
+    more = [*place, *([] if baseline else ["--no-baseline"])]
+    return " ".join(["slotkit report", *map(typed, material.named), *more])
 
 
 def _coded(text: str) -> Markup:
@@ -161,7 +175,8 @@ def _table(
         slot = config.method == "slot"
         mean, spread = mean_and_spread(values) if values else (None, None)
         unfinished = sum(row.status not in ("finished", "diverged") for row in cell.rows)
-        comparable = ordinary(cell) or (usual(cell) and cell.reading == "greedy")
+        # Which reading of probabilistic selection the paper's plot shows is not known.
+        comparable = ordinary(cell) or (usual(cell) and cell.reading in ("greedy", "sample"))
         read = known.read(config.method, config.slots.selection, config.slots.k) if comparable else None
         notes = [f"{cell.diverged} diverged"] if cell.diverged else []
         notes += [f"{unfinished} not finished"] if unfinished else []
@@ -210,7 +225,7 @@ def _row_to_come(cell: ToCome) -> dict[str, str]:
 def _method(cell: Cell | ToCome) -> str:
     if cell.config.method == "slot":
         return cell.config.slots.selection
-    return "learned weights" if ordinary(cell) else "learned weights under a mask"
+    return weights_of(cell)
 
 
 def _before(cell: Cell) -> str:
@@ -237,7 +252,8 @@ def _single(row: Row) -> Single:
     except SlotkitError as fault:
         faults.append(str(fault))
     found, more = runs.dynamics(row)
-    return Single(row, [*runs.curves(row), *found], compared, different, [*faults, *more])
+    faults = list(dict.fromkeys([*faults, *more]))  # flips and thresholds lack the same trace
+    return Single(row, [*runs.curves(row), *found], compared, different, faults)
 
 
 def _comparison(folder: RunFolder) -> dict[str, Any]:
@@ -269,12 +285,27 @@ def _conditions(material: Material) -> list[tuple[str, str]]:
     """What the runs say of where they were made: every value there is."""
     places = [row.environment for row in material.rows]
     places += [folder.tables()["environment"] for folder in material.comparisons]
-    seeds = sorted({row.config.seeds.reels for row in material.rows})
     found = [
         (name, ", ".join(dict.fromkeys(shown(place[name]) for place in places if name in place)))
         for name in CONDITIONS
     ]
-    return [*found, ("seeds", ", ".join(map(str, seeds)))]
+    return [(name, words) for name, words in (*found, ("seeds", _seeds(material))) if words]
+
+
+def _seeds(material: Material) -> str:
+    """ "0, 1, 2", or "reels 0; data 0; training 0, 1, 2" where they are not alike."""
+    folders = [*(row.folder for row in material.rows), *material.comparisons]
+    settings = [folder.settings() for folder in folders]
+    of_kind = {
+        path.removeprefix("seeds."): ", ".join(
+            map(str, sorted({one[path] for one in settings if path in one}))
+        )
+        for path in SEEDS
+    }
+    told = {kind: seeds for kind, seeds in of_kind.items() if seeds}
+    if len(told) == len(SEEDS) and len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{kind} {seeds}" for kind, seeds in told.items())
 
 
 def _place(material: Material) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slotkit.analyses import registry
 from slotkit.analyses.common.findings import layers, plain, short, span, whole
 from slotkit.analyses.common.style import shown as shown_of
-from slotkit.reports.chart import Chart, Line, Point
+from slotkit.reports.chart import LARGEST, Chart, Line, Point
 from slotkit.reports.collect import Row
 from slotkit.reports.figures import Figure, ends_of
 
@@ -147,4 +147,4 @@ def _curve(name: str, title: str, y: str, values: list[tuple[Any, float]]) -> Fi
 def _thinned(values: list[tuple[Any, float]]) -> tuple[Point, ...]:
     stride = max(1, -(-len(values) // POINTS))
     kept = [*values[::stride], *([values[-1]] if (len(values) - 1) % stride else [])]
-    return tuple(Point(float(x), float(y)) for x, y in kept if abs(y) < float("inf"))
+    return tuple(Point(float(x), float(y)) for x, y in kept if abs(y) <= LARGEST)

@@ -8,6 +8,7 @@ them take the masks for independent. Masks of one search share layers, so theirs
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -86,7 +87,10 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Estimate:
     value = float(np.mean(one) - np.mean(other))
     if min(len(one), len(other)) < 2 or np.ptp(one) + np.ptp(other) == 0:
         return Estimate(value)
-    interval = ttest_ind(one, other, equal_var=False).confidence_interval()
+    with warnings.catch_warnings():
+        # Values of one side may all be the same: the accuracies of networks that have learned nothing.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        interval = ttest_ind(one, other, equal_var=False).confidence_interval()
     return Estimate(value, float(interval.low), float(interval.high))
 
 

@@ -112,8 +112,9 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """That of the folder."""
-        return self.path.name
+        """That of the folder; also if it was given as "." or ".."."""
+        name = self.path.name
+        return self.path.resolve().name if name in ("", "..") else name
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from training here, see `slotkit.runs.lock`."""

@@ -19,6 +19,9 @@ SEEDS = ("seeds.reels", "seeds.data", "seeds.training")
 # Settings that a row has anyway.
 SHOWN = ("method", "model.name", "data.dataset", "slots.k", "slots.selection", "training.epochs")
 
+# Of these, what a run with learned weights is not shown with: it has them, and they change nothing.
+OF_SLOTS = ("slots.k", "slots.selection")
+
 # Settings that slotkit does not know beforehand: a network's options, and what slotkit.record was told.
 FREELY_NAMED = ("model.options.", "config.")
 
@@ -171,8 +174,9 @@ def _with(row: Listed, differs: Mapping[str, Any]) -> Listed:
 
 def _condition(text: str) -> Callable[[Listed], bool]:
     name, equals, wanted = text.partition("=")
-    if not equals:
+    if not equals or wanted.startswith("="):
         raise SlotkitError(f"--where {text} is not of the form a=v, such as k=8 or status=finished.")
+    wanted = wanted.strip()
     value = _value_of(name.strip(), f"--where {text}")
     if full_path(name.strip()) == "slots.selection":
         from slotkit.selection import find_selection
@@ -181,8 +185,16 @@ def _condition(text: str) -> Callable[[Listed], bool]:
     try:
         parsed = tomllib.loads(f"value = {wanted}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = wanted
+        parsed = _plain(wanted)
     return lambda row: _is_same(value(row), parsed) or str(value(row)) == wanted
+
+
+def _plain(text: str) -> float | str:
+    """A number that TOML doesn't have, such as ".1", or the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -201,6 +213,9 @@ def _value_of(name: str, whose: str) -> Callable[[Listed], Any]:
         raise SlotkitError(
             f"{name} (from {whose}) is neither a setting, such as k or training.lr, nor one of {columns}."
         )
+    if path in OF_SLOTS:
+        # The table of settings has them in any run; learned weights have no K.
+        return lambda row: None if row.settings.get("method") == "learned" else row.settings.get(path)
     return lambda row: row.settings.get(path)
 
 

@@ -49,11 +49,15 @@ class Worker:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
+            errors="replace",  # whatever else may be printed there, the listener goes on
             env={**os.environ, **dict.fromkeys(THREADS, str(threads)), **(env or {})},
             # Ctrl-C is for whoever started it, who then asks it to stop.
             start_new_session=True,
         )
         self.job: Job | None = None
+        # How it ended, and its last words. Of `start` and the listener the second one tells of a lost job.
+        self._end: tuple[int, str] | None = None
+        self._giving = threading.Lock()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -65,14 +69,19 @@ class Worker:
         return self._listener.is_alive()
 
     def start(self, job: Job) -> None:
-        """Give it a job; it has none."""
+        """Give it a job; it has none. If it has died meanwhile, that job is lost."""
         assert self.job is None
-        self.job = job
+        with self._giving:
+            self.job = job
+            has_ended = self._end is not None
+        if has_ended:
+            self._tell_lost()
+            return
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(job.to_json() + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # the latter if its listener has closed the pipe
             return  # it has died, and its listener says so
 
     def ask_to_stop(self) -> None:
@@ -95,18 +104,27 @@ class Worker:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if not line.startswith(EVENT):
-                continue  # printed as Python started, before the worker had this channel for itself
-            told = from_event(json.loads(line))
+            told = _event_of(line)
+            if told is None:
+                continue
             if isinstance(told, Ended):
                 self.job = None
             self._say(told)
-        code = self._process.wait()
-        if (job := self.job) is not None:
-            self._say(Ended(job.key, "lost", _died(code), self._where(), self._last_words()))
+        code, words = self._process.wait(), self._last_words()
+        with self._giving:
+            self._end = code, words
+            is_lost = self.job is not None
+        if is_lost:
+            self._tell_lost()
         self._process.stdout.close()
         self._errors.close()
         self.ask_to_stop()
+
+    def _tell_lost(self) -> None:
+        assert self.job is not None
+        assert self._end is not None
+        code, words = self._end
+        self._say(Ended(self.job.key, "lost", _died(code), self._where(), words))
 
     def _where(self) -> str:
         return f"{platform.node()}, process {self.pid}"
@@ -117,10 +135,22 @@ class Worker:
         return self._errors.read().decode("utf-8", "replace")
 
 
+def _event_of(line: str) -> Told | Path | None:
+    """The event of a line of the output. None for what was printed as Python started, before the worker had
+    this channel for itself, and for an event that was cut off as the process was killed.
+    """
+    _, begin, rest = line.partition(EVENT)
+    try:
+        return from_event(json.loads(begin + rest)) if begin else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _died(code: int) -> str:
     """Why a process is gone, in a sentence."""
     if code < 0:
-        name = signal.Signals(-code).name
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-code, f"signal {-code}")  # signals in real time have no names
         why = " The system does that when memory runs out: try fewer --jobs." if name == "SIGKILL" else ""
         return f"The process that trained it was ended by {name}.{why}"
     return f"The process that trained it ended with exit code {code}."

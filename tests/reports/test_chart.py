@@ -7,7 +7,18 @@ import xml.etree.ElementTree as ET
 from itertools import pairwise
 
 import pytest
-from slotkit.reports.chart import HEIGHT, SHAPES, WIDTH, Chart, Line, Point, mean_point, nice_ticks, swatch
+from slotkit.reports.chart import (
+    HEIGHT,
+    LEFT,
+    SHAPES,
+    WIDTH,
+    Chart,
+    Line,
+    Point,
+    mean_point,
+    nice_ticks,
+    swatch,
+)
 
 
 def drawn(chart: Chart) -> ET.Element:
@@ -153,6 +164,53 @@ def test_ticks_have_equal_distances_whatever_the_ends() -> None:
         steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in pairwise(found)}
         assert steps == {1.0}
         assert 2 <= len(found) <= 6
+
+
+def numbers_of(chart: Chart) -> tuple[list[str], list[str]]:
+    """On the axes: (y, x)."""
+    texts = [text for text in drawn(chart).iter("text") if "class" not in text.attrib]
+    return tuple(  # type: ignore[return-value]
+        [text.text for text in texts if text.attrib["text-anchor"] == anchor] for anchor in ("end", "middle")
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        ((1e-12, 3e-12), ["1e-12", "1.5e-12", "2e-12", "2.5e-12", "3e-12"]),  # it was five times 0
+        ((1234.51, 1234.89), ["1,234.5", "1,234.6", "1,234.7", "1,234.8", "1,234.9"]),
+        ((0.1234561, 0.1234563), ["0.1234561", "0.12345615", "0.1234562", "0.12345625", "0.1234563"]),
+        ((2.0, 3e30), ["0", "1e+30", "2e+30", "3e+30"]),  # a loss before it is no number any more
+        ((0.0, 2.4e6), ["0", "1,000,000", "2,000,000"]),
+        ((-1e300, 1e300), ["-1e+300", "-5e+299", "0", "5e+299", "1e+300"]),
+        ((1.0, 1 + 2**-52), ["0.9", "0.95", "1", "1.05", "1.1"]),
+        ((5e-324, 1e-323), ["-0.1", "-0.05", "0", "0.05", "0.1"]),
+    ],
+)
+def test_numbers_of_any_size_tell_ticks_apart_and_have_room(
+    values: tuple[float, float], numbers: list[str]
+) -> None:
+    chart = Chart("t", "x", "y", (Line("a", (Point(1, values[0]), Point(2, values[1])), 0),))
+    assert numbers_of(chart)[0] == numbers
+    for text in drawn(chart).iter("text"):
+        if text.attrib.get("text-anchor") == "end":
+            assert len(text.text or "") <= 8 or float(text.attrib["textLength"]) < LEFT
+
+
+def test_an_x_without_a_point_is_no_tick_beside_the_picture() -> None:
+    """A K of which no run is finished is asked for as a tick, too."""
+    line = Line("a", (Point(4, 97), Point(8, 98)), 0)
+    chart = Chart("t", "K", "%", (line,), log2=True, ticks=(1, 4, 8, 64))
+    assert numbers_of(chart)[1] == ["4", "8"]
+
+
+def test_no_number_is_printed_over_another() -> None:
+    ks = tuple(range(1, 65))
+    _, at_x = numbers_of(Chart("t", "K", "%", (Line("a", tuple(Point(k, k) for k in ks), 0),), log2=True))
+    assert at_x[:4] == ["1", "2", "3", "4"]
+    assert len(at_x) < 25
+    svg = Chart("t", "K", "%", (Line("a", tuple(Point(k, k) for k in ks), 0),), log2=True).svg()
+    assert svg.count('class="tick"') == len(ks)
 
 
 def test_epochs_have_no_halves() -> None:

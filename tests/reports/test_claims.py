@@ -10,6 +10,7 @@ import pytest
 from slotkit.reports import paper
 from slotkit.reports.claims import Claim, behind, claims
 from slotkit.reports.collect import cells, collect
+from slotkit.reports.figures import figures
 from slotkit.reports.page import page
 
 from slotkit.runs.folder import RunFolder
@@ -131,12 +132,83 @@ def test_a_recipe_that_was_another_is_another_variant(tmp_path: Path) -> None:
     assert "Every mean is within 0.15 points: K = 8 98.20 (paper 98.21)." in html
 
 
-def test_growth_begins_at_the_lowest_accuracy(tmp_path: Path) -> None:
-    means = {2: 0.972, 4: 0.960, 8: 0.982, 64: 0.982}
+GROWTH = "Accuracy grows with K up to about 8 and hardly after"
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict", "because"),
+    [
+        (
+            {2: 0.972, 8: 0.982, 64: 0.983},
+            "holds",
+            "From K = 2 (97.25) it grows by 1.05 [0.81, 1.29] points; from K = 8 on it spans 0.10.",
+        ),
+        (  # it falls before it grows
+            {2: 0.981, 4: 0.960, 8: 0.982, 64: 0.982},
+            "fails",
+            "From K = 2 (98.15) it grows by 0.10 [-0.19, 0.39] points; from K = 8 on it spans 0.00. "
+            "From K = 2 to 4 it falls: -2.10 [-2.40, -1.80].",
+        ),
+        (  # it grows on and on
+            {2: 0.90, 4: 0.91, 8: 0.92, 16: 0.93, 32: 0.94, 64: 0.95},
+            "fails",
+            "From K = 2 (90.05) it grows by 3.50 [2.50, 4.50] points; from K = 8 on it spans 3.00.",
+        ),
+        (  # by less than the seeds are apart
+            {2: 0.9819, 8: 0.982, 64: 0.982},
+            "undecided",
+            "From K = 2 (98.24) it grows by 0.01 [-0.28, 0.30] points; from K = 8 on it spans 0.00.",
+        ),
+    ],
+)
+def test_growth_begins_at_the_smallest_k_and_ends_at_8(
+    tmp_path: Path, means: dict[int, float], verdict: str, because: str
+) -> None:
     made.sweep(tmp_path, "s", [(made.planned(GREEDY, slots__k=k), {"greedy": v}) for k, v in means.items()])
-    assert judged(tmp_path, "s")["Accuracy grows with K up to about 8 and hardly after"].because == (
-        "From K = 4 (96.05) it grows by 2.20 points; from K = 8 on it spans 0.00."
-    )
+    claim = judged(tmp_path, "s")[GROWTH]
+    assert (claim.verdict, claim.because) == (verdict, because)
+
+
+SHARED = "With options shared by all connections of a layer, large K learns well and small K does not"
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "verdict"),
+    [
+        (0.30, 0.96, "holds"),
+        (0.20, 0.30, "fails"),  # the large K learns better, and not well
+        (0.94, 0.98, "fails"),  # the small K learns well, too
+    ],
+)
+def test_of_shared_options_the_large_k_has_to_learn_well_and_the_small_one_not(
+    tmp_path: Path, small: float, large: float, verdict: str
+) -> None:
+    recipe, means = "paper-lenet-shared-layer", {8: small, 64: large}
+    runs = [(made.planned(recipe, slots__k=k), {"greedy": value}) for k, value in means.items()]
+    made.sweep(tmp_path, "s", runs)
+    assert judged(tmp_path, "s")[SHARED].verdict == verdict
+
+
+def test_shared_options_in_pairs_are_not_the_papers(tmp_path: Path) -> None:
+    recipe = "paper-lenet-shared-layer"
+    runs = [
+        (made.planned(recipe, slots__k=8), {"greedy": 0.1}),
+        (made.planned(recipe, slots__k=64, slots__symmetric=True), {"greedy": 0.98}),
+    ]
+    made.sweep(tmp_path, "s", runs)
+    assert judged(tmp_path, "s")[SHARED].verdict == "not tested here"
+
+
+def test_runs_that_diverged_are_in_no_mean_and_that_is_told(tmp_path: Path) -> None:
+    """Of three seeds one is left, and its accuracy is the paper's."""
+    place = made.sweep(tmp_path, "s", [(made.planned(GREEDY, (0, 1, 2), slots__k=8), {"greedy": 0.982})])
+    for name in sorted(path.name for path in place.iterdir() if path.is_dir())[1:]:
+        made.RunFolder(place / name).write_summary({"status": "diverged", "reason": "x", "epochs": 1})
+    assert judged(tmp_path, "s")[PLOT].verdict == "holds"
+    assert behind(cells(collect(["s"], tmp_path).rows)) == [
+        "The means in the claims are over n = 1 seeds; the table has each n.",
+        "2 runs diverged and are in no mean; the table says which.",
+    ]
 
 
 def test_sharing_is_judged_under_greedy_selection_alone(tmp_path: Path) -> None:
@@ -150,9 +222,12 @@ def test_sharing_is_judged_under_greedy_selection_alone(tmp_path: Path) -> None:
             (probabilistic, {"greedy": 0.3}),
         ],
     )
-    text = "With options shared by all connections of a layer, large K learns well and small K does not"
-    claim = judged(tmp_path, "s")[text]
-    assert (claim.verdict, claim.because) == ("fails", "Test accuracy: K = 8 90.05, K = 64 92.05.")
+    claim = judged(tmp_path, "s")[SHARED]
+    assert (claim.verdict, claim.because) == (
+        "fails",
+        "Test accuracy: K = 8 90.05, K = 64 92.05. K = 64 is ahead of K = 8 by +2.00 [+1.70, +2.30]. "
+        '"Well" is 93.21 or more.',
+    )
 
 
 def test_a_large_k_that_learned_nothing_does_not_learn_well(tmp_path: Path) -> None:
@@ -160,8 +235,7 @@ def test_a_large_k_that_learned_nothing_does_not_learn_well(tmp_path: Path) -> N
     recipe = "paper-lenet-shared-layer"
     runs = [(made.planned(recipe, slots__k=k), {"greedy": value}) for k, value in ((8, 0.09), (64, 0.2))]
     made.sweep(tmp_path, "s", runs)
-    text = "With options shared by all connections of a layer, large K learns well and small K does not"
-    assert judged(tmp_path, "s")[text].verdict == "fails"
+    assert judged(tmp_path, "s")[SHARED].verdict == "fails"
 
 
 def test_a_mean_says_how_many_of_its_networks_learned_nothing(tmp_path: Path) -> None:
@@ -173,9 +247,11 @@ def test_a_mean_says_how_many_of_its_networks_learned_nothing(tmp_path: Path) ->
         for seed, value in enumerate(values)
     ]
     made.sweep(tmp_path, "s", runs)
-    text = "With options shared by all connections of a layer, large K learns well and small K does not"
-    assert judged(tmp_path, "s")[text].because == (
-        "Test accuracy: K = 8 53.95 (1 of 2 learned nothing), K = 64 98.05."
+    claim = judged(tmp_path, "s")[SHARED]
+    assert (claim.verdict, claim.because) == (
+        "undecided",
+        "Test accuracy: K = 8 53.95 (1 of 2 learned nothing), K = 64 98.05. K = 64 is ahead of K = 8 by "
+        '+44.10 [-515.61, +603.81]. "Well" is 93.21 or more.',
     )
 
 
@@ -231,3 +307,39 @@ def test_what_the_seeds_leave_open_is_undecided(
     assert (selections.verdict, as_good.verdict) == verdicts
     assert "[" in selections.because
     assert "[" in as_good.because
+
+
+def test_networks_that_have_learned_nothing_alike_are_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    recipe = "paper-lenet-shared-layer"
+    for seed in (0, 1, 2):
+        for k, value in ((2, 0.098), (64, 0.98 + seed / 1000)):
+            (cell,) = made.planned(recipe, [seed], slots__k=k)
+            made.finished(tmp_path, f"k{k}-s{seed}", made.resolve(cell.layers), {"greedy": value})
+    rows = collect([path.name for path in sorted(tmp_path.iterdir())], tmp_path).rows
+    told = {claim.text: claim for claim in claims("lenet", cells(rows), paper.of("lenet", "mnist"), {}, ())}
+    assert told[SHARED].verdict == "holds"
+    assert [one for one in recwarn if "Precision loss" in str(one.message)] == []
+
+
+def test_comparisons_of_different_k_are_no_repetitions(tmp_path: Path) -> None:
+    """Their mean is of no method: one K may gain by what the other loses."""
+    eight, two = made.comparison(tmp_path, "k8", 0.98), made.comparison(tmp_path, "k2", 0.99)
+    config = two.path / "config.toml"
+    config.write_text(config.read_text().replace("\nk = 8\n", "\nk = 2\n"))
+    claim = judged(tmp_path, "", [eight, two])[FINETUNING]
+    words = "The finetuned network that is best by validation has 98.60, the one from scratch"
+    assert (claim.verdict, claim.because) == (
+        "fails",
+        f"K = 2: {words} 99.00 after 30 epochs in all (n = 1). Points ahead: -0.40. "
+        f"K = 8: {words} 98.00 after 30 epochs in all (n = 1). Points ahead: +0.60.",
+    )
+    lines = [
+        line for figure in figures([], paper.of("x", "x"), {}, [eight, two]) for line in figure.chart.lines
+    ]
+    assert [(line.name, line.points[-1].y) for line in lines if "slot" not in line.name] == [
+        *(("finetuned, K = 2", 98.6), ("finetuned, K = 8", 98.6)),
+        ("learned from scratch, equal epochs in total, K = 2", 99.0),
+        ("learned from scratch, equal epochs in total, K = 8", 98.0),
+    ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import made_reports as made
 import pytest
+from slotkit.reports.claims import accuracies
 from slotkit.reports.collect import cells, collect
 from slotkit.reports.figures import validation
 from slotkit.reports.page import page, write
@@ -67,6 +68,30 @@ def test_runs_on_data_that_were_changed_are_no_repetitions(tmp_path: Path) -> No
     assert [len(cell.rows) for cell in cells(material.rows)] == [2, 1]
     html = page(material, baseline=False)
     assert re.findall(r"</svg>([^<]+)</li>", html)[:2] == ["greedy, data 1 (n = 2)", "greedy, data 2 (n = 1)"]
+
+
+def test_finetuned_weights_are_no_repetition_of_learned_ones(tmp_path: Path) -> None:
+    """A branch of a comparison has the settings of a run with learned weights, and another beginning."""
+    learned = resolve(recipes.below("paper-lenet-learned", []))
+    plain = made.finished(tmp_path, "plain", learned, {"learned": 0.98})
+    about = {"run": "a", "path": "/a", "checkpoint": "best", "epoch": 3}
+    tuned = RunFolder.create(tmp_path, "tuned", learned, made.ENVIRONMENT, about)
+    tuned.write_summary(plain.summary())
+    material = collect(["plain", "tuned"], tmp_path)
+    found = cells(material.rows)
+    assert [len(cell.rows) for cell in found] == [1, 1]
+    assert accuracies(found).learned == (98.0,)
+    html = page(material, baseline=False)
+    assert "<td>finetuned weights</td>" in html
+    assert "finetuned from a (best)" in html
+
+
+def test_what_is_named_twice_is_counted_once(tmp_path: Path) -> None:
+    """A comparison was two, with an interval as of two pairs."""
+    made.comparison(tmp_path)
+    made.lenet(tmp_path)
+    material = collect(["compared", "lenet", str(tmp_path / "compared"), str(tmp_path / "lenet")], tmp_path)
+    assert (len(material.comparisons), len(material.sweeps)) == (1, 1)
 
 
 def test_runs_that_have_not_begun_are_counted(tmp_path: Path) -> None:

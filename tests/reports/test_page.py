@@ -49,7 +49,7 @@ def test_the_page_needs_nothing_from_outside(html: str) -> None:
 def test_every_figure_of_the_paper_is_there_and_says_its_command(html: str) -> None:
     assert figures_of(html) == ["accuracy-k", "selection", "sharing", "finetuning", "curves-gs", "curves-ps"]
     parts = html.split("<figure ")[1:]
-    assert all("Made by <code>slotkit report lenet compared</code>" in part for part in parts)
+    assert all("Made by <code>slotkit report lenet compared --runs-dir " in part for part in parts)
     assert all(int(re.findall(r'data-points="(\d+)"', part)[0]) > 0 for part in parts)
     assert "Sweep lenet: slotkit sweep lenet.toml" in text_of(html)
     assert "Networks before training were not read (--no-baseline)." in text_of(html)
@@ -104,7 +104,11 @@ def test_every_claim_has_a_verdict_with_its_numbers(html: str) -> None:
         ]
         for which in ("a layer", "the network")
     )
-    assert layer == ("holds", "Test accuracy: K = 2 30.05, K = 64 96.05.")
+    assert layer == (
+        "holds",
+        "Test accuracy: K = 2 30.05, K = 64 96.05. K = 64 is ahead of K = 2 by +66.00 [+65.70, +66.30]. "
+        "&#34;Well&#34; is 93.21 or more.",
+    )
     assert network[0] == "not tested here"
     assert len(found) == 12
 
@@ -146,6 +150,68 @@ def test_a_run_has_its_curves_and_what_differs_from_its_recipe(tmp_path: Path) -
     )
     assert figures_of(html) == ["loss-mine", "validation-mine", "lr-mine"]
     assert "mine has no trace" in told_text or "There is no trace in" in told_text
+
+
+def test_what_a_loop_logs_may_be_of_any_size(tmp_path: Path) -> None:
+    """A page of numbers near the ends of what a computer has was an OverflowError."""
+    folder = made.finished(tmp_path, "mine", resolve([]), {"greedy": 0.5})
+    for step, value in enumerate((-1.7e308, 5e-324, 1e-323, 1.7e308, float("nan"), float("inf"))):
+        folder.append("metrics.jsonl", {"kind": "log", "step": step, "values": {"norm": value}})
+    assert 'data-points="2"' in page(collect(["mine"], tmp_path)).partition('id="norm-mine"')[2]
+
+
+def test_the_command_of_a_page_and_those_on_it_work_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "my runs"
+    made.finished(place, "mine", resolve([]), {"greedy": 0.5})
+    html = page(collect(["mine"], place), baseline=False)
+    assert f"Made by <code>slotkit report mine --runs-dir &#39;{place}&#39; --no-baseline</code>" in html
+    assert f"<code>slotkit evaluate &#39;{place / 'mine'}&#39; --checkpoint start</code> reads it" in html
+    assert text_of(html).count("There is no trace in") == 1
+    monkeypatch.setenv("SLOTKIT_RUNS", str(place))
+    assert "Made by <code>slotkit report mine</code>" in page(collect(["mine"]))
+
+
+def test_a_loop_of_ones_own_is_not_said_to_be_evaluated_by_its_name(tmp_path: Path) -> None:
+    told = {"method": "slot", "model.name": "own", "data.dataset": "own", "slots.k": 8}
+    about = {"network": "Net", "optimizer": "SlotSGD", "init": "x", "channel_dims": {}}
+    own = resolve([Overrides("slotkit.record", told)])
+    folder = made.RunFolder.create(tmp_path, "mine", own, made.ENVIRONMENT, recorded=about)
+    folder.write_summary({"status": "finished", "kind": "recorded"})
+    told_text = text_of(page(collect(["mine"], tmp_path)))
+    assert "--checkpoint start" not in told_text
+    assert "seeds 0" not in told_text  # nobody knows them
+
+
+def test_the_folder_itself_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "." and ".." have names: the title, the heading and the links to figures were empty."""
+    place = made.lenet(tmp_path)
+    (run, *_) = sorted(path for path in place.iterdir() if path.is_dir())
+    monkeypatch.chdir(run)
+    html = page(collect([".", ".."]), baseline=False)
+    assert f"<title>slotkit: {run.name}, lenet</title>" in html
+    assert f"<h2>{run.name}: finished</h2>" in html
+    assert f'<figure id="loss-{run.name}">' in html
+    assert "Sweep lenet: <code>" in html
+
+
+def test_conditions_have_every_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        values = {"seeds.training": seed}
+        made.finished(tmp_path, f"s{seed}", resolve([Overrides("--set", values)]), {"greedy": 0.5})
+    made.comparison(tmp_path)
+    told_text = text_of(page(collect(["s0", "s1"], tmp_path), baseline=False))
+    assert told_text.endswith("seeds reels 0; data 0; training 0, 1")
+    assert text_of(page(collect(["compared"], tmp_path))).endswith("torch 2.9.0 seeds 0")
+
+
+def test_both_readings_stand_beside_the_papers_number(tmp_path: Path) -> None:
+    these = made.planned("paper-lenet-probabilistic", slots__k=8)
+    made.sweep(tmp_path, "s", [(these, {"greedy": 0.9784, "sample": 0.9774})])
+    told_text = text_of(page(collect(["s"], tmp_path), baseline=False))
+    assert "greedy 97.89 0.07 2 97.84 +0.05" in told_text
+    assert "sample 97.79 0.07 2 97.84 -0.05" in told_text
 
 
 def test_a_run_that_is_named_and_in_a_sweep_is_counted_once(tmp_path: Path) -> None:

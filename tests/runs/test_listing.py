@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slotkit.config import Overrides, resolve
+from slotkit.errors import SlotkitError
 from slotkit.runs import listing
-from slotkit.runs.listing import Listed, differing
+from slotkit.runs.folder import RunFolder
+from slotkit.runs.listing import Listed, differing, listed
 
 
 class Counted(dict[str, Any]):
@@ -59,6 +63,34 @@ def test_a_setting_that_only_some_runs_have_is_told_of_all() -> None:
 
 def test_no_run_is_nothing() -> None:
     assert differing([]) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("k = 8", ["slot"]),  # the other run has learned weights, and no K
+        ("selection = GS", ["slot"]),
+        ("method=learned", ["learned"]),
+        ("status = finished", ["slot", "learned"]),
+        ("lr=.1", ["slot", "learned"]),
+        ("lr = 1e-1", ["slot", "learned"]),
+    ],
+)
+def test_a_condition_holds_however_it_is_typed_and_for_what_a_run_has(
+    tmp_path: Path, where: str, found: list[str]
+) -> None:
+    for name in ("slot", "learned"):
+        values = {"method": name, "slots.k": 8, "training.lr": 0.1}
+        folder = RunFolder.create(tmp_path, name, resolve([Overrides("--set", values)]), {})
+        best = {"best": {"greedy": {"accuracy": 0.9}}}
+        folder.write_summary({"status": "finished", "test": best})
+    assert sorted(row.name for row in listed(tmp_path, [where])) == sorted(found)
+    assert [row.name for row in listed(tmp_path, sort="-k")] == ["slot", "learned"]
+
+
+def test_two_signs_of_equality_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SlotkitError, match="--where k==8 is not of the form a=v, such as k=8 or status=fini"):
+        listed(tmp_path, ["k==8"])
 
 
 @pytest.mark.parametrize(

@@ -181,15 +181,53 @@ def test_a_process_that_dies_says_that_its_run_is_lost(
     assert "KeyError: 'layers'" in end.trace
 
 
+def listened(told: list[Told | Path], out: str, code: int = 0) -> Worker:
+    """A worker whose process has printed that and ended."""
+    one = Worker.__new__(Worker)
+    process = SimpleNamespace(stdout=io.StringIO(out), stdin=io.StringIO(), wait=lambda: code, pid=7)
+    one._process, one._errors = process, io.BytesIO(b"words")  # type: ignore[assignment]
+    one._say, one._end, one._giving, one.job = told.append, None, threading.Lock(), given("key", 1)
+    one._listen()
+    return one
+
+
 def test_what_python_prints_as_it_starts_is_no_event(told: list[Told | Path]) -> None:
     """The environment of a user may say hello; a run whose end nobody hears of is waited for without end."""
-    one = Worker.__new__(Worker)
-    lines = ["Welcome.", "{}", json.dumps(event(Ended("key", "finished")))]
-    out = io.StringIO("".join(f"{line}\n" for line in lines))
-    one._process = SimpleNamespace(stdout=out, stdin=io.StringIO(), wait=lambda: 0)  # type: ignore[assignment]
-    one._errors, one._say, one.job = io.BytesIO(), told.append, given("key", 1)  # type: ignore[assignment]
-    one._listen()
+    end = json.dumps(event(Ended("key", "finished")))
+    listened(told, f'Welcome.\n{{}}\n{{"kind": "mine"}}\nNo end of line: {end}\n')
     assert told == [Ended("key", "finished")]
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "error"),
+    [
+        ('{"kind": "ended", "key": "key", "err', -9, "The process that trained it was ended by SIGKILL."),
+        ("", -40, "The process that trained it was ended by signal 40."),
+    ],
+)
+def test_a_process_that_dies_in_whatever_way_says_so(
+    told: list[Told | Path], printed: str, code: int, error: str
+) -> None:
+    """In the middle of an event, or by a signal without a name: its listener died of it and said nothing."""
+    listened(told, printed, code)
+    (end,) = told
+    assert isinstance(end, Ended)
+    assert (end.key, end.how, end.trace) == ("key", "lost", "words")
+    assert end.error.startswith(error)
+
+
+def test_a_job_for_a_process_that_has_just_died_is_lost(
+    tmp_path: Path, worker: Worker, told: list[Told | Path]
+) -> None:
+    """One that is idle may be killed, too; whoever gives it a job may not know that yet."""
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: not worker.alive())
+    assert told == []
+    worker.start(given("key", 1))
+    (end,) = told
+    assert isinstance(end, Ended)
+    assert (end.key, end.how) == ("key", "lost")
+    assert end.error.startswith("The process that trained it was ended by SIGKILL.")
 
 
 def test_an_input_that_ends_before_the_job_is_taken_up_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
