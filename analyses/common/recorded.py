@@ -210,8 +210,8 @@ def check_trace_of(folder: RunFolder) -> None:
     ]
     if different:
         raise SlotkitError(
-            f"The trace of {folder.name} is of another run than its config.toml: {'; '.join(different)}. Put "
-            "the one back that belongs to the other, or train again."
+            f"The trace {folder.path / 'trace'} is of another run than the config.toml beside it: "
+            f"{'; '.join(different)}. Put back the one that is missing, or train again."
         )
 
 

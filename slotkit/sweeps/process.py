@@ -41,7 +41,8 @@ class Worker:
     ) -> None:
         self._say = say
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-        command = [sys.executable, "-m", "slotkit.sweeps.worker", str(threads)]
+        # -P: like the command `slotkit` it imports nothing that happens to lie in the current folder.
+        command = [sys.executable, "-P", "-m", "slotkit.sweeps.worker", str(threads)]
         self._process = subprocess.Popen(
             command + ([] if copy_seconds is None else [str(copy_seconds)]),
             stdin=subprocess.PIPE,

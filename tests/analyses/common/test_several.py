@@ -56,8 +56,8 @@ def test_the_trace_of_another_run_is_refused(tmp_path: Path, analyze: Callable[.
     other = measured(tmp_path, "other")
     shutil.copytree(other.path / "trace", mine.path / "trace", dirs_exist_ok=True)
     sentence = (
-        "The trace of mine is of another run than its config.toml: slots.k is 8 there and 4 in the trace. "
-        "Put the one back that belongs to the other, or train again."
+        f"The trace {mine.path / 'trace'} is of another run than the config.toml beside it: slots.k is 8 "
+        "there and 4 in the trace. Put back the one that is missing, or train again."
     )
     with pytest.raises(SlotkitError) as refused:
         analyze(mine)
