@@ -191,6 +191,20 @@ def listened(told: list[Told | Path], out: str, code: int = 0) -> Worker:
     return one
 
 
+def test_files_of_the_current_folder_are_no_modules_of_a_worker(
+    tmp_path: Path, told: list[Told | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("queue.py", "slotkit.py"):
+        (tmp_path / name).write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    one = Worker(1, told.append)
+    one.start(job(tmp_path / "a", 1))
+    end = until(lambda: ended(told))
+    one.ask_to_stop()
+    one.join()
+    assert (end.how, end.error) == ("finished", "")
+
+
 def test_what_python_prints_as_it_starts_is_no_event(told: list[Told | Path]) -> None:
     """The environment of a user may say hello; a run whose end nobody hears of is waited for without end."""
     end = json.dumps(event(Ended("key", "finished")))
