@@ -109,8 +109,7 @@ def page(material: Material, baseline: bool = True, tell: Callable[[str], None] 
 
 def _named(name: str | Path) -> str:
     """The folder's own name, also of "."."""
-    path = Path(name)
-    return path.resolve().name if path.name in ("", "..") else path.name
+    return RunFolder(Path(name)).name
 
 
 def _command(material: Material, baseline: bool) -> str:

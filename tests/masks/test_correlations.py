@@ -59,6 +59,14 @@ def test_differences_have_the_interval_of_welch() -> None:
     assert difference([], [2.0]).value is None
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_all_the_same_on_one_side_are_no_warning() -> None:
+    """As of networks that have learned nothing: scipy warns of a precision that is not needed."""
+    found = difference([98.1, 98.2, 98.3], [9.8] * 3)
+    assert found.value == pytest.approx(88.4)
+    assert (found.low, found.high) == pytest.approx((88.152, 88.648), abs=1e-3)
+
+
 def test_means_and_spreads() -> None:
     assert mean_and_spread([]) == (None, None)
     assert mean_and_spread([2.0]) == (2.0, None)

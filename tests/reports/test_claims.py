@@ -309,20 +309,6 @@ def test_what_the_seeds_leave_open_is_undecided(
     assert "[" in as_good.because
 
 
-def test_networks_that_have_learned_nothing_alike_are_no_warning(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
-    recipe = "paper-lenet-shared-layer"
-    for seed in (0, 1, 2):
-        for k, value in ((2, 0.098), (64, 0.98 + seed / 1000)):
-            (cell,) = made.planned(recipe, [seed], slots__k=k)
-            made.finished(tmp_path, f"k{k}-s{seed}", made.resolve(cell.layers), {"greedy": value})
-    rows = collect([path.name for path in sorted(tmp_path.iterdir())], tmp_path).rows
-    told = {claim.text: claim for claim in claims("lenet", cells(rows), paper.of("lenet", "mnist"), {}, ())}
-    assert told[SHARED].verdict == "holds"
-    assert [one for one in recwarn if "Precision loss" in str(one.message)] == []
-
-
 def test_comparisons_of_different_k_are_no_repetitions(tmp_path: Path) -> None:
     """Their mean is of no method: one K may gain by what the other loses."""
     eight, two = made.comparison(tmp_path, "k8", 0.98), made.comparison(tmp_path, "k2", 0.99)
